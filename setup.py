@@ -1,0 +1,58 @@
+"""Packaging of t5x_scale: dependency ranges, extras and the console script."""
+
+import pathlib
+
+from setuptools import find_packages, setup
+
+HERE = pathlib.Path(__file__).parent
+VERSION = "0.1.0"
+
+# Every range below was resolved in a clean environment. Upper bounds stand where a newer release is
+# known, or likely, to change an interface that this project uses.
+INSTALL_REQUIRES = [
+    "jax>=0.10.2,<0.12",
+    "flax>=0.12.8,<0.14",
+    "optax>=0.2.8,<0.3",
+    "orbax-checkpoint>=0.12.8,<0.13",
+    "tensorstore>=0.1.86,<0.2",
+    "gin-config==0.5.0",
+    "seqio==0.0.20",
+    "grain>=0.2.18,<0.3",
+    "etils[epath]>=1.13,<2",
+    "numpy>=2.0,<3",
+    "sentencepiece>=0.2.1,<0.3",
+    "tensorboardX>=2.6.4,<3",
+    "matplotlib>=3.9,<4",
+    "rich>=13.9,<16",
+]
+
+EXTRAS = {
+    # Cloud TPU VMs: the TPU runtime, and gs:// paths that need no TensorFlow.
+    "tpu": ["jax[tpu]>=0.10.2,<0.12", "gcsfs>=2026.6"],
+    "gpu": ["jax[cuda13]>=0.10.2,<0.12"],
+    # Hugging Face tokenizer.json vocabularies.
+    "hf": ["tokenizers>=0.22,<0.24"],
+    "test": [
+        "pytest>=8.4,<10",
+        "pytest-xdist>=3.6,<4",
+        "hypothesis>=6.130,<7",
+        "import-linter>=2.5,<3",
+        "ruff>=0.14,<0.17",
+        "gcsfs>=2026.6",
+        "tokenizers>=0.22,<0.24",
+    ],
+}
+
+setup(
+    name="t5x_scale",
+    version=VERSION,
+    description="Train, continue and reshape large decoder language models on TPU pods.",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["t5x_scale", "t5x_scale.*", "tasks"]),
+    install_requires=INSTALL_REQUIRES,
+    extras_require=EXTRAS,
+    entry_points={"console_scripts": ["t5x_scale = t5x_scale.main:console_entry"]},
+)
