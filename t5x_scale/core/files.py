@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import re
 import uuid
 from typing import Any
 
 # Decided before etils is imported: gs:// goes through gcsfs, never through TensorFlow.
 os.environ.setdefault("EPATH_USE_TF", "false")
 
-from etils import epath  # noqa: E402  (the variable above must be set first)
+from etils import epath
 
-from t5x_scale.core.errors import UserError  # noqa: E402
+from t5x_scale.core.errors import UserError
 
 Path = epath.Path
 
@@ -77,3 +79,116 @@ def read_json(path: str | os.PathLike) -> Any:
         raise UserError(f"no such file: {target}") from error
     except ValueError as error:
         raise UserError(f"{target} is not valid JSON: {error}") from error
+
+
+# A remote part is rewritten whole by each flush until it reaches this size; then the next part begins.
+PART_BYTES = 1 << 18
+_PART_PATTERN = re.compile(r"\.part-(\d{5,})$")
+
+
+class AppendLog:
+    """A log of lines that grows: appended to on a local disk, uploaded in numbered parts to an object store.
+
+    Objects cannot be appended to, so `gs://bucket/run/metrics.jsonl` becomes the objects
+    `metrics.jsonl.part-00000`, `metrics.jsonl.part-00001`, ...; `read_appended` reads both forms. A log that
+    is opened again continues where it ended; a line that a killed process left half-written is dropped.
+    One process writes; `write` only touches memory, `flush` makes what was written visible to readers.
+    """
+
+    def __init__(self, path: str | os.PathLike, part_bytes: int = PART_BYTES):
+        self._path = to_path(path)
+        self._file: io.BufferedWriter | None = None
+        self._part_bytes = part_bytes
+        self._part: list[bytes] = []
+        self._dirty = False
+        self._closed = False
+        if is_remote(self._path):
+            self._number = _count_parts(self._path)
+        else:
+            _drop_torn_line(self._path)
+            self._file = open(self._path, "ab")  # noqa: SIM115  (held open until close)
+
+    def write(self, line: str) -> None:
+        """Adds one line; `line` carries no newline of its own."""
+        if self._closed:
+            raise ValueError(f"{self._path} is closed")
+        data = line.encode("utf-8") + b"\n"
+        if self._file is not None:
+            self._file.write(data)
+            return
+        self._part.append(data)
+        self._dirty = True
+
+    def flush(self) -> None:
+        """Makes every line written so far visible to readers of the path."""
+        if self._file is not None:
+            self._file.flush()
+            return
+        if not self._dirty:
+            return
+        part = b"".join(self._part)
+        self._path.parent.joinpath(f"{self._path.name}.part-{self._number:05d}").write_bytes(part)
+        self._dirty = False
+        if len(part) >= self._part_bytes:
+            self._number += 1
+            self._part = []
+
+    def close(self) -> None:
+        """Flushes and releases the file. Closing twice is harmless."""
+        self.flush()
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+        self._closed = True
+
+    def __enter__(self) -> AppendLog:
+        return self
+
+    def __exit__(self, *unused: object) -> None:
+        self.close()
+
+
+def read_appended(path: str | os.PathLike) -> list[str]:
+    """The complete lines of an `AppendLog`, oldest first, without newlines; `[]` where there is none yet.
+
+    A last line without its newline is still being written and is left out.
+    """
+    target = to_path(path)
+    chunks = [target.read_bytes()] if target.exists() else []
+    chunks += [part.read_bytes() for _, part in sorted(_list_parts(target))]
+    lines: list[str] = []
+    for chunk in chunks:
+        lines += chunk[: chunk.rfind(b"\n") + 1].decode("utf-8").split("\n")[:-1]
+    return lines
+
+
+def _list_parts(path: Path) -> list[tuple[int, Path]]:
+    if not path.parent.exists():
+        return []
+    parts = []
+    for candidate in path.parent.iterdir():
+        match = _PART_PATTERN.search(candidate.name)
+        if match and candidate.name[: match.start()] == path.name:
+            parts.append((int(match.group(1)), candidate))
+    return parts
+
+
+def _count_parts(path: Path) -> int:
+    return max((number + 1 for number, _ in _list_parts(path)), default=0)
+
+
+def _drop_torn_line(path: Path) -> None:
+    """Cuts a local file back to its last newline; the block at the end is searched, not the whole file."""
+    if not path.exists():
+        return
+    with open(path, "r+b") as file:
+        end = file.seek(0, os.SEEK_END)
+        while end > 0:
+            start = max(0, end - (1 << 16))
+            file.seek(start)
+            newline = file.read(end - start).rfind(b"\n")
+            if newline >= 0:
+                file.truncate(start + newline + 1)
+                return
+            end = start
+        file.truncate(0)

@@ -1,0 +1,75 @@
+"""Paths, whole writes and logs that grow."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from t5x_scale.core import files
+from t5x_scale.core.errors import UserError
+
+LINES = st.lists(st.text(st.characters(exclude_characters="\n", exclude_categories=["Cs"])), max_size=20)
+
+
+def test_write_text_replaces_whole_and_leaves_no_temporary(tmp_path):
+    target = tmp_path / "config.gin"
+    files.write_text(target, "old")
+    files.write_text(target, "new")
+    assert target.read_text() == "new"
+    assert [p.name for p in tmp_path.iterdir()] == ["config.gin"]
+
+
+def test_read_json_names_the_file_that_is_missing_or_broken(tmp_path):
+    with pytest.raises(UserError, match=r"no such file: .*absent\.json"):
+        files.read_json(tmp_path / "absent.json")
+    (tmp_path / "broken.json").write_text("{")
+    with pytest.raises(UserError, match=r"broken\.json is not valid JSON"):
+        files.read_json(tmp_path / "broken.json")
+
+
+def test_make_directory_names_what_stands_in_the_way(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"cannot write to the directory .*file/run"):
+        files.make_directory(tmp_path / "file" / "run")
+
+
+@given(sessions=st.lists(LINES, max_size=4))
+def test_append_log_returns_every_line_of_every_session(tmp_path_factory, sessions):
+    path = tmp_path_factory.mktemp("log") / "metrics.jsonl"
+    for lines in sessions:
+        with files.AppendLog(path) as log:
+            for line in lines:
+                log.write(line)
+    assert files.read_appended(path) == [line for lines in sessions for line in lines]
+
+
+@pytest.mark.parametrize("torn", ['{"step": 3', "x" * 200_000])
+def test_append_log_drops_a_line_torn_by_a_kill(tmp_path, torn):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(f"one\ntwo\n{torn}")
+    assert files.read_appended(path) == ["one", "two"]
+    with files.AppendLog(path) as log:
+        log.write("three")
+    assert path.read_text() == "one\ntwo\nthree\n"
+
+
+def test_append_log_shows_lines_after_flush(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    log = files.AppendLog(path)
+    log.write("one")
+    log.flush()
+    assert files.read_appended(path) == ["one"]
+    log.close()
+    log.close()
+    with pytest.raises(ValueError, match="is closed"):
+        log.write("two")
+
+
+def test_read_appended_of_nothing_is_empty(tmp_path):
+    assert files.read_appended(tmp_path / "absent" / "metrics.jsonl") == []
+
+
+def test_read_appended_joins_parts_in_numeric_order(tmp_path):
+    for number in (10, 2, 0):
+        (tmp_path / f"metrics.jsonl.part-{number:05d}").write_text(f"{number}\n")
+    (tmp_path / "other.jsonl.part-00001").write_text("other\n")
+    assert files.read_appended(tmp_path / "metrics.jsonl") == ["0", "2", "10"]
