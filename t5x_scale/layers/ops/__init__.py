@@ -1,0 +1,1 @@
+"""Kernels, each behind one function with a reference implementation."""

@@ -1,0 +1,71 @@
+"""Attention masks as descriptions: a few vectors of length L, never an L x L array that has to be stored.
+
+Every mask this project knows (causal, prefix-LM, packed segments, window, cached decoding) is one rule. Query
+`i` sees key `j` when
+
+    first_i <= j <= last_i   and   segment_i == segment_j
+
+where `last_i` is the query's own index, or the last position of its segment's bidirectional prefix if that is
+later, and `first_i` is 0, or `index_i - window + 1`. Kernels take the vectors; the reference compares them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Mask:
+    """Which keys each query sees.
+
+    Attributes:
+      query_index: int32 [B, L] or None for 0 ... L-1. Where each query stands among the keys.
+      last_visible: int32 [B, L] or None for `query_index` (causal).
+      query_segments: int32 [B, L], or None when all is one segment.
+      key_segments: int32 [B, S], or None when all is one segment.
+    """
+
+    query_index: jax.Array | None = None
+    last_visible: jax.Array | None = None
+    query_segments: jax.Array | None = None
+    key_segments: jax.Array | None = None
+
+    def allowed(self, query_length: int, key_length: int, window: int | None = None) -> jax.Array:
+        """The dense mask, bool [B or 1, L, S]. Fused into its consumer; kernels do without it."""
+        index = self.query_index
+        if index is None:
+            index = jnp.arange(query_length, dtype=jnp.int32)[None]
+        last = index if self.last_visible is None else self.last_visible
+        keys = jnp.arange(key_length, dtype=jnp.int32)
+        allowed = keys <= last[..., None]
+        if window is not None:
+            allowed &= keys > index[..., None] - window
+        if self.query_segments is not None:
+            allowed &= self.query_segments[:, :, None] == self.key_segments[:, None, :]
+        return allowed
+
+
+def make_mask(segments: jax.Array | None = None, prefix: jax.Array | None = None) -> Mask:
+    """The mask of a training batch.
+
+    Args:
+      segments: int32 [B, L], 1, 2, ... for packed documents and 0 for padding, or None.
+      prefix: int32 or bool [B, L], 1 where a position belongs to the bidirectional prefix of its segment,
+        or None for a causal model.
+    """
+    last = None
+    if prefix is not None:
+        last = _last_visible(prefix != 0, segments)
+    return Mask(last_visible=last, query_segments=segments, key_segments=segments)
+
+
+def _last_visible(prefix: jax.Array, segments: jax.Array | None) -> jax.Array:
+    # A dense comparison: the TPU compiler fuses it, and fails on segment_max beside an attention kernel.
+    index = jnp.arange(prefix.shape[1], dtype=jnp.int32)
+    same = jnp.ones((1, 1, 1), bool) if segments is None else segments[:, :, None] == segments[:, None, :]
+    last_prefix = jnp.max(jnp.where(same & prefix[:, None, :], index, -1), axis=-1)
+    return jnp.maximum(index[None], last_prefix).astype(jnp.int32)

@@ -1,0 +1,89 @@
+"""The one function that builds meshes."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from jax.experimental import mesh_utils
+from jax.sharding import AxisType, Mesh
+
+from t5x_scale.core.errors import UserError
+from t5x_scale.partitioning.axes import MESH_AXES
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    """Sizes of the mesh axes within a slice (over ICI), and how many slices there are (over DCN).
+
+    One of the sizes may be -1: it takes what the other axes leave of the devices.
+
+    Attributes:
+      data, fsdp, stage, expert, context, model: devices along each axis of one slice.
+      dcn_data: slices that hold copies and exchange gradients; multiplies `data`.
+      dcn_stage: slices that hold consecutive pipeline stages; multiplies `stage`.
+    """
+
+    data: int = 1
+    fsdp: int = -1
+    stage: int = 1
+    expert: int = 1
+    context: int = 1
+    model: int = 1
+    dcn_data: int = 1
+    dcn_stage: int = 1
+
+    def make_mesh(self, devices: Sequence[jax.Device] | None = None) -> Mesh:
+        """Returns a mesh with the axes `MESH_AXES` over `devices` (all devices by default).
+
+        Raises:
+          UserError: the sizes do not multiply to the number of devices.
+        """
+        devices = list(jax.devices() if devices is None else devices)
+        slices = self.dcn_data * self.dcn_stage
+        ici = self._resolve(len(devices), slices)
+        dcn = tuple({"data": self.dcn_data, "stage": self.dcn_stage}.get(name, 1) for name in MESH_AXES)
+        axis_types = (AxisType.Auto,) * len(MESH_AXES)
+        return Mesh(_arrange(devices, ici, dcn), MESH_AXES, axis_types=axis_types)
+
+    def _resolve(self, num_devices: int, slices: int) -> tuple[int, ...]:
+        sizes = {name: getattr(self, name) for name in MESH_AXES}
+        free = [name for name, size in sizes.items() if size == -1]
+        if len(free) > 1:
+            raise UserError(f"mesh: only one axis may be -1, but {' and '.join(free)} are")
+        bad = {name: size for name, size in sizes.items() if size < 1 and size != -1}
+        if bad or self.dcn_data < 1 or self.dcn_stage < 1:
+            raise UserError(f"mesh: sizes must be positive (or one of them -1); got {bad or self}")
+        fixed = slices * math.prod(size for size in sizes.values() if size != -1)
+        written = " x ".join(f"{name}={size}" for name, size in sizes.items() if size != 1) or "1"
+        if slices > 1:
+            written += f" on {slices} slices"
+        if free:
+            if num_devices % fixed:
+                raise UserError(
+                    f"mesh {written} does not fit {num_devices} devices: {fixed} does not divide {num_devices}"
+                )
+            sizes[free[0]] = num_devices // fixed
+        elif fixed != num_devices:
+            raise UserError(
+                f"mesh {written} needs {fixed} devices and there are {num_devices}; "
+                "set one axis to -1 to let it take what is left"
+            )
+        return tuple(sizes[name] for name in MESH_AXES)
+
+
+def _arrange(devices: list[jax.Device], ici: tuple[int, ...], dcn: tuple[int, ...]) -> np.ndarray:
+    """Devices as an array of the mesh's shape, laid along the physical links where the platform has any."""
+    if math.prod(dcn) > 1:
+        if devices[0].platform == "tpu":
+            return mesh_utils.create_hybrid_device_mesh(ici, dcn, devices=devices)
+        # Simulated slices: consecutive devices form a slice, slices vary slowest along their axis.
+        array = np.asarray(devices).reshape(dcn + ici)
+        order = [axis for pair in zip(range(len(dcn)), range(len(dcn), 2 * len(dcn)), strict=True) for axis in pair]
+        return array.transpose(order).reshape(tuple(d * i for d, i in zip(dcn, ici, strict=True)))
+    if devices[0].platform == "tpu":
+        return mesh_utils.create_device_mesh(ici, devices=devices, allow_split_physical_axes=True)
+    return np.asarray(devices).reshape(ici)

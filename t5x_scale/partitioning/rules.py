@@ -1,0 +1,69 @@
+"""Rule tables: which mesh axes each logical axis is split over.
+
+A table maps logical axis names to a tuple of mesh axes; a name that is absent is not split. Within one array
+every mesh axis is used at most once: the first dimension that asks for it gets it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from t5x_scale.core.errors import UserError, did_you_mean
+from t5x_scale.partitioning.axes import LOGICAL_AXES, MESH_AXES
+
+Rules = Mapping[str, tuple[str, ...]]
+
+_BATCH = ("data", "fsdp", "expert")
+
+
+def make_rules(table: Mapping[str, str | tuple[str, ...] | None]) -> Rules:
+    """Checks a table of rules and returns it in normal form.
+
+    Raises:
+      UserError: naming an unknown logical or mesh axis and the nearest known one.
+    """
+    rules: dict[str, tuple[str, ...]] = {}
+    for logical, target in table.items():
+        if logical not in LOGICAL_AXES:
+            raise UserError(f"rules: unknown logical axis '{logical}'{did_you_mean(logical, LOGICAL_AXES)}")
+        names = () if target is None else (target,) if isinstance(target, str) else tuple(target)
+        for name in names:
+            if name not in MESH_AXES:
+                raise UserError(f"rules: '{logical}' names the unknown mesh axis '{name}'; known are {MESH_AXES}")
+        rules[logical] = names
+    return rules
+
+
+def data_parallel() -> Rules:
+    """Copies of the model on every device; only the batch is split."""
+    return make_rules({"batch": _BATCH})
+
+
+def fsdp() -> Rules:
+    """Fully sharded data parallelism: parameters and optimiser state split along `embed`."""
+    return make_rules({"batch": _BATCH, "embed": "fsdp", "expert": "expert"})
+
+
+def fsdp_model() -> Rules:
+    """PaLM's two-dimensional layout: `embed` over fsdp, heads, feed-forward and vocabulary over model.
+
+    The residual stream is split over the batch and, along `act_embed`, over model, so that the one activation
+    saved per layer is fully sharded (PaLM, section 4).
+    """
+    return make_rules(
+        {
+            "batch": _BATCH,
+            "length": "context",
+            "act_embed": "model",
+            "act_mlp": "model",
+            "act_heads": "model",
+            "act_vocab": "model",
+            "act_expert": "expert",
+            "embed": "fsdp",
+            "mlp": "model",
+            "heads": "model",
+            "joined_kv": "model",
+            "vocab": "model",
+            "expert": "expert",
+        }
+    )

@@ -1,0 +1,83 @@
+"""From logical axes to shardings, for parameters and for activations."""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from t5x_scale.core.errors import UserError
+from t5x_scale.partitioning.axes import Axes
+from t5x_scale.partitioning.rules import Rules
+
+_context: contextvars.ContextVar[tuple[Mesh, Rules] | None] = contextvars.ContextVar("activations", default=None)
+
+
+def to_spec(rules: Rules, axes: Axes, mesh: Mesh) -> PartitionSpec:
+    """The partition of an array with logical `axes`. Mesh axes of size 1 are left out; each is used once."""
+    used: set[str] = set()
+    entries: list[Any] = []
+    for axis in axes:
+        names = tuple(
+            name for name in rules.get(axis or "", ()) if mesh.shape[name] > 1 and name not in used
+        )
+        used.update(names)
+        entries.append(None if not names else names[0] if len(names) == 1 else names)
+    while entries and entries[-1] is None:
+        entries.pop()
+    return PartitionSpec(*entries)
+
+
+def make_sharding(mesh: Mesh, rules: Rules, axes: Axes, shape: tuple[int, ...], name: str = "array") -> NamedSharding:
+    """The sharding of an array with logical `axes` and `shape`.
+
+    Raises:
+      UserError: `axes` and `shape` differ in rank, or a dimension does not divide over its mesh axes. The message
+        names the array, the dimension and the sizes.
+    """
+    if len(axes) != len(shape):
+        raise UserError(f"{name}: shape {shape} has {len(shape)} dimensions, its axes {axes} {len(axes)}")
+    spec = to_spec(rules, axes, mesh)
+    for dimension, entry in enumerate(spec):
+        names = () if entry is None else (entry,) if isinstance(entry, str) else entry
+        parts = math.prod(mesh.shape[n] for n in names)
+        if shape[dimension] % parts:
+            raise UserError(
+                f"{name}: dimension {dimension} ('{axes[dimension]}', size {shape[dimension]}) does not divide over "
+                f"{' x '.join(f'{n}={mesh.shape[n]}' for n in names)} = {parts} devices"
+            )
+    return NamedSharding(mesh, spec)
+
+
+@contextlib.contextmanager
+def activation_rules(mesh: Mesh, rules: Rules) -> Iterator[None]:
+    """Within this context (at trace time) `constrain` pins activations to `mesh` by `rules`."""
+    token = _context.set((mesh, rules))
+    try:
+        yield
+    finally:
+        _context.reset(token)
+
+
+def constrain(x: jax.Array, axes: Axes) -> jax.Array:
+    """Pins an activation with logical `axes` to its place; outside `activation_rules` it is the identity.
+
+    A dimension that does not divide over its mesh axes is left free: activations come in odd shapes (a batch
+    of one prompt), and a constraint is advice about placement, not about values.
+    """
+    context = _context.get()
+    if context is None:
+        return x
+    mesh, rules = context
+    if mesh.size == 1:
+        return x
+    try:
+        sharding = make_sharding(mesh, rules, axes, x.shape)
+    except UserError:
+        return x
+    return jax.lax.with_sharding_constraint(x, sharding)
