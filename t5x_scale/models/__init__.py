@@ -1,0 +1,1 @@
+"""Floor 3: decoders made of layers, and the interface through which everything else uses them."""

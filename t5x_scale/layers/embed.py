@@ -1,0 +1,31 @@
+"""Token embeddings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from t5x_scale.layers.initializers import Initializer, Normal
+
+
+class TokenEmbedder(nn.Module):
+    """Looks tokens up in a table [vocab, embed]. PaLM draws it from N(0, 1) (section 5)."""
+
+    vocab_size: int
+    embed_dim: int
+    init: Initializer = Normal(1.0)
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, tokens: jax.Array) -> jax.Array:
+        """Rows [B, L, D] for tokens [B, L]."""
+        draw = nn.with_logical_partitioning(
+            lambda key, shape, dtype: self.init(key, shape, dtype, self.embed_dim), ("vocab", "embed")
+        )
+        table = self.param("embedding", draw, (self.vocab_size, self.embed_dim), self.param_dtype)
+        # Ids are checked where they are made; clipping keeps a bad one from turning the whole row to NaN.
+        return jnp.take(table, tokens, axis=0, mode="clip").astype(self.dtype)

@@ -1,0 +1,49 @@
+"""The shapes of a decoder. Imports neither jax nor flax, so that a planner can use it without a backend."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from t5x_scale.core.errors import UserError
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """Shapes and dtypes of a decoder.
+
+    Attributes:
+      num_layers: blocks.
+      embed_dim: size of the residual stream.
+      mlp_dim: hidden size of the feed-forward layer.
+      num_heads: query heads.
+      num_kv_heads: key and value heads; 1 is multi-query attention, `num_heads` is multi-head.
+      head_dim: size of a head; `num_heads * head_dim` need not equal `embed_dim` (PaLM 540B).
+      vocab_size: rows of the embedding.
+      dtype: of activations and matrix products.
+      param_dtype: of the stored parameters.
+    """
+
+    num_layers: int
+    embed_dim: int
+    mlp_dim: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    vocab_size: int
+    dtype: str = "bfloat16"
+    param_dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.name.endswith("dtype"):
+                if value not in DTYPES:
+                    raise UserError(f"ModelConfig.{field.name} is {value!r}; it must be one of {', '.join(DTYPES)}")
+            elif not isinstance(value, int) or value < 1:
+                raise UserError(f"ModelConfig.{field.name} must be a positive integer, not {value!r}")
+        if self.num_heads % self.num_kv_heads:
+            raise UserError(
+                f"ModelConfig: num_heads={self.num_heads} is not a multiple of num_kv_heads={self.num_kv_heads}"
+            )

@@ -1,0 +1,141 @@
+"""A decoder: embed, a stack of blocks under scan and remat, a final norm."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from flax import linen as nn
+
+from t5x_scale.core.errors import UserError, did_you_mean
+from t5x_scale.layers.embed import TokenEmbedder
+from t5x_scale.layers.initializers import FanIn, Initializer
+from t5x_scale.layers.masks import Mask
+from t5x_scale.layers.norm import RMSNorm
+from t5x_scale.models.blocks import Factory, ParallelBlock
+from t5x_scale.models.config import ModelConfig
+from t5x_scale.partitioning.shardings import constrain
+
+# What the backward pass finds saved of each layer; everything else it computes again.
+REMAT_POLICIES: dict[str, Callable[..., Any] | None] = {
+    "none": None,  # No remat: all intermediates are saved.
+    "dots": jax.checkpoint_policies.dots_saveable,  # All matrix products, attention's L x L among them.
+    "minimal": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # Products with parameters only.
+    "full": jax.checkpoint_policies.nothing_saveable,  # Only the layer's input.
+}
+
+RESIDUAL_AXES = ("batch", "length", "act_embed")
+
+
+class DecoderStack(nn.Module):
+    """The blocks and the final norm, `[B, L, D] -> [B, L, D]`."""
+
+    config: ModelConfig
+    block: Factory = ParallelBlock
+    final_norm: Factory = RMSNorm
+    remat: str = "none"
+    scan_layers: bool = True
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, mask: Mask, positions: jax.Array, caches: Any = None
+    ) -> tuple[jax.Array, Any]:
+        """Runs all layers. `caches` and the returned caches have a leading axis of layers, or are None."""
+
+        def layer(block: nn.Module, x: jax.Array, cache: Any) -> tuple[jax.Array, Any]:
+            x, cache = block(constrain(x, RESIDUAL_AXES), mask, positions, cache)
+            return constrain(x, RESIDUAL_AXES), cache
+
+        if self.remat != "none":
+            # prevent_cse only matters outside a loop, where XLA could undo the remat.
+            layer = nn.remat(layer, policy=REMAT_POLICIES[self.remat], prevent_cse=not self.scan_layers)
+        if self.scan_layers:
+            x, caches = self._scanned(layer, x, caches)
+        else:
+            x, caches = self._unrolled(layer, x, caches)
+        c = self.config
+        norm = self.final_norm(dim=c.embed_dim, dtype=c.dtype, param_dtype=c.param_dtype, name="final_norm")
+        return norm(x), caches
+
+    def _scanned(self, layer: Callable[..., Any], x: jax.Array, caches: Any) -> tuple[jax.Array, Any]:
+        run = nn.scan(
+            layer,
+            variable_axes={"params": 0},
+            split_rngs={"params": True, "dropout": True},
+            length=self.config.num_layers,
+            metadata_params={nn.PARTITION_NAME: "layers"},
+        )
+        return run(self.block(config=self.config, name="layers"), x, caches)
+
+    def _unrolled(self, layer: Callable[..., Any], x: jax.Array, caches: Any) -> tuple[jax.Array, Any]:
+        updated = []
+        for index in range(self.config.num_layers):
+            cache = jax.tree.map(lambda leaf, i=index: leaf[i], caches)
+            x, cache = layer(self.block(config=self.config, name=f"layers_{index}"), x, cache)
+            updated.append(cache)
+        if caches is None:
+            return x, None
+        return x, jax.tree.map(lambda *leaves: jax.numpy.stack(leaves), *updated)
+
+
+class Head(nn.Module):
+    """The output table `logits/kernel` [embed, vocab] of a model whose embeddings are not shared.
+
+    Holds the parameter only: the product with it belongs to the loss, which never forms all logits at once.
+    """
+
+    embed_dim: int
+    vocab_size: int
+    init: Initializer = FanIn()
+    param_dtype: Any = "float32"
+
+    @nn.compact
+    def __call__(self) -> jax.Array:
+        draw = nn.with_logical_partitioning(
+            lambda key, shape, dtype: self.init(key, shape, dtype, self.embed_dim), ("embed", "vocab")
+        )
+        return self.param("kernel", draw, (self.embed_dim, self.vocab_size), self.param_dtype)
+
+
+class Decoder(nn.Module):
+    """Tokens to final hidden states.
+
+    Attributes:
+      config: shapes.
+      block: factory of one layer.
+      final_norm: factory of the last norm.
+      embedder: factory of the token embedding.
+      position_embedder: factory of a table of positions added to the embeddings, or None.
+      head: factory of an output table of its own; None shares the token embedding.
+      remat: one of `none`, `dots`, `minimal`, `full`, from most memory to most recomputation.
+      scan_layers: one compiled layer in a loop (always, but for comparisons: unrolled programs are 11 times as
+        large).
+    """
+
+    config: ModelConfig
+    block: Factory = ParallelBlock
+    final_norm: Factory = RMSNorm
+    embedder: Factory = TokenEmbedder
+    position_embedder: Factory | None = None
+    head: Factory | None = None
+    remat: str = "none"
+    scan_layers: bool = True
+
+    @nn.compact
+    def __call__(
+        self, tokens: jax.Array, mask: Mask, positions: jax.Array, caches: Any = None
+    ) -> tuple[jax.Array, Any]:
+        """[B, L] tokens and [B or 1, L] positions to ([B, L, D] hidden states, caches)."""
+        if self.remat not in REMAT_POLICIES:
+            raise UserError(f"Decoder.remat: unknown policy '{self.remat}'{did_you_mean(self.remat, REMAT_POLICIES)}")
+        c = self.config
+        dtypes = {"dtype": c.dtype, "param_dtype": c.param_dtype}
+        x = self.embedder(vocab_size=c.vocab_size, embed_dim=c.embed_dim, **dtypes, name="token_embedder")(tokens)
+        if self.position_embedder is not None:
+            x += self.position_embedder(embed_dim=c.embed_dim, **dtypes, name="position_embedder")(positions)
+        stack = DecoderStack(c, self.block, self.final_norm, self.remat, self.scan_layers, name="decoder")
+        x, caches = stack(constrain(x, RESIDUAL_AXES), mask, positions, caches)
+        if self.head is not None and self.is_initializing():
+            self.head(embed_dim=c.embed_dim, vocab_size=c.vocab_size, param_dtype=c.param_dtype, name="logits")()
+        return x, caches
