@@ -1,0 +1,64 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from t5x_scale.data import order
+
+
+@settings(max_examples=60, deadline=None)
+@given(size=st.integers(1, 3000), seed=st.integers(0, 2**40), epoch=st.integers(0, 5))
+def test_is_a_bijection(size, seed, epoch):
+    image = order.permute(np.arange(size), size, order.order_key(seed, epoch, "a"))
+    assert sorted(image.tolist()) == list(range(size))
+
+
+@pytest.mark.parametrize("other", [(1, 0, "a"), (0, 1, "a"), (0, 0, "b")])
+def test_every_argument_changes_the_order(other):
+    def image(*arguments):
+        return order.permute(np.arange(500), 500, order.order_key(*arguments))
+
+    same = np.mean(image(0, 0, "a") == image(*other))
+    assert same < 0.05
+
+
+def test_neighbours_do_not_stay_neighbours():
+    image = order.permute(np.arange(10_000), 10_000, order.order_key(0, 0, "a"))
+    assert np.mean(np.abs(np.diff(image)) < 10) < 0.02
+    # A random permutation's mean distance is a third of the size.
+    assert abs(np.mean(np.abs(np.diff(image))) - 10_000 / 3) < 300
+
+
+def test_order_is_part_of_the_format_of_a_run():
+    # If this fails, runs started with an older version no longer resume on the data they would have seen.
+    assert order.order_key(17, 2, "books") == 2566880457
+    assert order.permute(np.arange(5), 1_000_001, 123456789).tolist() == [874326, 705555, 878129, 583473, 591394]
+
+
+def test_part_of_an_order_is_the_same_as_the_whole():
+    key = order.order_key(3, 1, "a")
+    whole = order.permute(np.arange(1000), 1000, key)
+    np.testing.assert_array_equal(order.permute(np.arange(300, 320), 1000, key), whole[300:320])
+
+
+def test_large_sizes_stay_distinct_up_to_the_limit():
+    ends = np.concatenate([np.arange(2000), np.arange(order.MAX_SIZE - 2000, order.MAX_SIZE)])
+    image = order.permute(ends, order.MAX_SIZE, 9)
+    assert len(set(image.tolist())) == len(ends)
+    with pytest.raises(ValueError, match="cannot permute"):
+        order.permute(np.arange(2), order.MAX_SIZE + 1, 9)
+    with pytest.raises(ValueError, match="index"):
+        order.permute(np.array([10]), 10, 9)
+
+
+def test_imports_no_tensorflow():
+    code = (
+        "import sys, numpy as np\n"
+        "from t5x_scale.data import order\n"
+        "order.permute(np.arange(3), 3, 1)\n"
+        "assert not [m for m in sys.modules if m.split('.')[0] in ('tensorflow', 'seqio')]\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
