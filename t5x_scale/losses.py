@@ -1,0 +1,159 @@
+"""Token-weighted cross-entropy with z-loss that never forms the logits of a whole batch.
+
+The product with the output table, the softmax and both gradients are computed chunk by chunk along the
+length, and the gradients already in the forward pass: three matrix products a token, as in the plain formula,
+where recomputing the logits in a backward pass would make four.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+
+class TokenLosses(NamedTuple):
+    """Sums over tokens, each float32 and weighted; divide by `weight` once, after all sums are made.
+
+    Attributes:
+      total: cross-entropy plus z-loss: the only field that carries a gradient.
+      cross_entropy: in nats.
+      z_loss: `z_loss * (log Z)^2`.
+      correct: tokens whose target has the largest logit.
+      weight: of all tokens.
+    """
+
+    total: jax.Array
+    cross_entropy: jax.Array
+    z_loss: jax.Array
+    correct: jax.Array
+    weight: jax.Array
+
+
+class Projection(NamedTuple):
+    """Static facts of the output head: `logits = soft_cap * tanh(scale * h @ table / soft_cap)`."""
+
+    scale: float = 1.0
+    vocab_first: bool = True
+    soft_cap: float | None = None
+
+
+def cross_entropy(
+    hidden_BLD: jax.Array,
+    table: jax.Array,
+    targets_BL: jax.Array,
+    weights_BL: jax.Array,
+    *,
+    projection: Projection = Projection(),
+    z_loss: float = 0.0,
+    chunk_length: int = 128,
+) -> TokenLosses:
+    """Sums of `w * (log Z - logit[target] + z_loss * (log Z)^2)` over all tokens (PaLM, section 5).
+
+    Args:
+      hidden_BLD: final hidden states; matrix products run in their dtype, everything else in float32.
+      table: [V, D], or [D, V] if not `projection.vocab_first`.
+      targets_BL: int32 token ids.
+      weights_BL: float32; 0 is no loss.
+      projection: how hidden states become logits.
+      z_loss: coefficient of the square of log Z.
+      chunk_length: positions whose logits exist at once, for all rows of the batch.
+    """
+    total, sums = _summed(projection, z_loss, chunk_length, hidden_BLD, table, targets_BL, weights_BL)
+    return TokenLosses(total, *sums)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def _summed(projection, z_loss, chunk_length, hidden, table, targets, weights):
+    chunks = _to_chunks(chunk_length, hidden, targets, weights)
+    cast = table.astype(hidden.dtype)
+
+    def add(sums, chunk):
+        losses, _ = _chunk_losses(projection, z_loss, cast, *chunk)
+        return jax.tree.map(jnp.add, sums, losses), None
+
+    sums, _ = jax.lax.scan(add, _zeros(), chunks)
+    return sums[0] + sums[1], sums
+
+
+def _summed_forward(projection, z_loss, chunk_length, hidden, table, targets, weights):
+    chunks = _to_chunks(chunk_length, hidden, targets, weights)
+    cast = table.astype(hidden.dtype)
+
+    def add(carry, chunk):
+        sums, d_table = carry
+        losses, d_logits = _chunk_losses(projection, z_loss, cast, *chunk)
+        d_logits = d_logits.astype(hidden.dtype)
+        x = chunk[0]
+        d_hidden = jax.lax.dot_general(d_logits, cast, (((2,), (0 if projection.vocab_first else 1,)), ((), ())))
+        pair = (d_logits, x) if projection.vocab_first else (x, d_logits)
+        d_table += jax.lax.dot_general(*pair, (((0, 1), (0, 1)), ((), ())), preferred_element_type=jnp.float32)
+        return (jax.tree.map(jnp.add, sums, losses), d_table), d_hidden
+
+    start = (_zeros(), jnp.zeros(table.shape, jnp.float32))
+    (sums, d_table), d_hidden = jax.lax.scan(add, start, chunks)
+    d_hidden = _from_chunks(d_hidden, hidden.shape[1])
+    return (sums[0] + sums[1], sums), (d_hidden, d_table.astype(table.dtype))
+
+
+def _summed_backward(projection, z_loss, chunk_length, gradients, cotangents):
+    # The sums beside the total are reports: their cotangents are ignored.
+    d_total, _ = cotangents
+    d_hidden, d_table = gradients
+    return (d_hidden * d_total).astype(d_hidden.dtype), (d_table * d_total).astype(d_table.dtype), None, None
+
+
+_summed.defvjp(_summed_forward, _summed_backward)
+
+
+def _zeros() -> tuple[jax.Array, ...]:
+    return (jnp.zeros((), jnp.float32),) * 4
+
+
+def _chunk_losses(projection, z_loss, table, x, targets, weights):
+    """Sums of one chunk, and the gradient of their total with respect to `x @ table`, both float32."""
+    contract = (((2,), (1 if projection.vocab_first else 0,)), ((), ()))
+    raw = jax.lax.dot_general(x, table, contract, preferred_element_type=jnp.float32)
+    logits = projection.scale * raw
+    if projection.soft_cap is not None:
+        capped = jnp.tanh(logits / projection.soft_cap)
+        logits = projection.soft_cap * capped
+    largest = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
+    exponentials = jnp.exp(logits - largest)
+    normaliser = jnp.sum(exponentials, axis=-1, keepdims=True)
+    log_z = jnp.log(normaliser[..., 0]) + largest[..., 0]
+    # A comparison with an iota, not a gather: it fuses, and a sharded vocabulary needs no exchange of rows.
+    is_target = jax.lax.broadcasted_iota(jnp.int32, logits.shape, 2) == targets[..., None]
+    target_logits = jnp.sum(jnp.where(is_target, logits, 0.0), axis=-1)
+    sums = (
+        jnp.sum(weights * (log_z - target_logits)),
+        jnp.sum(weights * z_loss * jnp.square(log_z)),
+        jnp.sum(weights * (target_logits >= largest[..., 0])),
+        jnp.sum(weights),
+    )
+    factor = weights * (1.0 + 2.0 * z_loss * log_z) / normaliser[..., 0] * projection.scale
+    d_logits = exponentials * factor[..., None] - jnp.where(is_target, (weights * projection.scale)[..., None], 0.0)
+    if projection.soft_cap is not None:
+        d_logits *= 1.0 - jnp.square(capped)
+    return sums, d_logits
+
+
+def _to_chunks(chunk_length, hidden, targets, weights):
+    """[B, L, ...] to [L / chunk, B, chunk, ...], the tail padded with weight 0."""
+    length = hidden.shape[1]
+    chunk = min(chunk_length, length)
+    padding = -length % chunk
+
+    def split(x):
+        x = jnp.pad(x, ((0, 0), (0, padding)) + ((0, 0),) * (x.ndim - 2))
+        x = x.reshape(x.shape[0], -1, chunk, *x.shape[2:])
+        return jnp.swapaxes(x, 0, 1)
+
+    return split(hidden), split(targets), split(weights.astype(jnp.float32))
+
+
+def _from_chunks(x, length):
+    x = jnp.swapaxes(x, 0, 1)
+    return x.reshape(x.shape[0], -1, *x.shape[3:])[:, :length]
