@@ -1,0 +1,167 @@
+"""Adafactor with a factored second moment: the optimiser whose state is smaller than its parameters."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from t5x_scale.core.trees import flatten, unflatten
+from t5x_scale.optim import transforms
+from t5x_scale.optim.interface import (
+    LAYERS,
+    NO_OPTIONS,
+    Axes,
+    AxesTree,
+    Options,
+    Params,
+    Schedule,
+    check_config,
+    matching_state_axes,
+)
+from t5x_scale.optim.palm_adafactor import adafactor_chain, moment_weight
+
+# Dimensions that count matrices rather than being a side of one: never factored.
+STACKS = (LAYERS, "expert")
+
+
+@dataclasses.dataclass(frozen=True)
+class Adafactor:
+    """Adafactor (arXiv 1804.04235): row and column means of the squared gradient stand for the second moment.
+
+    Each matrix of a stack (of layers, of experts) is factored for itself over its two largest dimensions, if both
+    have at least `min_dim_to_factor` elements; other parameters keep a full second moment. The rest is as in
+    `palm_adafactor.PalmAdafactor`, with the same order of operations.
+
+    Attributes:
+      learning_rate: relative to the size of the parameters; T5: `schedules.ConstantThenRsqrt()`.
+      momentum: exponential average of the scaled update; 0 keeps none, which is the point of Adafactor.
+      decay_exponent: of the second moment's decay, 1 - k^-decay_exponent.
+      clipping_threshold: largest RMS of the normalised update of a layer; None is no clipping.
+      weight_decay_exponent: the decay is `lr ** weight_decay_exponent`; None is none.
+      min_dim_to_factor: smallest dimension worth factoring.
+      min_scale: smallest scale of a parameter.
+      epsilon: added to the squared gradient.
+      momentum_dtype: storage of the momentum, `float32` or `bfloat16`.
+      decay_min_rank: parameters of fewer dimensions a layer do not decay; 0: all decay.
+    """
+
+    learning_rate: Schedule
+    momentum: float = 0.0
+    decay_exponent: float = 0.8
+    clipping_threshold: float | None = 1.0
+    weight_decay_exponent: float | None = None
+    min_dim_to_factor: int = 128
+    min_scale: float = 1e-3
+    epsilon: float = 1e-30
+    momentum_dtype: str = "float32"
+    decay_min_rank: int = 2
+
+    def __post_init__(self):
+        check_config(
+            self,
+            momentum=(0, 1),
+            decay_exponent=(0, math.inf),
+            clipping_threshold=(1e-6, math.inf),
+            weight_decay_exponent=(0, math.inf),
+            min_dim_to_factor=(1, math.inf),
+            min_scale=(0, math.inf),
+            epsilon=(0, math.inf),
+            decay_min_rank=(0, math.inf),
+        )
+
+    def make(self, axes: AxesTree, options: Options = NO_OPTIONS) -> optax.GradientTransformation:
+        """See `interface.Optimizer`."""
+        second_moment = scale_by_factored_moment(self.decay_exponent, self.epsilon, self.min_dim_to_factor, axes)
+        return transforms.in_float32(adafactor_chain(self, second_moment, axes, options), axes)
+
+    def state_axes(self, abstract_params: Params, axes: AxesTree) -> Any:
+        """See `interface.Optimizer`."""
+        flat_axes = flatten(axes)
+        reduced = {}
+        for path, param in flatten(abstract_params).items():
+            names = flat_axes[path]
+            if dims := factored_dims(param.shape, names, self.min_dim_to_factor):
+                reduced["v_row", path] = _without(names, dims[1])
+                reduced["v_col", path] = _without(names, dims[0])
+        return matching_state_axes(self.make(axes), abstract_params, axes, reduced)
+
+
+class FactoredMomentState(NamedTuple):
+    """State of `scale_by_factored_moment`. Each tree holds only the parameters it has something for.
+
+    Attributes:
+      count: number of updates made, int32 scalar.
+      v_row: means of the squared gradient over the larger factored dimension.
+      v_col: means over the smaller one.
+      v: full averages for parameters that are not factored.
+    """
+
+    count: jax.Array
+    v_row: dict[str, Any]
+    v_col: dict[str, Any]
+    v: dict[str, Any]
+
+
+def factored_dims(shape: tuple[int, ...], names: Axes, min_dim: int) -> tuple[int, int] | None:
+    """The second largest and the largest dimension that are sides of a matrix, or None if one is under `min_dim`."""
+    sides = sorted((d for d, name in enumerate(names) if name not in STACKS), key=lambda d: shape[d])
+    if len(sides) < 2 or shape[sides[-2]] < min_dim:
+        return None
+    return sides[-2], sides[-1]
+
+
+def scale_by_factored_moment(
+    decay_exponent: float, epsilon: float, min_dim: int, axes: AxesTree
+) -> optax.GradientTransformation:
+    """Divides by the root of the second moment v_ij = row_i col_j / mean(row), with the window of PaLM's."""
+    flat_axes = flatten(axes)
+
+    def init(params: Any) -> FactoredMomentState:
+        rows, columns, full = {}, {}, {}
+        for path, param in flatten(params).items():
+            if dims := factored_dims(param.shape, flat_axes[path], min_dim):
+                rows[path] = jnp.zeros(_without(param.shape, dims[1]), jnp.float32)
+                columns[path] = jnp.zeros(_without(param.shape, dims[0]), jnp.float32)
+            else:
+                full[path] = jnp.zeros(param.shape, jnp.float32)
+        return FactoredMomentState(jnp.zeros((), jnp.int32), unflatten(rows), unflatten(columns), unflatten(full))
+
+    def update(updates: Any, state: FactoredMomentState, params: Any = None) -> tuple[Any, FactoredMomentState]:
+        count = optax.safe_increment(state.count)
+        weight = moment_weight(count, decay_exponent)
+        old = [flatten(tree) for tree in (state.v_row, state.v_col, state.v)]
+        rows, columns, full, scaled = {}, {}, {}, {}
+        for path, g in flatten(updates).items():
+            square = jnp.square(g) + epsilon
+            if dims := factored_dims(g.shape, flat_axes[path], min_dim):
+                rows[path] = _average(old[0][path], jnp.mean(square, axis=dims[1]), weight)
+                columns[path] = _average(old[1][path], jnp.mean(square, axis=dims[0]), weight)
+                scaled[path] = g * _inverse_root(rows[path], columns[path], *dims)
+            else:
+                full[path] = _average(old[2][path], square, weight)
+                scaled[path] = g / jnp.sqrt(full[path])
+        new_state = FactoredMomentState(count, unflatten(rows), unflatten(columns), unflatten(full))
+        return unflatten(scaled), new_state
+
+    return optax.GradientTransformation(init, update)
+
+
+def _average(old: jax.Array, new: jax.Array, weight: jax.Array) -> jax.Array:
+    return (1.0 - weight) * old + weight * new
+
+
+def _inverse_root(row: jax.Array, column: jax.Array, column_dim: int, row_dim: int) -> jax.Array:
+    """1 / sqrt(v), broadcastable to the gradient. `row` lacks dimension `row_dim`, `column` lacks `column_dim`."""
+    row = jnp.expand_dims(row, row_dim)
+    column = jnp.expand_dims(column, column_dim)
+    # Divided before the roots: the product of two second moments can fall out of float32's range.
+    return 1.0 / (jnp.sqrt(row / jnp.mean(row, axis=column_dim, keepdims=True)) * jnp.sqrt(column))
+
+
+def _without(entries: tuple[Any, ...], dim: int) -> tuple[Any, ...]:
+    return entries[:dim] + entries[dim + 1 :]
