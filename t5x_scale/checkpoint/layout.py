@@ -1,0 +1,242 @@
+"""What a checkpoint looks like on disk, and how to tell one from a leftover.
+
+    MODEL_DIR/checkpoints/
+      1200/                     one committed step; the name is the step and nothing else
+        state/                  the arrays, nested dicts named by leaf path (Orbax, OCDBT)
+        metadata/metadata       one JSON document, see below
+        commit_success.txt      object stores only: written last
+      1400.orbax-checkpoint-tmp a save that is running, or was killed
+      1200.deleting             a deletion that is running, or was killed
+      1600.set_aside            a step of a timeline that was given up; never read, never deleted by us
+
+A directory that is renamed when complete (disks) or marked when complete (object stores) is a checkpoint;
+everything else is not. The document carries a digest of itself, so a rotten or torn one does not parse:
+
+    {"digest": sha256 of "content", "content": {"format": 1, "step": 1200,
+     "leaves": {"params/...": {"shape": [..], "dtype": "float32", "fingerprint": "16 hex digits"}}, "metadata": {..}}}
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from t5x_scale.core import files
+from t5x_scale.core.errors import UserError, did_you_mean
+
+LOGGER = logging.getLogger("t5x_scale.checkpoint")
+FORMAT = 1
+CHECKPOINTS = "checkpoints"
+STATE_ITEM = "state"
+METADATA_ITEM = "metadata"
+COMMIT_MARKER = "commit_success.txt"
+DELETING_SUFFIX = ".deleting"
+SET_ASIDE_SUFFIX = ".set_aside"
+_STEP_NAME = re.compile(r"0|[1-9]\d*")
+_TEMPORARY_NAME = re.compile(r"\d+(\.orbax-checkpoint-tmp.*|\.deleting)")
+
+
+class DamagedError(Exception):
+    """A checkpoint that is there but cannot be trusted; the message says why."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LeafRecord:
+    """What the metadata says about one leaf."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    fingerprint: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Document:
+    """The metadata of one checkpoint: its step, its leaves by path, and what the caller stored beside them."""
+
+    step: int
+    leaves: dict[str, LeafRecord]
+    metadata: dict[str, Any]
+
+
+def flatten_leaves(tree: Any) -> dict[str, Any]:
+    """`{"a/b/0": leaf}` of any pytree: dict keys, attribute names and sequence indices joined by slashes.
+
+    Raises:
+      ValueError: two leaves would have the same path, or a key is empty or holds a slash.
+    """
+    flat: dict[str, Any] = {}
+    for key_path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+        parts = [_key_name(key) for key in key_path]
+        path = "/".join(parts)
+        if path in flat or not all(parts) or any("/" in part for part in parts):
+            raise ValueError(f"the leaf path {path!r} is ambiguous: keys must be unique, not empty and without '/'")
+        flat[path] = leaf
+    return flat
+
+
+def unflatten_leaves(tree: Any, leaves: Mapping[str, Any]) -> Any:
+    """A pytree of the structure of `tree` with the leaves of `leaves`, found by path."""
+    return jax.tree.unflatten(jax.tree.structure(tree), [leaves[path] for path in flatten_leaves(tree)])
+
+
+def step_directory(directory: files.Path, step: int) -> files.Path:
+    """Where the checkpoint of `step` lies, under the directory that holds all steps."""
+    return directory / str(step)
+
+
+def list_steps(directory: files.Path) -> list[int]:
+    """The committed steps in `directory`, ascending; `[]` where the directory does not exist."""
+    return sorted(int(path.name) for path in _list(directory) if is_committed(path))
+
+
+def list_leftovers(directory: files.Path) -> list[files.Path]:
+    """What killed saves and killed deletions left in `directory`. A save that is running looks the same."""
+    leftovers = []
+    for path in _list(directory):
+        uncommitted = files.is_remote(path) and _STEP_NAME.fullmatch(path.name) and not is_committed(path)
+        if uncommitted or _TEMPORARY_NAME.fullmatch(path.name):
+            leftovers.append(path)
+    return leftovers
+
+
+def is_committed(path: files.Path) -> bool:
+    """Whether `path` is a whole checkpoint by name and marker. Whether its bits are right is not asked."""
+    if not _STEP_NAME.fullmatch(path.name):
+        return False
+    if files.is_remote(path):
+        return (path / COMMIT_MARKER).exists()
+    return path.is_dir()
+
+
+def set_aside(directory: files.Path, step: int) -> files.Path:
+    """Renames a step that no longer belongs to the run; says so in a warning and returns the new path."""
+    path = step_directory(directory, step)
+    target = directory / f"{step}{SET_ASIDE_SUFFIX}"
+    number = 1
+    while target.exists():
+        number += 1
+        target = directory / f"{step}{SET_ASIDE_SUFFIX}_{number}"
+    LOGGER.warning("this run continues from before step %d: setting %s aside as %s", step, path, target.name)
+    if files.is_remote(path):
+        # A rename is a copy and a delete there: unmark first, so that a part of it never counts.
+        (path / COMMIT_MARKER).unlink()
+    path.rename(target)
+    return target
+
+
+def delete_step(directory: files.Path, step: int) -> None:
+    """Deletes a step so that a deletion killed half-way leaves nothing that counts as a checkpoint."""
+    path = step_directory(directory, step)
+    if files.is_remote(path):
+        (path / COMMIT_MARKER).unlink()
+        path.rmtree()
+        return
+    doomed = directory / f"{step}{DELETING_SUFFIX}"
+    path.rename(doomed)
+    doomed.rmtree()
+
+
+def find_step_directory(path: str) -> tuple[files.Path, list[int]]:
+    """Resolves what a user named: a MODEL_DIR, its `checkpoints` directory, or one step's directory.
+
+    Returns:
+      The directory that holds steps, and the candidate steps, newest first (one if a step was named).
+
+    Raises:
+      UserError: nothing there is a checkpoint.
+    """
+    named = files.to_path(path)
+    if is_committed(named) and (named / METADATA_ITEM).exists():
+        return named.parent, [int(named.name)]
+    for directory in (named / CHECKPOINTS, named):
+        steps = list_steps(directory)
+        if steps:
+            return directory, steps[::-1]
+    reason = "holds no finished checkpoint" if named.exists() else "does not exist"
+    raise UserError(f"{named} {reason}; name a MODEL_DIR, its {CHECKPOINTS} directory, or one step's directory")
+
+
+def render_document(document: Document) -> dict[str, Any]:
+    """The JSON value that is stored for a document.
+
+    Raises:
+      TypeError: the caller's metadata holds something that JSON does not.
+    """
+    content = {"format": FORMAT, **dataclasses.asdict(document)}
+    text = _canonical(content)
+    return {"digest": hashlib.sha256(text.encode()).hexdigest(), "content": json.loads(text)}
+
+
+def read_document(path: files.Path) -> Document:
+    """Reads the metadata of the step directory `path` and checks its digest.
+
+    Raises:
+      DamagedError: it is missing, torn, altered, of another step, or of an unknown format.
+    """
+    try:
+        stored = json.loads((path / METADATA_ITEM / "metadata").read_text())
+        content = stored["content"]
+        if hashlib.sha256(_canonical(content).encode()).hexdigest() != stored["digest"]:
+            raise DamagedError("its metadata does not match its digest")
+        if content["format"] != FORMAT:
+            raise DamagedError(f"its format is {content['format']}, this program reads {FORMAT}")
+        leaves = {
+            name: LeafRecord(tuple(leaf["shape"]), leaf["dtype"], leaf["fingerprint"])
+            for name, leaf in content["leaves"].items()
+        }
+        document = Document(content["step"], leaves, content["metadata"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise DamagedError(f"its metadata cannot be read ({type(error).__name__}: {error})") from error
+    if str(document.step) != path.name:
+        raise DamagedError(f"its metadata is of step {document.step}")
+    return document
+
+
+def check_leaves(document: Document, abstract: Mapping[str, Any], where: str, same_dtype: bool = True) -> None:
+    """Compares the leaves on record with the leaves asked for, before anything is read.
+
+    Args:
+      document: the metadata of the checkpoint.
+      abstract: leaf path to anything with a shape and a dtype.
+      where: the checkpoint, for the message.
+      same_dtype: whether another dtype is an error too.
+
+    Raises:
+      UserError: naming the first leaf that is missing, unexpected, or of another shape or dtype.
+    """
+    for path, leaf in abstract.items():
+        if path not in document.leaves:
+            near = did_you_mean(path, document.leaves.keys() - abstract.keys())
+            raise UserError(f"{where} has no leaf '{path}', which this run needs{near}")
+        saved = document.leaves[path]
+        if saved.shape != tuple(leaf.shape):
+            raise UserError(f"'{path}' has the shape {list(saved.shape)} in {where}, this run needs {list(leaf.shape)}")
+        if same_dtype and saved.dtype != str(leaf.dtype):
+            raise UserError(f"'{path}' is {saved.dtype} in {where}, this run needs {leaf.dtype}")
+    for path in document.leaves:
+        if path not in abstract:
+            raise UserError(
+                f"{where} has the leaf '{path}', which this run does not know{did_you_mean(path, abstract)}"
+            )
+
+
+def _canonical(content: Any) -> str:
+    return json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=True)
+
+
+def _list(directory: files.Path) -> list[files.Path]:
+    return list(directory.iterdir()) if directory.exists() else []
+
+
+def _key_name(key: Any) -> str:
+    for attribute in ("key", "name", "idx"):
+        if hasattr(key, attribute):
+            return str(getattr(key, attribute))
+    raise ValueError(f"a pytree key of type {type(key).__name__} has no name")

@@ -1,0 +1,195 @@
+"""Reading checkpoints: straight into shards, every leaf accounted for and verified."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from t5x_scale.checkpoint import integrity, layout, multihost
+from t5x_scale.checkpoint.layout import DamagedError, Document
+from t5x_scale.core import files, trees
+from t5x_scale.core.errors import UserError, did_you_mean
+
+PARAMETERS = "params"
+
+
+@dataclasses.dataclass(frozen=True)
+class LeafOrigin:
+    """Where one parameter came from."""
+
+    path: str
+    kind: str
+    source_path: str
+    shape: tuple[int, ...]
+    saved_dtype: str
+    dtype: str
+
+
+@dataclasses.dataclass(frozen=True)
+class OriginReport:
+    """Where every parameter of a run that starts from another checkpoint came from."""
+
+    source: str
+    step: int
+    leaves: tuple[LeafOrigin, ...]
+
+    def render(self) -> str:
+        """One line a leaf: path, shape, what was done, and the cast where there was one."""
+        width = max((len(leaf.path) for leaf in self.leaves), default=0)
+        lines = [f"{len(self.leaves)} parameters from {self.source} (step {self.step})"]
+        for leaf in self.leaves:
+            cast = "" if leaf.saved_dtype == leaf.dtype else f", cast {leaf.saved_dtype} to {leaf.dtype}"
+            shape = "x".join(map(str, leaf.shape)) or "scalar"
+            lines.append(f"{leaf.path:<{width}}  {shape:>16}  {leaf.kind} from {leaf.source_path}{cast}")
+        return "\n".join(lines) + "\n"
+
+
+def restore_parameters(path: str | os.PathLike, abstract_params: Mapping[str, Any]) -> tuple[Any, OriginReport]:
+    """Reads the parameters, and nothing else, of another run's checkpoint.
+
+    Args:
+      path: a MODEL_DIR (its newest step that verifies), its `checkpoints` directory, or one step's directory.
+      abstract_params: nested dict of `jax.ShapeDtypeStruct` with shardings. A dtype other than the saved one
+        is a cast, done shard by shard after the saved bits were verified.
+
+    Returns:
+      The parameters, placed as asked, and the report of their origin.
+
+    Raises:
+      UserError: nothing is there, a leaf is missing, unexpected or of another shape (all found before
+        anything is read), or nothing there verifies.
+    """
+    directory, steps = layout.find_step_directory(path)
+    wanted = trees.flatten(abstract_params)
+
+    def read(step: int) -> tuple[Any, OriginReport]:
+        step_path = layout.step_directory(directory, step)
+        document = layout.read_document(step_path)
+        check_parameters(document, wanted, str(step_path))
+        sources = {name: f"{PARAMETERS}/{name}" for name in wanted}
+        saved = {
+            source: jax.ShapeDtypeStruct(
+                wanted[name].shape, document.leaves[source].dtype, sharding=wanted[name].sharding
+            )
+            for name, source in sources.items()
+        }
+        arrays = read_verified_leaves(step_path, document, saved)
+        params = {name: _cast(arrays.pop(source), wanted[name]) for name, source in sources.items()}
+        origins = tuple(
+            LeafOrigin(name, "restored", source, tuple(params[name].shape), str(saved[source].dtype), str(leaf.dtype))
+            for (name, source), leaf in zip(sources.items(), wanted.values(), strict=True)
+        )
+        return trees.unflatten(params), OriginReport(str(step_path), step, origins)
+
+    return first_that_verifies(directory, steps, read)[1]
+
+
+def check_parameters(document: Document, wanted: Mapping[str, Any], where: str) -> None:
+    """Checks the parameters on record against those wanted, by path and shape.
+
+    Raises:
+      UserError: naming the first leaf that is missing, unexpected or of another shape.
+    """
+    prefix = f"{PARAMETERS}/"
+    leaves = {name.removeprefix(prefix): leaf for name, leaf in document.leaves.items() if name.startswith(prefix)}
+    if not leaves:
+        near = did_you_mean(PARAMETERS, {name.split("/")[0] for name in document.leaves})
+        raise UserError(f"{where} holds no '{PARAMETERS}'{near}")
+    layout.check_leaves(dataclasses.replace(document, leaves=leaves), wanted, where, same_dtype=False)
+
+
+def first_that_verifies(directory: files.Path, steps: list[int], read: Any) -> tuple[int, Any]:
+    """Calls `read(step)` for `steps` in their order until one raises no `DamagedError`.
+
+    Every fallback is a warning that names the damaged step, the damage and the step tried next.
+
+    Returns:
+      The step and what `read` returned for it.
+
+    Raises:
+      UserError: every step is damaged; the message says how.
+    """
+    reasons = []
+    for position, step in enumerate(steps):
+        try:
+            return step, read(step)
+        except DamagedError as error:
+            reasons.append(f"step {step}: {error}")
+            following = steps[position + 1 :]
+            if following:
+                layout.LOGGER.warning(
+                    "the checkpoint of step %d in %s is damaged and NOT used: %s. Falling back to step %d",
+                    *(step, directory, error, following[0]),
+                )
+    raise UserError(f"no checkpoint in {directory} can be trusted: {'; '.join(reasons)}")
+
+
+def read_verified_leaves(
+    step_path: files.Path, document: Document, abstract: Mapping[str, jax.ShapeDtypeStruct]
+) -> dict[str, jax.Array]:
+    """Reads the leaves `abstract` (by path, with their saved dtypes) into their shardings and verifies them.
+
+    Raises:
+      DamagedError: a leaf cannot be read, or its bits are not those that were saved.
+    """
+    arrays, failure = {}, None
+    try:
+        arrays = read_leaves(step_path, abstract)
+    except (MemoryError, PermissionError):
+        raise
+    except Exception as error:
+        # The storage library raises a dozen types for bytes it cannot make sense of.
+        if "RESOURCE_EXHAUSTED" in str(error):
+            raise
+        failure = error
+    if not multihost.all_agree(failure is None):
+        reason = f"{type(failure).__name__}: {first_line(failure)}" if failure else "another process failed"
+        raise DamagedError(f"its arrays cannot be read ({reason})") from failure
+    expected = {path: integrity.from_text(document.leaves[path].fingerprint) for path in abstract}
+    different = integrity.find_differences(expected, integrity.fingerprint_leaves(arrays))
+    if different:
+        for array in arrays.values():
+            array.delete()  # The step before it needs the memory.
+        raise DamagedError(f"{len(different)} of {len(expected)} leaves lost their bits, the first is '{different[0]}'")
+    return arrays
+
+
+def read_leaves(step_path: files.Path, abstract: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:
+    """Reads leaves by path into the shardings of `abstract`, without verifying them. A dtype is a silent cast."""
+    arguments = {
+        path: ocp.ArrayRestoreArgs(
+            restore_type=jax.Array, dtype=leaf.dtype, sharding=_sharding(leaf), global_shape=leaf.shape, strict=True
+        )
+        for path, leaf in abstract.items()
+    }
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        nested = checkpointer.restore(
+            step_path / layout.STATE_ITEM,
+            args=ocp.args.PyTreeRestore(
+                item=trees.unflatten(abstract), restore_args=trees.unflatten(arguments), partial_restore=True
+            ),
+        )
+    found = trees.flatten(nested)
+    return {path: found[path] for path in abstract}
+
+
+def _sharding(leaf: Any) -> jax.sharding.Sharding:
+    return getattr(leaf, "sharding", None) or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+
+
+def _cast(array: jax.Array, wanted: Any) -> jax.Array:
+    if array.dtype == wanted.dtype:
+        return array
+    cast = jax.jit(lambda x: x.astype(wanted.dtype), out_shardings=array.sharding, donate_argnums=0)
+    return cast(array)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message: the rest is for the traceback."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else ""
