@@ -1,0 +1,216 @@
+"""The report of a run, made from what stands in its directory: loss curve, tables and a page to read them on."""
+
+from __future__ import annotations
+
+import os
+import re
+import statistics
+from typing import Any
+
+import numpy as np
+
+from t5x_scale.core import files
+from t5x_scale.core.errors import UserError
+from t5x_scale.monitor import figures, metric_log, page
+from t5x_scale.monitor.figures import smoothing_half
+from t5x_scale.monitor.metric_log import MetricLog, Series, to_json_number
+from t5x_scale.monitor.status import format_count, format_duration
+
+TRAIN_LOSS, TOKENS = "train/loss", "train/tokens"
+_VALIDATION_LOSS = re.compile(r"eval/(?P<task>.+)/loss")
+_PANELS = (
+    # metric, title, whether it is a share
+    ("optim/learning_rate", "Learning rate", False),
+    ("optim/grad_norm", "Gradient norm", False),
+    ("throughput/tokens_per_second", "Tokens per second", False),
+    ("throughput/mfu", "Model FLOPs utilisation, full attention", True),
+    ("throughput/data_wait_fraction", "Share of time waiting for data", True),
+    ("memory/hbm_peak_bytes", "Peak device memory, bytes", False),
+)
+_LARGEST_DOCUMENT = 256 * 1024
+
+
+def make_report(model_dir: str | os.PathLike) -> files.Path:
+    """Writes `MODEL_DIR/report/{loss.png, report.html, summary.json}` and returns the path of the page.
+
+    Reads `metrics/metrics.jsonl`, and shows `config.gin`, `model-info.txt` and the JSON records of the run where they
+    stand beside it. Every number on the page comes from these files.
+
+    Raises:
+      UserError: there is no such directory, or no metrics in it.
+    """
+    directory = files.to_path(model_dir)
+    log = metric_log.read_metrics(directory)
+    if not log.series:
+        path = metric_log.log_path(directory)
+        missing = f"{path} holds no metrics" if directory.exists() else f"no such directory: {directory}"
+        raise UserError(f"{missing}; a report is made from the MODEL_DIR of a run that has logged at least one step")
+    summary = summarise(log)
+    train, validation = log.series.get(TRAIN_LOSS), _validation_losses(log)
+    restarts = [entry["step"] for entry in summary["restarts"]]
+    loss_png = figures.draw_loss(train, validation, restarts, [entry["step"] for entry in summary["rewinds"]])
+    panels = [
+        page.image(figures.draw_panel(title, log.series[name], percent=share), title)
+        for name, title, share in _PANELS
+        if name in log.series
+    ]
+    target = files.make_directory(directory / "report")
+    (target / "loss.png").write_bytes(loss_png)
+    files.write_json(target / "summary.json", summary)
+    files.write_text(target / "report.html", _make_html(directory, summary, loss_png, panels))
+    return target / "report.html"
+
+
+def summarise(log: MetricLog) -> dict[str, Any]:
+    """The numbers of a report as plain JSON (numbers that are not finite as strings, as in the record)."""
+    steps = max(int(series.steps[-1]) for series in log.series.values())
+    train, tokens = log.series.get(TRAIN_LOSS), log.series.get(TOKENS)
+    return {
+        "step": steps,
+        "seconds": log.seconds,
+        "tokens": int(tokens.values[-1]) if tokens is not None and np.isfinite(tokens.values[-1]) else None,
+        "train_loss": None if train is None else _mean_of_last(train),
+        "validation_loss": {task: _summarise(series) for task, series in _validation_losses(log).items()},
+        "tokens_per_second": _median(log.series.get("throughput/tokens_per_second")),
+        "mfu": _median(log.series.get("throughput/mfu")),
+        "metrics": {name: _summarise(series) for name, series in sorted(log.series.items())},
+        "restarts": _going_back(log.events, metric_log.START)[1:],
+        "rewinds": _going_back(log.events, metric_log.REWIND),
+        "damaged_lines": log.damaged_lines,
+    }
+
+
+def _summarise(series: Series) -> dict[str, Any]:
+    finite = np.isfinite(series.values)
+    values, steps = series.values[finite], series.steps[finite]
+    result: dict[str, Any] = {
+        "last": to_json_number(series.values[-1]),
+        "step": int(series.steps[-1]),
+        "points": len(series.steps),
+        "not_finite": int((~finite).sum()),
+    }
+    if len(values):
+        result |= {
+            "first": float(values[0]),
+            "lowest": float(values.min()),
+            "lowest_step": int(steps[values.argmin()]),
+            "highest": float(values.max()),
+            "highest_step": int(steps[values.argmax()]),
+        }
+    return result
+
+
+def _mean_of_last(series: Series) -> dict[str, Any]:
+    """The value at the end of the smoothed curve: a single step's training loss is mostly noise."""
+    values = series.values[-(smoothing_half(len(series.values)) + 1) :]
+    values = values[np.isfinite(values)]
+    return {"mean": float(values.mean()) if len(values) else None, "steps": len(values)}
+
+
+def _median(series: Series | None) -> float | None:
+    values = [] if series is None else [float(value) for value in series.values if np.isfinite(value)]
+    return statistics.median(values) if values else None
+
+
+def _going_back(events: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
+    return [
+        {"step": event["step"], "time": event["time"], "redone_steps": max(event["furthest_step"] - event["step"], 0)}
+        for event in events
+        if event["event"] == kind
+    ]
+
+
+def _validation_losses(log: MetricLog) -> dict[str, Series]:
+    matches = {name: _VALIDATION_LOSS.fullmatch(name) for name in sorted(log.series)}
+    return {match["task"]: log.series[name] for name, match in matches.items() if match}
+
+
+def _make_html(directory: files.Path, summary: dict[str, Any], loss_png: bytes, panels: list[str]) -> str:
+    validation = [
+        [task, _number(entry["last"]), _number(entry.get("lowest")), f"{entry.get('lowest_step', '–')}"]
+        for task, entry in summary["validation_loss"].items()
+    ]
+    every = [
+        [name, f"{entry['step']:,}", *(_number(entry.get(key)) for key in ("last", "lowest", "highest"))]
+        for name, entry in summary["metrics"].items()
+    ]
+    back = [
+        [kind, f"{entry['step']:,}", f"{entry['redone_steps']:,}"]
+        for kind in ("restarts", "rewinds")
+        for entry in summary[kind]
+    ]
+    documents = _documents(directory)
+    return page.make_page(
+        directory.name,
+        str(directory),
+        [
+            page.facts(headline(summary)),
+            page.image(loss_png, "Training and validation loss over steps"),
+            _damage(summary),
+            page.heading("Validation") if validation else "",
+            page.table(["task", "last loss", "lowest loss", "at step"], validation),
+            page.heading("Course of the run") if panels else "",
+            page.panels(panels),
+            page.heading("Interruptions") if back else "",
+            page.table(
+                ["kind", "back to step", "steps done again"], [[k.removesuffix("s"), *rest] for k, *rest in back]
+            ),
+            page.heading("Every metric"),
+            page.table(["metric", "step", "last", "lowest", "highest"], every),
+            page.heading("Files"),
+            page.links(
+                [("metrics", "../metrics/"), ("checkpoints", "../checkpoints/"), ("summary.json", "summary.json")]
+            ),
+            *(page.document(name, content) for name, content in documents.items()),
+        ],
+    )
+
+
+def headline(summary: dict[str, Any]) -> list[tuple[str, str]]:
+    """(label, value) of the few numbers that matter most."""
+    loss = summary["train_loss"]
+    best = [(task, entry["last"]) for task, entry in summary["validation_loss"].items()]
+    rows = [
+        ("steps", f"{summary['step']:,}"),
+        ("training loss", _number(loss["mean"]) if loss else None),
+        (f"validation loss, {best[0][0]}" if len(best) == 1 else "", _number(best[0][1]) if len(best) == 1 else None),
+        ("tokens", format_count(summary["tokens"]) if summary["tokens"] is not None else None),
+        ("time running", format_duration(summary["seconds"])),
+        ("tokens per second", format_count(summary["tokens_per_second"]) if summary["tokens_per_second"] else None),
+        ("MFU, full attention", f"{summary['mfu']:.1%}" if summary["mfu"] is not None else None),
+        ("restarts", str(len(summary["restarts"])) if summary["restarts"] else None),
+        ("rewinds", str(len(summary["rewinds"])) if summary["rewinds"] else None),
+    ]
+    return [(label, value) for label, value in rows if value is not None]
+
+
+def _damage(summary: dict[str, Any]) -> str:
+    bad = {name: entry["not_finite"] for name, entry in summary["metrics"].items() if entry["not_finite"]}
+    sentences = [f"{name} was not finite {count} times." for name, count in bad.items()]
+    if summary["damaged_lines"]:
+        sentences.append(f"{summary['damaged_lines']} lines of metrics.jsonl are damaged and were left out.")
+    return page.warning(" ".join(sentences)) if sentences else ""
+
+
+def _documents(directory: files.Path) -> dict[str, str]:
+    """config.gin, model-info.txt and the small JSON files of the run, by name."""
+    names = ["config.gin", "model-info.txt"]
+    names += sorted(path.name for path in directory.iterdir() if path.name.endswith(".json"))
+    found = {}
+    for name in names:
+        path = directory / name
+        if not path.exists() or path.is_dir():
+            continue
+        content = path.read_bytes()[:_LARGEST_DOCUMENT].decode("utf-8", errors="replace")
+        found[name] = content + ("\n…" if len(content) >= _LARGEST_DOCUMENT else "")
+    return found
+
+
+def _number(value: Any) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int) or (value == int(value) and abs(value) < 1e15):
+        return f"{int(value):,}"
+    return f"{value:.4f}" if 1e-2 <= abs(value) < 1e5 else f"{value:.4g}"
