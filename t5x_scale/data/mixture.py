@@ -7,6 +7,7 @@ it, are two look-ups. All rows have the same length: a share of rows is a share 
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Mapping
 
 import numpy as np
@@ -101,13 +102,17 @@ def _interleave(slots: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     earlier = np.zeros(PERIOD, np.int64)
     if count == 1:
         return sources, np.arange(PERIOD, dtype=np.int64)
+    # Row j of a source may stand from `release` on and must stand by `due`, where the prefix would leave its bounds.
     scale = 2 * count - 2
-    given = np.zeros(count, np.int64)
+    ready: list[tuple[int, int, int]] = []
+    waiting = [(0, source, 0) for source in range(count)]
     for place in range(PERIOD):
-        # scale * (share * (place + 1) - given) >= 1, multiplied by PERIOD.
-        eligible = scale * (slots * (place + 1) - given * PERIOD) >= PERIOD
-        due = ((scale * (given + 1) - 1) * PERIOD) // (scale * slots)
-        chosen = int(np.argmin(np.where(eligible, due, np.iinfo(np.int64).max)))
-        sources[place], earlier[place] = chosen, given[chosen]
-        given[chosen] += 1
+        while waiting and waiting[0][0] <= place:
+            _, source, row = heapq.heappop(waiting)
+            due = (scale * (row + 1) - 1) * PERIOD // (scale * int(slots[source]))
+            heapq.heappush(ready, (due, source, row))
+        _, source, row = heapq.heappop(ready)
+        sources[place], earlier[place] = source, row
+        release = -(-(scale * (row + 1) + 1) * PERIOD // (scale * int(slots[source]))) - 1
+        heapq.heappush(waiting, (release, source, row + 1))
     return sources, earlier

@@ -1,0 +1,184 @@
+"""Freezing documents into a token store, once, whoever asks and however often it is interrupted.
+
+On a local disk a store is built in a sibling directory and renamed when its manifest is written; one process builds
+under a file lock, which the system releases when that process dies. In an object store, where nothing can be renamed,
+the manifest is the last object written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from t5x_scale.core import files
+from t5x_scale.core.errors import UserError
+from t5x_scale.data.store_manifest import is_finished
+from t5x_scale.data.token_store import TokenStore, TokenStoreWriter
+
+# Seconds between two signs of life of a builder, and between two looks of those that wait.
+_HEARTBEAT = 5.0
+_POLL = 0.2
+# Seconds without a sign of life after which waiting is given up. A source may download before its first document.
+PATIENCE = 1800.0
+
+
+def freeze(
+    documents: Iterable[np.ndarray],
+    directory: str | os.PathLike,
+    *,
+    source: Mapping[str, Any],
+    vocabulary_fingerprint: str,
+    vocabulary_size: int,
+    separator_id: int,
+    chunk: int | None = None,
+) -> TokenStore:
+    """Builds a store from documents (integer [n] each) and opens it.
+
+    The memory used does not grow with the corpus. If anything fails, `directory` is as it was.
+
+    Args:
+      documents: token ids of each document, in order.
+      directory: local or `gs://`; must not exist, or be empty.
+      source, vocabulary_fingerprint, vocabulary_size, separator_id, chunk: see `TokenStoreWriter`.
+
+    Raises:
+      UserError: no documents, an id outside the vocabulary, a directory that is in use or cannot be written.
+    """
+    target = files.to_path(directory)
+    remote = files.is_remote(target)
+    building = target if remote else _building_directory(target)
+    if is_finished(target):
+        raise UserError(f"{target} already holds a token store")
+    if not remote:
+        files.make_directory(target.parent)
+        # Left by a build that was killed.
+        shutil.rmtree(building, ignore_errors=True)
+    try:
+        with TokenStoreWriter(
+            building,
+            source=source,
+            vocabulary_fingerprint=vocabulary_fingerprint,
+            vocabulary_size=vocabulary_size,
+            separator_id=separator_id,
+            chunk=chunk,
+        ) as writer:
+            for document in _with_heartbeat(documents, building):
+                writer.add(document)
+        if not remote:
+            _rename(building, target)
+    finally:
+        if not remote:
+            shutil.rmtree(building, ignore_errors=True)
+    return TokenStore.open(target, vocabulary_fingerprint)
+
+
+def ensure_store(
+    directory: str | os.PathLike,
+    build: Callable[[], Iterable[np.ndarray]],
+    *,
+    source: Mapping[str, Any],
+    vocabulary_fingerprint: str,
+    vocabulary_size: int,
+    separator_id: int,
+    process_index: int = 0,
+    patience: float = PATIENCE,
+) -> TokenStore:
+    """Opens the store in `directory`; if there is none, process 0 freezes `build()` and the others wait for it.
+
+    Any number of processes, of one run or of several, may ask for the same store at once.
+
+    Args:
+      directory: local or `gs://`, visible to every process.
+      build: called in at most one process, and only when the store is not finished.
+      process_index: 0 builds; others wait.
+      patience: seconds without a sign of life from the builder after which the others give up.
+
+    Raises:
+      UserError: as `freeze` and `TokenStore.open`; or the builder gave no sign of life for `patience` seconds.
+    """
+    target = files.to_path(directory)
+    if not is_finished(target) and process_index == 0:
+        with _lock(target):
+            # Another run may have built it while this one waited for the lock.
+            if not is_finished(target):
+                return freeze(
+                    build(),
+                    target,
+                    source=source,
+                    vocabulary_fingerprint=vocabulary_fingerprint,
+                    vocabulary_size=vocabulary_size,
+                    separator_id=separator_id,
+                )
+    elif not is_finished(target):
+        _wait(target, patience)
+    return TokenStore.open(target, vocabulary_fingerprint)
+
+
+def _building_directory(target: files.Path) -> files.Path:
+    return target.parent / f".{target.name}.building"
+
+
+def _with_heartbeat(documents: Iterable[np.ndarray], building: files.Path) -> Iterator[np.ndarray]:
+    last = time.monotonic()
+    for document in documents:
+        yield document
+        if time.monotonic() - last > _HEARTBEAT:
+            last = time.monotonic()
+            if not files.is_remote(building):
+                os.utime(building)
+
+
+def _rename(building: files.Path, target: files.Path) -> None:
+    try:
+        # Replaces an empty directory, and refuses one that holds anything.
+        os.rename(building, target)
+    except OSError as error:
+        raise UserError(
+            f"cannot place the token store at {target}: {error.strerror or error}; it must not exist or be empty"
+        ) from error
+
+
+@contextlib.contextmanager
+def _lock(target: files.Path) -> Iterator[None]:
+    """Holds the one right to build `target`. Object stores have no locks: there process 0 of one run is trusted."""
+    if files.is_remote(target):
+        yield
+        return
+    files.make_directory(target.parent)
+    with open(target.parent / f".{target.name}.lock", "w") as file:
+        # Some network file systems have no locks either.
+        with contextlib.suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _wait(target: files.Path, patience: float) -> None:
+    deadline, last_sign = time.monotonic() + patience, None
+    while not is_finished(target):
+        sign = _sign_of_life(target)
+        if sign != last_sign:
+            deadline, last_sign = time.monotonic() + patience, sign
+        if time.monotonic() > deadline:
+            raise UserError(
+                f"waited {patience:g} s for process 0 to build the token store {target}: it failed, or store_dir is "
+                "not on a disk that every process sees"
+            )
+        time.sleep(_POLL)
+
+
+def _sign_of_life(target: files.Path) -> object:
+    """Something that changes while the store is being built. Compared with itself, so clocks need not agree."""
+    if files.is_remote(target):
+        with contextlib.suppress(OSError):
+            return len(list((target / "tokens" / "c").iterdir()))
+        return None
+    with contextlib.suppress(OSError):
+        return os.stat(_building_directory(target)).st_mtime_ns
+    return None

@@ -1,0 +1,101 @@
+"""A one-dimensional zarr3 array of uncompressed local files, read through memory mappings.
+
+With the `bytes` codec and no shards a chunk's file is its elements and nothing else, so a window is a slice of a
+mapping: no request, no decoding, no cache of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+
+import numpy as np
+
+from t5x_scale.core import files
+from t5x_scale.core.errors import UserError
+
+# A mapping holds a file descriptor, and a process has about a thousand of them.
+MAX_MAPPED_FILES = 256
+
+
+class MappedArray:
+    """Random access to elements of the array in `path`. Threads may read at once."""
+
+    def __init__(self, path: files.Path, dtype: np.dtype, size: int):
+        """Args:
+          path: directory of the array.
+          dtype: of an element; stored little-endian.
+          size: elements of the array.
+
+        Raises:
+          UserError: a file is missing or has another size; the message names it.
+        """
+        self._path = path
+        self._dtype = dtype.newbyteorder("<")
+        self._size = size
+        self._maps: dict[int, np.ndarray] = {}
+        self._chunk = _read_chunk_length(path)
+        _check_files(path, -(-size // self._chunk), self._chunk * dtype.itemsize)
+
+    def read_into(self, starts: np.ndarray, out: np.ndarray) -> None:
+        """Fills row i of `out` [n, length] with the elements from `starts[i]` on, cast to its dtype.
+
+        Raises:
+          ValueError: a row would reach outside the array.
+        """
+        length = out.shape[1]
+        check_ranges(starts, length, self._size, self._path)
+        for row, start in zip(out, starts.tolist(), strict=True):
+            index, offset = divmod(start, self._chunk)
+            if offset + length <= self._chunk:
+                row[:] = self._map(index)[offset : offset + length]
+            else:
+                self._read_across(start, row)
+
+    def _read_across(self, start: int, row: np.ndarray) -> None:
+        filled = 0
+        while filled < len(row):
+            index, offset = divmod(start + filled, self._chunk)
+            piece = self._map(index)[offset : offset + len(row) - filled]
+            row[filled : filled + len(piece)] = piece
+            filled += len(piece)
+
+    def _map(self, index: int) -> np.ndarray:
+        mapped = self._maps.get(index)
+        if mapped is None:
+            if len(self._maps) >= MAX_MAPPED_FILES:
+                # Replaced, not emptied: another thread may be reading it.
+                self._maps = {}
+            with open(self._path / "c" / str(index), "rb") as file:
+                buffer = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+            mapped = self._maps[index] = np.frombuffer(buffer, self._dtype)
+        return mapped
+
+
+def check_ranges(starts: np.ndarray, length: int, size: int, path: files.Path) -> None:
+    """Raises ValueError unless every [start, start + length) lies within [0, size)."""
+    if length < 0 or (len(starts) and (starts.min() < 0 or starts.max() + length > size)):
+        raise ValueError(f"the range asked for is outside the {size} elements of {path}")
+
+
+def _read_chunk_length(path: files.Path) -> int:
+    metadata = path / "zarr.json"
+    try:
+        return int(json.loads(metadata.read_text())["chunk_grid"]["configuration"]["chunk_shape"][0])
+    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+        raise UserError(f"the token store {path.parent} is damaged: {metadata} cannot be read: {error}") from error
+
+
+def _check_files(path: files.Path, count: int, size: int) -> None:
+    sizes = {}
+    if (path / "c").exists():
+        with os.scandir(path / "c") as entries:
+            sizes = {entry.name: entry.stat().st_size for entry in entries}
+    for name in map(str, range(count)):
+        if sizes.get(name) != size:
+            state = f"has {sizes[name]} bytes instead of {size}" if name in sizes else "is missing"
+            raise UserError(
+                f"the token store {path.parent} is damaged: the file {path}/c/{name} {state}; "
+                "delete the store and build it again"
+            )

@@ -1,0 +1,89 @@
+"""The manifest of a token store: what it holds, of what, and whether it was finished."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from t5x_scale.core import files
+from t5x_scale.core.errors import UserError
+
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+# Tokens under one checksum. Independent of how the array is cut into files, so that the fingerprint of a corpus is.
+CHECKSUM_TOKENS = 2**22
+_CONTENT_FIELDS = (
+    "format_version",
+    "vocabulary_fingerprint",
+    "vocabulary_size",
+    "separator_id",
+    "dtype",
+    "num_tokens",
+    "num_documents",
+    "checksums",
+    "documents_checksum",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """What a finished store says about itself.
+
+    Attributes:
+      vocabulary_fingerprint, vocabulary_size, separator_id: the vocabulary that the ids mean something in.
+      dtype: "uint16" or "int32".
+      num_tokens: tokens, separators included.
+      num_documents: documents with at least one token.
+      empty_documents: documents that had none and were left out.
+      checksums: CRC-32 of every `CHECKSUM_TOKENS` tokens in little-endian `dtype`.
+      documents_checksum: CRC-32 of the document starts.
+      source: where the tokens come from, as JSON: task, split, preprocessors.
+      fingerprint: SHA-256 of all of the above but `empty_documents` and `source`: equal content, equal fingerprint.
+      format_version: of the layout described at the top of this file.
+    """
+
+    vocabulary_fingerprint: str
+    vocabulary_size: int
+    separator_id: int
+    dtype: str
+    num_tokens: int
+    num_documents: int
+    empty_documents: int
+    checksums: tuple[int, ...]
+    documents_checksum: int
+    source: Mapping[str, Any]
+    fingerprint: str = ""
+    format_version: int = FORMAT_VERSION
+
+    def content_fingerprint(self) -> str:
+        """The SHA-256 that `fingerprint` must equal."""
+        content = {name: getattr(self, name) for name in _CONTENT_FIELDS}
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def is_finished(directory: str | os.PathLike) -> bool:
+    """Whether `directory` holds a store that was written to its end."""
+    return (files.to_path(directory) / MANIFEST).exists()
+
+
+def read_manifest(directory: files.Path) -> Manifest:
+    """Reads and checks the manifest of a finished store.
+
+    Raises:
+      UserError: the manifest is of another format or damaged; the message names the directory.
+    """
+    value = files.read_json(directory / MANIFEST)
+    version = value.get("format_version") if isinstance(value, dict) else None
+    if version != FORMAT_VERSION:
+        raise UserError(f"the token store {directory} has format {version}, this version reads {FORMAT_VERSION}")
+    try:
+        manifest = Manifest(**{**value, "checksums": tuple(value["checksums"])})
+    except (KeyError, TypeError) as error:
+        raise UserError(f"the manifest of the token store {directory} is damaged: {error}") from error
+    if manifest.fingerprint != manifest.content_fingerprint():
+        raise UserError(f"the manifest of the token store {directory} is damaged: its fingerprint does not match")
+    return manifest

@@ -1,0 +1,244 @@
+import json
+import math
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from t5x_scale.core.errors import UserError
+from t5x_scale.data import mapped_array, store_manifest, token_store
+from t5x_scale.data.token_store import TokenStore, TokenStoreWriter
+
+EOD = 1
+
+
+def write(directory, documents, chunk=None, size=1000, fingerprint="v"):
+    with TokenStoreWriter(
+        directory,
+        source={"task": "t"},
+        vocabulary_fingerprint=fingerprint,
+        vocabulary_size=size,
+        separator_id=EOD,
+        chunk=chunk,
+    ) as writer:
+        for document in documents:
+            writer.add(np.array(document, np.int64))
+    return TokenStore.open(directory)
+
+
+def joined(documents):
+    return [token for document in documents if document for token in [*document, *([EOD] * (document[-1] != EOD))]]
+
+
+documents_strategy = st.lists(st.lists(st.integers(0, 999), max_size=30), min_size=1, max_size=12).filter(any)
+
+
+@settings(max_examples=25, deadline=None)
+@given(documents=documents_strategy, chunk=st.integers(1, 40), size=st.sampled_from([1000, 100_000]))
+def test_round_trip_through_any_chunking(tmp_path_factory, documents, chunk, size):
+    store = write(tmp_path_factory.mktemp("store") / "s", documents, chunk, size)
+    expected = joined(documents)
+    assert store.num_tokens == len(expected)
+    assert store.tokens(0, len(expected)).tolist() == expected
+    assert store.manifest.dtype == ("uint16" if size == 1000 else "int32")
+    assert store.num_documents + store.manifest.empty_documents == len(documents)
+    store.verify()
+    # Every position belongs to the document it came from.
+    kept = [document for document in documents if document]
+    for index in range(store.num_documents):
+        start, stop = store.document_span(index)
+        assert store.tokens(start, stop).tolist() == joined([kept[index]])
+        assert store.document_of(start) == store.document_of(stop - 1) == index
+
+
+@settings(max_examples=15, deadline=None)
+@given(chunk=st.integers(1, 40), length=st.integers(0, 60), data=st.data())
+def test_windows_equal_slices(tmp_path_factory, chunk, length, data):
+    tokens = np.arange(2, 199)
+    store = write(tmp_path_factory.mktemp("store") / "s", [tokens.tolist()], chunk)
+    expected = np.append(tokens, EOD)
+    starts = np.array(data.draw(st.lists(st.integers(0, 198 - length), max_size=5)), np.int64)
+    windows = store.windows(starts, length)
+    assert windows.dtype == np.int32
+    assert windows.shape == (len(starts), length)
+    for start, window in zip(starts, windows, strict=True):
+        np.testing.assert_array_equal(window, expected[start : start + length])
+
+
+def test_the_fingerprint_is_of_the_content(tmp_path):
+    documents = [[5, 6], [7]]
+    base = write(tmp_path / "a", documents).fingerprint
+    # Another cut into files is the same corpus; other tokens, boundaries or vocabularies are not.
+    assert write(tmp_path / "b", documents, chunk=2).fingerprint == base
+    assert write(tmp_path / "c", [[5, 6], [8]]).fingerprint != base
+    assert write(tmp_path / "d", [[5, 6, EOD, 7]]).fingerprint != base
+    assert write(tmp_path / "e", documents, fingerprint="w").fingerprint != base
+
+
+def test_a_window_outside_the_store(tmp_path):
+    store = write(tmp_path / "s", [[5, 6, 7]])
+    for start, length in ((-1, 2), (3, 2), (0, 5)):
+        with pytest.raises(ValueError, match="outside the 4 elements"):
+            store.windows(np.array([start]), length)
+    with pytest.raises(ValueError, match="outside"):
+        store.document_of(4)
+    with pytest.raises(ValueError, match="outside"):
+        store.document_span(1)
+
+
+def test_many_files_with_few_mappings(tmp_path, monkeypatch):
+    monkeypatch.setattr(mapped_array, "MAX_MAPPED_FILES", 3)
+    store = write(tmp_path / "s", [list(range(2, 300))], chunk=7)
+    assert store.tokens(0, 298).tolist() == list(range(2, 300))
+
+
+def test_a_chunk_of_zeros_is_a_file(tmp_path):
+    store = write(tmp_path / "s", [[0] * 20], chunk=5)
+    assert store.tokens(0, 20).tolist() == [0] * 20
+
+
+def test_unigram_entropy(tmp_path):
+    store = write(tmp_path / "s", [[5, 5, 5]])
+    expected = -(0.75 * math.log(0.75) + 0.25 * math.log(0.25))
+    assert store.unigram_entropy() == pytest.approx(expected)
+    assert store.unigram_counts()[[EOD, 5]].tolist() == [1, 3]
+
+
+def test_several_checksums(tmp_path, monkeypatch):
+    monkeypatch.setattr(store_manifest, "CHECKSUM_TOKENS", 8)
+    monkeypatch.setattr(token_store, "CHECKSUM_TOKENS", 8)
+    for name, count in (("a", 16), ("b", 17), ("c", 3)):
+        store = write(tmp_path / name, [[5] * (count - 1)], chunk=5)
+        assert len(store.manifest.checksums) == -(-count // 8)
+        store.verify()
+        counts = store.unigram_counts()
+        assert counts.sum() == count
+
+
+def test_missing_store(tmp_path):
+    with pytest.raises(UserError, match=r"s does not exist"):
+        TokenStore.open(tmp_path / "s")
+
+
+def test_an_interrupted_store_does_not_open(tmp_path):
+    def documents():
+        yield [2, 3]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path / "s", documents())
+    with pytest.raises(UserError, match="was never finished"):
+        TokenStore.open(tmp_path / "s")
+
+
+def test_another_vocabulary(tmp_path):
+    write(tmp_path / "s", [[5]])
+    TokenStore.open(tmp_path / "s", "v")
+    with pytest.raises(UserError, match="built with another vocabulary"):
+        TokenStore.open(tmp_path / "s", "other")
+
+
+@pytest.mark.parametrize("part", ["tokens", "documents"])
+def test_flipped_bytes_are_found(tmp_path, part):
+    store = write(tmp_path / "s", [[5, 6], [7]])
+    file = tmp_path / "s" / part / "c" / "0"
+    content = bytearray(file.read_bytes())
+    content[2] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(UserError, match="is damaged"):
+        store.verify()
+
+
+def test_truncated_and_missing_files(tmp_path):
+    write(tmp_path / "s", [list(range(2, 60))], chunk=10)
+    file = tmp_path / "s" / "tokens" / "c" / "3"
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(UserError, match=r"c/3 has 19 bytes instead of 20"):
+        TokenStore.open(tmp_path / "s")
+    file.unlink()
+    with pytest.raises(UserError, match=r"c/3 is missing"):
+        TokenStore.open(tmp_path / "s")
+    (tmp_path / "s" / "tokens" / "zarr.json").unlink()
+    with pytest.raises(UserError, match=r"zarr.json"):
+        TokenStore.open(tmp_path / "s")
+
+
+def test_edited_manifest(tmp_path):
+    write(tmp_path / "s", [[5]])
+    file = tmp_path / "s" / "manifest.json"
+    value = json.loads(file.read_text())
+    file.write_text(json.dumps({**value, "num_tokens": 1}))
+    with pytest.raises(UserError, match="fingerprint does not match"):
+        TokenStore.open(tmp_path / "s")
+    file.write_text(json.dumps({**value, "format_version": 99}))
+    with pytest.raises(UserError, match="format 99"):
+        TokenStore.open(tmp_path / "s")
+    file.write_text(json.dumps({k: v for k, v in value.items() if k != "dtype"}))
+    with pytest.raises(UserError, match="is damaged"):
+        TokenStore.open(tmp_path / "s")
+
+
+def test_no_documents(tmp_path):
+    with pytest.raises(UserError, match=r"no documents \(2 documents without a token\)"):
+        write(tmp_path / "s", [[], []])
+
+
+@pytest.mark.parametrize("bad", [1000, -1])
+def test_ids_outside_the_vocabulary(tmp_path, bad):
+    with pytest.raises(UserError, match=rf"document 1 of .* holds the id {bad}"):
+        write(tmp_path / "s", [[5], [6, bad]])
+
+
+def test_unwritable(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot write"):
+        write(tmp_path / "file" / "s", [[5]])
+
+
+def test_a_full_disk(tmp_path):
+    # A file-size limit is what a full disk looks like to one process.
+    code = (
+        "import resource, signal, sys, numpy as np\n"
+        "from t5x_scale.core.errors import UserError\n"
+        "from t5x_scale.data.token_store import TokenStoreWriter, TokenStore\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))\n"
+        "try:\n"
+        "    with TokenStoreWriter(sys.argv[1], source={}, vocabulary_fingerprint='v', vocabulary_size=9,\n"
+        "                          separator_id=1, chunk=20_000) as writer:\n"
+        "        for _ in range(10): writer.add(np.full(10_000, 5))\n"
+        "except UserError as error:\n"
+        "    assert 'cannot write the token store' in str(error) and '\\n' not in str(error), error\n"
+        "    sys.exit(3)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code, os.fspath(tmp_path / "s")]).returncode == 3
+    with pytest.raises(UserError, match="was never finished"):
+        TokenStore.open(tmp_path / "s")
+
+
+def test_reading_imports_no_tensorflow_jax_or_tensorstore(tmp_path):
+    write(tmp_path / "s", [[5, 6]])
+    code = (
+        "import sys\nfrom t5x_scale.data.token_store import TokenStore\n"
+        "assert TokenStore.open(sys.argv[1]).tokens(0, 3).tolist() == [5, 6, 1]\n"
+        "assert not [m for m in sys.modules if m.split('.')[0] in ('tensorflow', 'jax', 'tensorstore')]\n"
+    )
+    subprocess.run([sys.executable, "-c", code, os.fspath(tmp_path / "s")], check=True)
+
+
+def test_through_tensorstore(tmp_path):
+    # What an object store is read through gives the same numbers as the mappings.
+    from t5x_scale.core import files
+
+    documents = [list(range(2, 90))]
+    store = write(tmp_path / "s", documents, chunk=9)
+    reader = token_store._RemoteArray(files.to_path(tmp_path / "s" / "tokens"), np.dtype("uint16"), 89)
+    out = np.empty((3, 20), np.int32)
+    reader.read_into(np.array([0, 5, 69]), out)
+    np.testing.assert_array_equal(out, store.windows(np.array([0, 5, 69]), 20))
+    with pytest.raises(ValueError, match="outside"):
+        reader.read_into(np.array([70]), out[:1])
