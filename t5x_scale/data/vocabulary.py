@@ -1,0 +1,224 @@
+"""Vocabularies: text to ids and back, without TensorFlow, for data, generation and export alike.
+
+`load_vocabulary` takes one string, so a gin file can name any vocabulary:
+
+  "bytes"                      256 bytes and control tokens (layout: `vocabulary_codecs.BytesCodec`)
+  "stdlib_8k"                  one that ships with the package (see `data/vocabularies/README.md`)
+  "/path/to/tokenizer.model"   SentencePiece
+  "/path/to/tokenizer.json"    Hugging Face (needs `pip install t5x_scale[hf]`)
+  "gs://bucket/directory"      a directory that holds one of the two; `tokenizer.model` wins
+
+Control tokens are found by name: `[eod]` (end of document), `[bos]`, the modes of UL2 `[S2S] [NLU] [NLG]`
+and the sentinels `<extra_id_0>`, `<extra_id_1>`, …. Text never turns into a control token.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import pathlib
+from collections.abc import Iterable, Sequence
+
+from t5x_scale.core.errors import UserError, did_you_mean
+from t5x_scale.core.files import Path, to_path
+from t5x_scale.data import vocabulary_codecs as codecs
+from t5x_scale.data.vocabulary_codecs import MODES
+
+SHIPPED = pathlib.Path(__file__).parent / "vocabularies"
+MODEL_FILE, JSON_FILE, CONFIG_FILE = "tokenizer.model", "tokenizer.json", "tokenizer_config.json"
+END_OF_DOCUMENT = ("[eod]", "<|endoftext|>", "<|end_of_text|>")
+# Where a file declares no such token of its own.
+USUAL_NAMES = {
+    "pad": ("<pad>", "[PAD]"),
+    "bos": ("[bos]", "<s>", "<bos>", "<|begin_of_text|>"),
+    "eos": ("</s>", "<eos>", *END_OF_DOCUMENT),
+    "unk": ("<unk>", "[UNK]"),
+}
+
+
+class Vocabulary:
+    """Text to ids and back.
+
+    Every id is in `[0, size)`. For bytes and for models trained by `tools/train_vocabulary.py`, id 0 is
+    padding, no text encodes to it, and `decode(encode(text)) == text` for every Unicode text: white space
+    of all kinds, NUL and U+2581 included. The one exception are lone surrogates, which are not text: they
+    become "?". Foreign models keep their own habits; `zero_is_text` tells whether theirs spend id 0 on a
+    piece of text.
+
+    Attributes:
+      spec: what `load_vocabulary` was given, paths made absolute.
+      size: number of ids, control tokens included.
+      fingerprint: hexadecimal SHA-256 of the file (for SentencePiece exactly that).
+      pad_id, bos_id, eos_id, unk_id: ids, or None where the vocabulary has no such token.
+      eod_id: the token that ends a document; `eos_id` where there is no token of that name.
+    """
+
+    def __init__(self, codec, spec: str, fingerprint: str):
+        self._codec = codec
+        self.spec = spec
+        self.fingerprint = fingerprint
+        self.size: int = codec.size
+        self.pad_id = self._find_role("pad")
+        self.bos_id = self._find_role("bos")
+        self.eos_id = self._find_role("eos")
+        self.unk_id = self._find_role("unk")
+        eod_id = self._first_control(END_OF_DOCUMENT)
+        self.eod_id: int | None = self.eos_id if eod_id is None else eod_id
+
+    def _find_role(self, role: str) -> int | None:
+        declared = self._codec.roles[role]
+        return self._first_control(USUAL_NAMES[role]) if declared is None else declared
+
+    def _first_control(self, names: Iterable[str]) -> int | None:
+        found = (self._codec.control_id(name) for name in names)
+        return next((i for i in found if i is not None), None)
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of `text`; no control token is added at either end."""
+        return self.encode_batch([text])[0]
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """`encode` for many texts at once, on all cores where the library can."""
+        return self._codec.encode_batch([_to_valid_unicode(text) for text in texts])
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of `ids`; control tokens leave nothing behind, broken UTF-8 becomes U+FFFD.
+
+        Raises:
+          UserError: an id outside `[0, size)`.
+        """
+        values = [self._check_id(i) for i in ids]
+        return self._codec.decode(values)
+
+    def piece(self, index: int) -> str:
+        """The printable name of one id, control tokens included."""
+        return self._codec.piece(self._check_id(index))
+
+    def _check_id(self, index: int) -> int:
+        if not 0 <= index < self.size:
+            raise UserError(f"id {index} is outside vocabulary '{self.spec}' of {self.size} ids")
+        return int(index)
+
+    def mode_token_id(self, mode: str) -> int:
+        """The id of a mode of UL2, `"[S2S]"`, `"[NLU]"` or `"[NLG]"`."""
+        if mode not in MODES:
+            raise UserError(f"unknown mode '{mode}'{did_you_mean(mode, MODES)}; modes are {' '.join(MODES)}")
+        index = self._codec.control_id(mode)
+        if index is None:
+            raise UserError(f"vocabulary '{self.spec}' has no mode token {mode}")
+        return index
+
+    @functools.cached_property
+    def num_sentinels(self) -> int:
+        """How many sentinels there are: the length of `<extra_id_0>`, `<extra_id_1>`, … without a gap."""
+        count = 0
+        while self._codec.control_id(f"<extra_id_{count}>") is not None:
+            count += 1
+        return count
+
+    def sentinel_id(self, index: int) -> int:
+        """The id of sentinel `index`, counted from 0.
+
+        Raises:
+          UserError: there is no such sentinel. Nothing wraps around.
+        """
+        if not 0 <= index < self.num_sentinels:
+            raise UserError(
+                f"sentinel {index} asked of vocabulary '{self.spec}', which has {self.num_sentinels}: "
+                "use fewer spans, or a vocabulary with more"
+            )
+        return self._codec.control_id(f"<extra_id_{index}>")
+
+    @property
+    def zero_is_text(self) -> bool:
+        """Whether id 0 is a piece of text, which code that takes 0 for padding must not see."""
+        declared = (self.pad_id, self.bos_id, self.eos_id, self.unk_id, self.eod_id)
+        return 0 not in declared and self._codec.control_id(self.piece(0)) is None
+
+    def __eq__(self, other) -> bool:
+        return isinstance(other, Vocabulary) and self.fingerprint == other.fingerprint
+
+    def __hash__(self) -> int:
+        return hash(self.fingerprint)
+
+    def __repr__(self) -> str:
+        return f"Vocabulary('{self.spec}', size={self.size}, fingerprint={self.fingerprint[:12]})"
+
+    def __reduce__(self):
+        return load_vocabulary, (self.spec,)
+
+
+def _to_valid_unicode(text: str) -> str:
+    if text.isascii():
+        return text
+    return text.encode(errors="replace").decode()
+
+
+def shipped_names() -> list[str]:
+    """The names of the vocabularies in the package."""
+    return sorted(path.parent.name for path in SHIPPED.glob(f"*/{MODEL_FILE}"))
+
+
+def load_vocabulary(spec: str) -> Vocabulary:
+    """Loads a vocabulary by name or path; see the module's docstring for what `spec` may be.
+
+    Raises:
+      UserError: an unknown name, a missing or malformed file, or a missing package.
+    """
+    if spec == "bytes":
+        codec = codecs.BytesCodec()
+        return Vocabulary(codec, spec, _fingerprint(codec.content()))
+    if spec in shipped_names():
+        return _load_sentencepiece(to_path(SHIPPED / spec / MODEL_FILE), spec)
+    file = _find_file(spec)
+    if file.suffix == ".json":
+        return _load_hugging_face(file)
+    return _load_sentencepiece(file, str(file))
+
+
+def _load_sentencepiece(file: Path, spec: str) -> Vocabulary:
+    model = file.read_bytes()
+    return Vocabulary(codecs.SentencePieceCodec(model, str(file)), spec, _fingerprint(model))
+
+
+def _load_hugging_face(file: Path) -> Vocabulary:
+    # tokenizer.json does not say which token begins or ends a text; the file beside it does.
+    beside = file.parent / CONFIG_FILE
+    has_config = file.name == JSON_FILE and beside.exists()
+    config_text = beside.read_text() if has_config else "{}"
+    content = file.read_bytes()
+    try:
+        text = content.decode()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file} is not a Hugging Face tokenizer: not UTF-8") from error
+    codec = codecs.HuggingFaceCodec(text, codecs.read_config(config_text, str(beside)), str(file))
+    return Vocabulary(codec, str(file), _fingerprint(content + config_text.encode()))
+
+
+def _fingerprint(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _find_file(spec: str) -> Path:
+    path = to_path(spec)
+    if path.is_dir():
+        for name in (MODEL_FILE, JSON_FILE):
+            if (path / name).exists():
+                return path / name
+        raise UserError(f"{path} holds neither {MODEL_FILE} nor {JSON_FILE}")
+    if not path.exists():
+        raise UserError(_describe_missing(spec, path))
+    if path.suffix not in (".model", ".json"):
+        raise UserError(f"{path} is no vocabulary: expected a .model or .json file, or a directory holding one")
+    return path
+
+
+def _describe_missing(spec: str, path: Path) -> str:
+    names = ["bytes", *shipped_names()]
+    if "/" not in spec and not spec.endswith((".model", ".json")):
+        return (
+            f"unknown vocabulary '{spec}'{did_you_mean(spec, names)}; known names are {', '.join(names)}, "
+            f"and {path} does not exist either"
+        )
+    beside = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+    return f"no such vocabulary file: {path}{did_you_mean(path.name, beside)}"

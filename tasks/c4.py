@@ -1,0 +1,26 @@
+"""C4 through TensorFlow Datasets: `c4_en`, and `register_c4` for its other configurations.
+
+Nothing is downloaded, neither on import nor on use: the data must lie prepared in the TFDS directory
+(`~/tensorflow_datasets`, `TFDS_DATA_DIR`, or `data_dir`, which may be `gs://`). Preparing C4 is a job for
+a cluster: see https://www.tensorflow.org/datasets/catalog/c4.
+"""
+
+from __future__ import annotations
+
+import seqio
+
+from tasks.common import add_text_task
+
+
+def register_c4(name: str, config: str = "en", version: str = "3.0.1", data_dir: str | None = None) -> seqio.Task:
+    """Registers one configuration of C4, such as `en`, `realnewslike`, `en.noblocklist` or `multilingual`."""
+    source = seqio.TfdsDataSource(
+        tfds_name=f"c4/{config}:{version}",
+        tfds_data_dir=data_dir,
+        splits=("train", "validation"),
+        read_only=True,
+    )
+    return add_text_task(name, source)
+
+
+register_c4("c4_en")
