@@ -1,0 +1,48 @@
+"""Floor 8: one file per command. This page is the registry; it imports nothing, so that `--help` is immediate.
+
+A command is a plain function of a module of this package. Its parameters are set in gin, its docstring is not
+needed here, and it returns an exit code (`None` means 0, done). A module may also hold `dry_run(...)`, called with
+the same arguments for `--dry_run`; it returns text to print.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Flag(NamedTuple):
+    """A convenience flag of one command: another way to write a gin binding.
+
+    Attributes:
+      binding: what the flag sets, written as after `--gin.`: a macro or `module.function.parameter`.
+      help: one line for `--help`.
+      repeated: the flag may be given many times and sets the tuple of its values.
+      literal: the value is gin (`7`, `None`, `@module.function`); otherwise it is text and needs no quotes.
+    """
+
+    binding: str
+    help: str
+    repeated: bool = False
+    literal: bool = False
+
+
+# What the command line calls -> "module:function".
+COMMANDS: dict[str, str] = {
+    "train": "t5x_scale.commands.train:train",
+    "eval": "t5x_scale.commands.evaluate:evaluate",
+    "infer": "t5x_scale.commands.infer:infer",
+    "report": "t5x_scale.commands.report:report",
+}
+
+# One line each for `t5x_scale --help`.
+SUMMARIES: dict[str, str] = {
+    "train": "train a model; the same command again resumes it",
+    "eval": "evaluate a checkpoint",
+    "infer": "generate text from a checkpoint",
+    "report": "draw the loss curve and the tables of a run",
+}
+
+# command -> flag -> what it sets.
+FLAGS: dict[str, dict[str, Flag]] = {
+    "infer": {"--prompt": Flag("infer.infer.prompts", "a prompt; may be given many times", repeated=True)},
+}

@@ -1,0 +1,130 @@
+"""From files and flags to a checked configuration, and from that to the arguments of a command."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from gin import config as gin_config
+from t5x_scale.config.configuration import Configurable, Configuration, Key, described
+from t5x_scale.config.parse import FileReader, add_value, read_flag
+from t5x_scale.config.reach import Reached
+from t5x_scale.config.resolve import register_root
+from t5x_scale.config.strict import check
+from t5x_scale.config.values import expand
+from t5x_scale.core.errors import UserError
+
+# These two look at all bindings, whichever command they belong to; strict.check looks at what the command uses.
+_REPLACED_HOOKS = (gin_config.validate_macros_hook, gin_config.find_missing_overrides_hook)
+_TASK_MODULES = Key("TASK_MODULES", "gin.macro", "value")
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """What a flag sets. `value` is gin text, unless `literal` is False: then a string, or a tuple of strings."""
+
+    name: str
+    value: Any
+    flag: str
+    literal: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Loaded:
+    """A checked configuration, installed in gin. `reached` says for each command what it uses."""
+
+    configuration: Configuration
+    root: Configurable
+    reached: dict[str, Reached]
+
+
+def load(
+    command: str,
+    commands: dict[str, str],
+    files: Sequence[str] = (),
+    settings: Sequence[Setting] = (),
+    search_paths: Sequence[str] = (),
+    task_modules: Sequence[str] = (),
+) -> Loaded:
+    """Reads files, then settings, checks everything and installs it in gin, for this process.
+
+    Args:
+      command: the chosen command, a key of `commands`.
+      commands: command -> "module:function".
+      files: gin files, later ones override earlier ones.
+      settings: what flags set, over the files.
+      search_paths: further directories for relative names of files.
+      task_modules: names appended to the macro TASK_MODULES. They are not imported.
+
+    Raises:
+      UserError: anything is wrong, in one line.
+    """
+    gin_config.clear_config()
+    configuration = Configuration()
+    root = register_root(commands[command], configuration)
+    reader = FileReader(configuration, search_paths)
+    for path in files:
+        reader.read(path)
+    for setting in settings:
+        add = read_flag if setting.literal else add_value
+        add(configuration, setting.name, setting.value, setting.flag)
+    if task_modules:
+        _append_task_modules(configuration, task_modules)
+    roots = {command: root, **_other_roots(command, commands)}
+    reached = check(configuration, command, roots)
+    _install(configuration)
+    return Loaded(configuration, root, reached)
+
+
+def make_arguments(loaded: Loaded, function: Callable | None = None, **provided: Any) -> dict[str, Any]:
+    """The keyword arguments of the command's function: what gin binds, made, and those of `provided` it takes.
+
+    Args:
+      loaded: from `load`.
+      function: whose signature decides which of `provided` are passed; the command's own by default.
+      **provided: see `signature.PROVIDED`.
+    """
+    root = loaded.root.wrapped
+    try:
+        arguments = gin_config.get_bindings(root)
+    except UserError as error:
+        raise UserError(str(error).split("\n")[0]) from None  # gin adds lines of its own.
+    code = (function or root).__code__
+    names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+    return arguments | {name: value for name, value in provided.items() if name in names}
+
+
+def _other_roots(command: str, commands: dict[str, str]) -> dict[str, Configurable]:
+    """The functions of other commands, where something may have bound them; none is imported for this."""
+    roots = {}
+    for name, target in commands.items():
+        module, function = target.split(":")
+        found = getattr(sys.modules.get(module), function, None)
+        configurable = gin_config._INVERSE_REGISTRY.get(found) if found is not None else None
+        if name != command and configurable is not None:
+            roots[name] = configurable
+    return roots
+
+
+def _append_task_modules(configuration: Configuration, names: Sequence[str]) -> None:
+    flag = f"--module_import={names[-1]}"
+    before = configuration.bindings.get(_TASK_MODULES)
+    modules = expand(configuration, before[-1].value) if before else ()
+    if not isinstance(modules, (list, tuple)) or not all(isinstance(module, str) for module in modules):
+        raise UserError(f"{flag}: {described(before[-1])} is not a tuple of module names")
+    add_value(configuration, "TASK_MODULES", tuple(dict.fromkeys([*modules, *names])), flag)
+
+
+def _install(configuration: Configuration) -> None:
+    for binding in configuration.in_force():
+        key = binding.key
+        gin_config._CONFIG.setdefault((key.scope, key.selector), {})[key.argument] = binding.value
+    hooks = gin_config._FINALIZE_HOOKS
+    kept = list(hooks)
+    hooks[:] = [hook for hook in kept if hook not in _REPLACED_HOOKS]
+    try:
+        gin_config.finalize()
+    finally:
+        hooks[:] = kept
