@@ -76,6 +76,7 @@ with _silent_stderr():
 logging.getLogger("absl").setLevel(logging.WARNING)
 
 BATCH_CHARACTERS = 1_000_000
+PREPROCESSING_SEED = 0
 
 
 def task_or_mixture_names(name: str) -> dict[str, float]:
@@ -120,9 +121,9 @@ def iterate_documents(
 ) -> Iterator[np.ndarray]:
     """The documents of a task as ids, in the task's own order, once.
 
-    The order does not depend on the number of hosts or on the clock. Documents without a token are left
-    out. A supervised task, one that has `inputs` beside the feature asked for, gives inputs and targets
-    joined.
+    Neither order nor content depends on the number of hosts or on the clock: preprocessors that draw random
+    numbers get a fixed seed. Documents without a token are left out. A supervised task, one that has `inputs`
+    beside `targets`, gives the ids of both joined, with nothing between them.
 
     Args:
       task_name: a registered task (not a mixture).
@@ -191,8 +192,25 @@ def _examples(task: seqio.Task, split: str) -> Iterator[Mapping[str, Any]]:
 
 
 def _make_dataset(task: seqio.Task, split: str) -> tf.data.Dataset:
-    # A seed, because preprocessors that draw random numbers would otherwise take theirs from the clock.
-    return task.get_dataset(sequence_length=None, split=split, use_cached=False, shuffle=False, seed=None, num_epochs=1)
+    # Step by step, not by task.get_dataset: that gives preprocessors which draw random numbers a seed only
+    # together with the source, and sources need not take one.
+    dataset = task.source.get_dataset(split=split, shuffle=False)
+    dataset = task.preprocess_precache(dataset, seed=PREPROCESSING_SEED)
+    dataset = task.preprocess_postcache(dataset, sequence_length=None, seed=PREPROCESSING_SEED)
+    for name, feature in task.output_features.items():
+        _check_spec(name, feature, dataset.element_spec.get(name))
+    return dataset.prefetch(tf.data.AUTOTUNE)
+
+
+def _check_spec(name: str, feature: seqio.Feature, spec: tf.TensorSpec | None) -> None:
+    if spec is None:
+        if feature.required:
+            raise ValueError(f"the preprocessors leave no feature '{name}'")
+    elif spec.dtype != feature.dtype or spec.shape.rank != feature.rank:
+        raise ValueError(
+            f"feature '{name}' is {spec.dtype.name} of rank {spec.shape.rank}, "
+            f"but is declared as {feature.dtype.name} of rank {feature.rank}"
+        )
 
 
 def _batches(examples: Iterator[Mapping[str, Any]], features: Sequence[str]) -> Iterator[list[Mapping[str, Any]]]:

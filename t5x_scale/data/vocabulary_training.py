@@ -74,7 +74,8 @@ def train_vocabulary(texts: Iterable[str], size: int, max_characters: int = 20_0
     except RuntimeError as error:
         if chunks.count == 0:
             raise UserError("there is no text to train a vocabulary on") from error
-        raise UserError(f"cannot train a vocabulary of {size}: {error}") from error
+        reason = str(error).rpartition("] ")[2]  # Behind the place in SentencePiece's own source.
+        raise UserError(f"cannot train a vocabulary of {size}: {reason}") from error
     return model.getvalue()
 
 

@@ -1,0 +1,71 @@
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from t5x_scale.core.errors import UserError
+from t5x_scale.data.vocabulary import load_vocabulary
+from t5x_scale.data.vocabulary_training import NUM_RESERVED, split_into_chunks, train_vocabulary
+
+
+def make_texts():
+    rng = random.Random(0)
+    words = ["".join(rng.choices("aeioubdklmnrst", k=rng.randint(2, 7))) for _ in range(400)]
+    word = lambda: rng.choice(words)  # noqa: E731
+    return [f"def {word()}({word()}):\n    return {word()} * {i}\n\n\tcaf\u00e9 {word()}.\n" for i in range(1000)]
+
+
+TEXTS = make_texts()
+
+
+def load(model, tmp_path):
+    path = tmp_path / "tokenizer.model"
+    path.write_bytes(model)
+    return load_vocabulary(str(path))
+
+
+def test_is_deterministic_and_follows_the_rules(tmp_path):
+    model = train_vocabulary(iter(TEXTS), 640)
+    assert train_vocabulary(iter(TEXTS), 640) == model
+    vocabulary = load(model, tmp_path)
+    assert vocabulary.size == 640
+    assert vocabulary.num_sentinels == 128
+    assert vocabulary.sentinel_id(0) == 7
+    assert vocabulary.encode("\0") == [135]
+    assert vocabulary.piece(390) == "<0xFF>"
+    pieces = [vocabulary.piece(i) for i in range(NUM_RESERVED, vocabulary.size)]
+    assert not [piece for piece in pieces if any(c.isdigit() for c in piece) and len(piece) > 1]
+    assert any("\n" in piece and len(piece) > 1 for piece in pieces)
+    text = "  a\n\n\tb 42 \u4e2d\r\n "
+    assert vocabulary.decode(vocabulary.encode(text)) == text
+
+
+def test_reads_no_more_than_asked():
+    def texts():
+        yield from TEXTS
+        raise AssertionError("read on")
+
+    assert train_vocabulary(texts(), 460, max_characters=sum(map(len, TEXTS[:900])))
+
+
+@pytest.mark.parametrize(
+    ("texts", "size", "message"),
+    [
+        ([], 480, "no text"),
+        (["\t\0"], 480, "no text"),
+        (["too little"], 4000, "cannot train a vocabulary of 4000: Vocabulary size too high"),
+        (TEXTS, NUM_RESERVED, "too small"),
+    ],
+)
+def test_refuses(texts, size, message):
+    with pytest.raises(UserError, match=message) as caught:
+        train_vocabulary(iter(texts), size)
+    assert "\n" not in str(caught.value)
+
+
+@given(st.text(alphabet="ab \n\t\0\u2581", max_size=40).map(lambda text: text * 200))
+def test_chunks_are_the_text_without_the_trainers_marks(text):
+    chunks = list(split_into_chunks(text))
+    assert "".join(chunks) == "".join(c for c in text if c not in "\t\0\u2581")
+    assert all(0 < len(chunk) <= 2000 for chunk in chunks)
