@@ -88,14 +88,9 @@ def draw_loss(
     ends: list[tuple[str, float, str]] = []
     high: list[float] = []
     if train is not None:
-        values = np.where(np.isfinite(train.values), train.values, np.nan)
-        half = smoothing_half(len(values))
-        line = smooth(values, half)
-        if half:
-            axes.plot(*downsample(train.steps, values, log=log), color=TRAIN_TINT, linewidth=0.8, zorder=2)
-        _plot(axes, *downsample(train.steps, line, log=log), TRAIN, width=2.0)
+        line, top = _plot_smoothed(axes, train, width=2.0, log=log)
         ends += _end("training", line, TRAIN)
-        high.append(_robust_maximum(line, values))
+        high.append(top)
         _mark_not_finite(axes, train)
     for position, (label, series) in enumerate(others.items()):
         color = OTHERS[position % len(OTHERS)]
@@ -126,15 +121,14 @@ def draw_loss(
     return _to_png(figure)
 
 
-def draw_panel(title: str, series: Series, *, percent: bool = False, color: str = TRAIN) -> bytes:
-    """A small figure of one metric as PNG."""
+def draw_panel(title: str, series: Series, *, percent: bool = False, noisy: bool = True) -> bytes:
+    """A small figure of one metric as PNG; `noisy` adds the moving mean, `percent` is for shares between 0 and 1."""
     from matplotlib.ticker import PercentFormatter
 
     figure, axes = _new_figure(4.9, 2.7)
-    values = np.where(np.isfinite(series.values), series.values, np.nan)
     log = _scale_steps(axes, [series.steps])
-    _plot(axes, *downsample(series.steps, values, log=log), color, width=1.4)
-    top, bottom = _robust_maximum(values, values), axes.dataLim.y0
+    _, top = _plot_smoothed(axes, series, width=1.5, log=log, half=None if noisy else 0)
+    bottom = axes.dataLim.y0
     if np.isfinite(top) and top > bottom:
         axes.set_ylim(bottom - 0.06 * (top - bottom), top + 0.06 * (top - bottom))
     _mark_not_finite(axes, series)
@@ -181,6 +175,19 @@ def _plot(axes, steps: np.ndarray, values: np.ndarray, color: str, *, width: flo
         solid_capstyle="round",
         solid_joinstyle="round",
     )
+
+
+def _plot_smoothed(
+    axes, series: Series, *, width: float, log: bool, half: int | None = None
+) -> tuple[np.ndarray, float]:
+    """Draws a curve as a pale line under its moving mean; returns the mean and where the axis should end."""
+    values = np.where(np.isfinite(series.values), series.values, np.nan)
+    half = smoothing_half(len(values)) if half is None else half
+    line = smooth(values, half)
+    if half:
+        axes.plot(*downsample(series.steps, values, log=log), color=TRAIN_TINT, linewidth=0.8, zorder=2)
+    _plot(axes, *downsample(series.steps, line, log=log), TRAIN, width=width)
+    return line, _robust_maximum(line, values)
 
 
 def _scale_steps(axes, all_steps: Sequence[np.ndarray]) -> bool:

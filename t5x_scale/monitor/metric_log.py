@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 
 from t5x_scale.core import files
+from t5x_scale.core.errors import UserError
 
 METRICS_DIRECTORY = "metrics"
 FILE_NAME = "metrics.jsonl"
@@ -102,9 +103,17 @@ def read_metrics(model_dir: str | os.PathLike) -> MetricLog:
     """Reads the record of a run; empty where nothing has been written yet.
 
     A last line that a killed process left half-written is ignored, and so are (and counted) damaged ones.
+
+    Raises:
+      UserError: the file is not text.
     """
+    path = log_path(model_dir)
+    try:
+        lines = files.read_appended(path)
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is damaged: byte {error.start} is not UTF-8") from error
     reader = _Reader()
-    for line in files.read_appended(log_path(model_dir)):
+    for line in lines:
         reader.add(line)
     return reader.finish()
 

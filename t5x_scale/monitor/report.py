@@ -19,13 +19,13 @@ from t5x_scale.monitor.status import format_count, format_duration
 TRAIN_LOSS, TOKENS = "train/loss", "train/tokens"
 _VALIDATION_LOSS = re.compile(r"eval/(?P<task>.+)/loss")
 _PANELS = (
-    # metric, title, whether it is a share
-    ("optim/learning_rate", "Learning rate", False),
-    ("optim/grad_norm", "Gradient norm", False),
-    ("throughput/tokens_per_second", "Tokens per second", False),
-    ("throughput/mfu", "Model FLOPs utilisation, full attention", True),
-    ("throughput/data_wait_fraction", "Share of time waiting for data", True),
-    ("memory/hbm_peak_bytes", "Peak device memory, bytes", False),
+    # metric, title, whether it is a share, whether it is noisy
+    ("optim/learning_rate", "Learning rate", False, False),
+    ("optim/grad_norm", "Gradient norm", False, True),
+    ("throughput/tokens_per_second", "Tokens per second", False, True),
+    ("throughput/mfu", "Model FLOPs utilisation, full attention", True, True),
+    ("throughput/data_wait_fraction", "Share of time waiting for data", True, True),
+    ("memory/hbm_peak_bytes", "Peak device memory, bytes", False, False),
 )
 _LARGEST_DOCUMENT = 256 * 1024
 
@@ -50,8 +50,8 @@ def make_report(model_dir: str | os.PathLike) -> files.Path:
     restarts = [entry["step"] for entry in summary["restarts"]]
     loss_png = figures.draw_loss(train, validation, restarts, [entry["step"] for entry in summary["rewinds"]])
     panels = [
-        page.image(figures.draw_panel(title, log.series[name], percent=share), title)
-        for name, title, share in _PANELS
+        page.image(figures.draw_panel(title, log.series[name], percent=share, noisy=noisy), title)
+        for name, title, share, noisy in _PANELS
         if name in log.series
     ]
     target = files.make_directory(directory / "report")
@@ -127,7 +127,7 @@ def _validation_losses(log: MetricLog) -> dict[str, Series]:
 
 def _make_html(directory: files.Path, summary: dict[str, Any], loss_png: bytes, panels: list[str]) -> str:
     validation = [
-        [task, _number(entry["last"]), _number(entry.get("lowest")), f"{entry.get('lowest_step', '–')}"]
+        [task, _number(entry["last"]), _number(entry.get("lowest")), _number(entry.get("lowest_step"))]
         for task, entry in summary["validation_loss"].items()
     ]
     every = [
@@ -185,8 +185,11 @@ def headline(summary: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _damage(summary: dict[str, Any]) -> str:
-    bad = {name: entry["not_finite"] for name, entry in summary["metrics"].items() if entry["not_finite"]}
-    sentences = [f"{name} was not finite {count} times." for name, count in bad.items()]
+    sentences = [
+        f"{name} is not finite at {entry['not_finite']:,} of {entry['points']:,} steps."
+        for name, entry in summary["metrics"].items()
+        if entry["not_finite"]
+    ]
     if summary["damaged_lines"]:
         sentences.append(f"{summary['damaged_lines']} lines of metrics.jsonl are damaged and were left out.")
     return page.warning(" ".join(sentences)) if sentences else ""
@@ -213,4 +216,6 @@ def _number(value: Any) -> str:
         return value
     if isinstance(value, int) or (value == int(value) and abs(value) < 1e15):
         return f"{int(value):,}"
-    return f"{value:.4f}" if 1e-2 <= abs(value) < 1e5 else f"{value:.4g}"
+    if 1e3 <= abs(value) < 1e9:
+        return f"{value:,.1f}"
+    return f"{value:.4f}" if 1e-2 <= abs(value) < 1e3 else f"{value:.4g}"
