@@ -185,8 +185,7 @@ def _sharding(leaf: Any) -> jax.sharding.Sharding:
 def _cast(array: jax.Array, wanted: Any) -> jax.Array:
     if array.dtype == wanted.dtype:
         return array
-    cast = jax.jit(lambda x: x.astype(wanted.dtype), out_shardings=array.sharding, donate_argnums=0)
-    return cast(array)
+    return jax.jit(lambda x: x.astype(wanted.dtype), out_shardings=array.sharding)(array)
 
 
 def first_line(error: BaseException) -> str:

@@ -1,11 +1,20 @@
 """Paths, whole writes and logs that grow."""
 
+import os
+import pathlib
+import subprocess
+import sys
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from t5x_scale.core import files
 from t5x_scale.core.errors import UserError
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "fakes"))
+
+from gcs import FakeStorage
 
 LINES = st.lists(st.text(st.characters(exclude_characters="\n", exclude_categories=["Cs"])), max_size=20)
 
@@ -73,3 +82,37 @@ def test_read_appended_joins_parts_in_numeric_order(tmp_path):
         (tmp_path / f"metrics.jsonl.part-{number:05d}").write_text(f"{number}\n")
     (tmp_path / "other.jsonl.part-00001").write_text("other\n")
     assert files.read_appended(tmp_path / "metrics.jsonl") == ["0", "2", "10"]
+
+
+REMOTE_PROGRAM = """
+from t5x_scale.core import files
+path = "gs://bucket/run/metrics/metrics.jsonl"
+files.make_directory("gs://bucket/run/metrics")
+files.write_json("gs://bucket/run/info.json", {"a": 1})
+assert files.read_json("gs://bucket/run/info.json") == {"a": 1}
+assert files.read_appended(path) == []
+with files.AppendLog(path, part_bytes=12) as log:
+    for number in range(5):
+        log.write(f"line {number}")
+        log.flush()
+        assert files.read_appended(path)[-1] == f"line {number}"
+with files.AppendLog(path) as log:
+    log.write("again")
+assert files.read_appended(path) == [f"line {number}" for number in range(5)] + ["again"]
+"""
+
+
+def test_gs_paths_and_logs_in_parts():
+    pytest.importorskip("gcsfs")
+    with FakeStorage(["bucket"]) as storage:
+        environment = {**os.environ, **storage.environment()}
+        command = [sys.executable, "-c", REMOTE_PROGRAM]
+        result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+        assert result.returncode == 0, result.stderr[-3000:]
+        parts = {name: stored.data for name, stored in storage.buckets["bucket"].items() if ".part-" in name}
+    assert parts == {
+        "run/metrics/metrics.jsonl.part-00000": b"line 0\nline 1\n",
+        "run/metrics/metrics.jsonl.part-00001": b"line 2\nline 3\n",
+        "run/metrics/metrics.jsonl.part-00002": b"line 4\n",
+        "run/metrics/metrics.jsonl.part-00003": b"again\n",
+    }
