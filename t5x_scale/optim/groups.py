@@ -14,7 +14,16 @@ import optax
 
 from t5x_scale.core.errors import UserError, did_you_mean
 from t5x_scale.core.trees import flatten, unflatten
-from t5x_scale.optim.interface import NO_OPTIONS, AxesTree, LeafOptions, Optimizer, Options, Params, Schedule
+from t5x_scale.optim.interface import (
+    NO_OPTIONS,
+    AxesTree,
+    LeafOptions,
+    Optimizer,
+    Options,
+    Params,
+    Schedule,
+    frozen_paths,
+)
 from t5x_scale.optim.transforms import pick
 
 SETTINGS = ("freeze", "no_decay", "lr_multiplier")
@@ -65,12 +74,17 @@ class Groups:
 
     def state_axes(self, abstract_params: Params, axes: AxesTree) -> Any:
         """See `interface.Optimizer`."""
-        frozen = self.frozen_paths(axes)
+        frozen = self._frozen(axes)
         trained = [path for path in flatten(axes) if path not in frozen]
         return self.optimizer.state_axes(pick(abstract_params, trained), pick(axes, trained))
 
     def frozen_paths(self, axes: AxesTree) -> frozenset[str]:
         """Paths of the parameters that never change."""
+        own = self._frozen(axes)
+        rest = pick(axes, [path for path in flatten(axes) if path not in own])
+        return own | frozen_paths(self.optimizer, rest)
+
+    def _frozen(self, axes: AxesTree) -> frozenset[str]:
         return frozenset(path for path, found in self._settings(axes).items() if found.get("freeze"))
 
     def _settings(self, axes: AxesTree) -> dict[str, dict[str, Any]]:

@@ -6,9 +6,10 @@ import dataclasses
 import math
 from typing import Any
 
+import jax
 import optax
 
-from t5x_scale.core.trees import flatten, unflatten
+from t5x_scale.core.trees import flatten, map_with_path, unflatten
 from t5x_scale.optim import transforms
 from t5x_scale.optim.interface import (
     LAYERS,
@@ -107,7 +108,13 @@ class Muon:
         return {path: dimensions for path, dimensions in found.items() if dimensions}
 
     def _orthogonalize(self, matrices: dict[str, optax.contrib.MuonDimensionNumbers]) -> optax.GradientTransformation:
-        dimensions = unflatten(matrices)
+        def size(path: str, update: jax.Array) -> jax.Array:
+            fan_in, fan_out = (math.prod(update.shape[d] for d in dims) for dims in matrices[path])
+            if self.update_rms is None:
+                return update * math.sqrt(max(1.0, fan_out / fan_in))
+            # An orthogonal matrix has an RMS of 1 / sqrt(its longer side).
+            return update * (self.update_rms * math.sqrt(max(fan_in, fan_out)))
+
         return optax.chain(
             optax.contrib.scale_by_muon(
                 ns_steps=self.newton_schulz_steps,
@@ -115,9 +122,9 @@ class Muon:
                 eps=self.eps,
                 mu_dtype=self.momentum_dtype,
                 nesterov=self.nesterov,
-                weight_dimension_numbers=dimensions,
+                weight_dimension_numbers=unflatten(matrices),
             ),
-            optax.contrib.scale_by_shape(weight_dimension_numbers=dimensions, consistent_rms=self.update_rms),
+            optax.stateless(lambda updates, params: map_with_path(size, updates)),
         )
 
 

@@ -47,16 +47,10 @@ def test_equals_the_numpy_rewrite(trees, dtype, threshold):
         expected = numpy_steps(p, [g[path] for g in apart], rates, dtype, threshold)
         scale = np.abs(expected).max()
         np.testing.assert_allclose(moved[path], expected, rtol=0, atol=1e-6 * scale, err_msg=path)
-        assert np.abs(moved[path] - p).max() > 0.01 * scale  # It did move: the comparison is of something.
-
-
-def test_the_clipping_threshold_matters(trees):
-    """Guards the parametrisation above: the two thresholds are told apart by these gradients."""
-    grads = [trees.random(seed, scale=3.0 if seed == 5 else 0.5) for seed in range(1, 9)]
-    clipped, _ = trees.run(PalmAdafactor(Constant(0.1)), trees.random(0), trees.axes, grads)
-    free, _ = trees.run(PalmAdafactor(Constant(0.1), clipping_threshold=None), trees.random(0), trees.axes, grads)
-    pairs = zip(jax.tree.leaves(clipped), jax.tree.leaves(free), strict=True)
-    assert max(np.abs(a - b).max() for a, b in pairs) > 1e-2
+        # The comparison is of something: it moved, and the other threshold moves it elsewhere.
+        assert np.abs(moved[path] - p).max() > 0.01 * scale
+        other = numpy_steps(p, [g[path] for g in apart], rates, dtype, None if threshold else 1.0)
+        assert np.abs(other - expected).max() > 1e-3 * scale, path
 
 
 def test_stacked_and_separate_layers_follow_the_same_trajectory(trees):
@@ -144,7 +138,7 @@ def test_a_rate_multiplier_scales_the_rate_in_step_and_decay(trees):
 def test_wrong_settings_are_named():
     with pytest.raises(UserError, match=r"PalmAdafactor.learning_rate is 0.01; .*schedules.Constant\(0.01\)"):
         PalmAdafactor(0.01)
-    with pytest.raises(UserError, match="PalmAdafactor.momentum is 1.0; expected a number from 0 to below 1"):
+    with pytest.raises(UserError, match=r"PalmAdafactor.momentum is 1.0; expected a number from 0 to below 1"):
         PalmAdafactor(Constant(0.1), momentum=1.0)
     with pytest.raises(UserError, match="momentum_dtype is 'float16'"):
         PalmAdafactor(Constant(0.1), momentum_dtype="float16")
