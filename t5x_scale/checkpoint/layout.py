@@ -163,6 +163,26 @@ def find_step_directory(path: str) -> tuple[files.Path, list[int]]:
     raise UserError(f"{named} {reason}; name a MODEL_DIR, its {CHECKPOINTS} directory, or one step's directory")
 
 
+def read_newest(path: str) -> tuple[files.Path, Document]:
+    """The directory and the document of the newest step of what a user named; the arrays are not looked at.
+
+    Raises:
+      UserError: nothing is there, or its metadata is damaged.
+    """
+    directory, steps = find_step_directory(path)
+    where = step_directory(directory, steps[0])
+    try:
+        return where, read_document(where)
+    except DamagedError as error:
+        raise UserError(f"the checkpoint {where} cannot be used: {error}") from error
+
+
+def combine_digest(document: Document) -> str:
+    """One digest of all leaves, 16 hexadecimal digits: equal when paths, shapes, dtypes and bits are."""
+    leaves = {path: dataclasses.asdict(leaf) for path, leaf in document.leaves.items()}
+    return hashlib.sha256(_canonical(leaves).encode()).hexdigest()[:16]
+
+
 def render_document(document: Document) -> dict[str, Any]:
     """The JSON value that is stored for a document.
 
