@@ -29,13 +29,23 @@ class Key(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Binding:
-    """One assignment. `origin` is "file:line" or the flag; `source` identifies the file or flag that made it."""
+    """One assignment.
+
+    Attributes:
+      key: what is set.
+      configurable: the function or class whose parameter it is.
+      value: as gin parsed it, references and all.
+      origin: "file:line", or the flag.
+      source: identifies the file; all flags are one source.
+      segment: its place in time: counts up whenever the source changes, so an include splits the file around it.
+    """
 
     key: Key
     configurable: Configurable
     value: Any
     origin: str
     source: str
+    segment: int = 0
 
 
 @dataclasses.dataclass
@@ -44,10 +54,15 @@ class Configuration:
 
     bindings: dict[Key, list[Binding]] = dataclasses.field(default_factory=dict)
     modules: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
+    _latest: Binding | None = None
 
     def add(self, binding: Binding) -> None:
         """Appends an assignment; the last one of a key is in force."""
-        self.bindings.setdefault(binding.key, []).append(binding)
+        segment = 0
+        if self._latest is not None:
+            segment = self._latest.segment + (binding.source != self._latest.source)
+        self._latest = dataclasses.replace(binding, segment=segment)
+        self.bindings.setdefault(binding.key, []).append(self._latest)
 
     def in_force(self) -> Iterator[Binding]:
         """The last assignment of every key, in the order the keys first appeared."""

@@ -8,6 +8,8 @@ from t5x_scale.config.configuration import (
     Configurable,
     Configuration,
     Reference,
+    Scope,
+    binding_name,
     described,
     is_builtin,
 )
@@ -29,17 +31,24 @@ def resolved_text(configuration: Configuration, command: str, reached: Reached) 
 
     Ends in no newline. Where a parameter is not bound its default stands, marked so.
     """
-    blocks = [f"# Resolved configuration of t5x_scale {command}"]
     names = _names(reached)
+    blocks: dict[Call, str] = {}
     for call in reached.calls:
         configurable = reached.configurables[call.selector]
-        if not is_builtin(configurable):
-            blocks.append(_block(configuration, call, configurable, names))
-    return "\n\n".join(blocks)
+        shown = Call(call.selector, _bound_part(configuration, call))
+        if not is_builtin(configurable) and shown not in blocks:
+            blocks[shown] = _block(configuration, shown, configurable, names)
+    return "\n\n".join([f"# Resolved configuration of t5x_scale {command}", *blocks.values()])
+
+
+def _bound_part(configuration: Configuration, call: Call) -> Scope:
+    """The part of a call's scope that makes a difference: a macro's name is a scope too, and seldom bound."""
+    depths = [history[-1].key.scope for history in configuration.applying(call.selector, call.scope)]
+    return tuple(depths[-1].split("/")) if depths and depths[-1] else ()
 
 
 def unused_text(configuration: Configuration, command: str, reached: dict[str, Reached]) -> str:
-    """Bindings that `command` does not use, with who does; "" when it uses all."""
+    """Bindings that `command` does not use, with who does, and what other commands lack; "" when there is none."""
     lines = []
     for binding in configuration.in_force():
         users = [name for name, found in reached.items() if binding.key in found.keys]
@@ -47,7 +56,11 @@ def unused_text(configuration: Configuration, command: str, reached: dict[str, R
             continue
         why = f"used by {', '.join(users)}" if users else "what used it was overridden"
         lines.append(f"{described(binding)} = {to_text(binding.value)}  # {why}")
-    return "\n".join([f"# Not used by t5x_scale {command}", *lines]) if lines else ""
+    for name, found in reached.items():
+        if name != command:
+            lines += [f"%{macro} is not defined  # needed by {name}" for macro in found.undefined]
+            lines += [f"{binding_name(binding)} is REQUIRED  # needed by {name}" for binding in found.required]
+    return "\n".join([f"# Not used by t5x_scale {command}", *dict.fromkeys(lines)]) if lines else ""
 
 
 def _block(configuration: Configuration, call: Call, configurable: Configurable, names: dict[str, str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -83,7 +84,7 @@ def make_arguments(loaded: Loaded, function: Callable | None = None, **provided:
 
     Args:
       loaded: from `load`.
-      function: whose signature decides which of `provided` are passed; the command's own by default.
+      function: who receives the arguments, and only those its signature names; the command's own by default.
       **provided: see `signature.PROVIDED`.
     """
     root = loaded.root.wrapped
@@ -91,9 +92,10 @@ def make_arguments(loaded: Loaded, function: Callable | None = None, **provided:
         arguments = gin_config.get_bindings(root)
     except UserError as error:
         raise UserError(str(error).split("\n")[0]) from None  # gin adds lines of its own.
-    code = (function or root).__code__
-    names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
-    return arguments | {name: value for name, value in provided.items() if name in names}
+    signature = inspect.signature(function or root).parameters
+    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in signature.values()):
+        return arguments | {name: value for name, value in provided.items() if name in signature}
+    return {name: value for name, value in (arguments | provided).items() if name in signature}
 
 
 def _other_roots(command: str, commands: dict[str, str]) -> dict[str, Configurable]:

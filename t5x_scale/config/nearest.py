@@ -18,7 +18,7 @@ def nearest(name: str, choices: Iterable[str], limit: int = 2) -> list[str]:
     scored = sorted(((_nearness(name, choice), choice) for choice in set(choices) if choice != name), reverse=True)
     if not scored or scored[0][0] < _THRESHOLD:
         return []
-    return [choice for score, choice in scored[:limit] if score >= max(_THRESHOLD, scored[0][0] - 0.1)]
+    return [choice for score, choice in scored[:limit] if score >= max(_THRESHOLD, scored[0][0] - 0.05)]
 
 
 def hint(name: str, choices: Iterable[str]) -> str:
@@ -28,11 +28,14 @@ def hint(name: str, choices: Iterable[str]) -> str:
 
 
 def _nearness(name: str, choice: str) -> float:
-    name, choice = name.lower(), choice.lower()
-    parts, choice_parts = _SEPARATORS.split(name), _SEPARATORS.split(choice)
-    by_part = sum(max(_ratio(part, other) for other in choice_parts) for part in parts) / len(parts)
-    # A part that fits is a little less convincing than a whole that fits.
-    return max(_ratio(name, choice), 0.9 * by_part)
+    parts, others = _SEPARATORS.split(name.lower()), _SEPARATORS.split(choice.lower())
+    # What is the same in both says nothing about how alike the rest is: `parts.Lion` is not near `parts.Model`.
+    parts, others = [p for p in parts if p not in others], [o for o in others if o not in parts]
+    if not parts or not others:
+        return 1.0 if not parts and not others else 0.75
+    by_part = sum(max(_ratio(part, other) for other in others) for part in parts) / len(parts)
+    # A part that fits is less convincing than a whole that fits.
+    return max(_ratio(".".join(parts), ".".join(others)), 0.85 * by_part)
 
 
 def _ratio(a: str, b: str) -> float:

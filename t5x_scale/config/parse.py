@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import tokenize
 from collections.abc import Sequence
 from typing import Any
@@ -14,6 +15,9 @@ from t5x_scale.config.resolve import FileContext, FlagContext, check_parameter, 
 from t5x_scale.config.search import GinFile, find_gin_file
 from t5x_scale.core.errors import UserError
 
+_NAME = re.compile(r"([A-Za-z_]\w*/)*[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+# All flags of a command line are one source: they are given together, in no order that means anything.
+_FLAGS = "flags"
 _WORDS = {"true": "True", "false": "False", "none": "None", "null": "None"}
 
 
@@ -54,7 +58,7 @@ class FileReader:
                 while (statement := parser.parse_statement()) is not None:
                     self._handle(statement, context, file, lines)
             except (SyntaxError, tokenize.TokenError, StopIteration) as error:
-                raise UserError(f"{file.name}:{_syntax_error(error)}") from None
+                raise _Located(f"{file.name}:{_syntax_error(error)}") from None
             except _Located:
                 raise
             except UserError as error:
@@ -98,13 +102,14 @@ def read_flag(configuration: Configuration, name: str, text: str, flag: str = ""
       UserError: in one line; where a string lacks its quotes it says how to write them.
     """
     flag = flag or f"--gin.{name}"
+    _check_name(name, flag)
     context = FlagContext(configuration)
     with parsing(context):
         try:
             value = _parse_value(text, flag)
             scope, selector, argument = config_parser.parse_binding_key(name)
-            configuration.add(make_binding(context, scope, selector, argument, value, flag, flag))
-        except (_Located, SyntaxError):
+            configuration.add(make_binding(context, scope, selector, argument, value, flag, _FLAGS))
+        except _Located:
             raise
         except UserError as error:
             raise UserError(f"{flag}: {_own_words(error)}") from None
@@ -116,7 +121,7 @@ def add_value(configuration: Configuration, name: str, value: Any, flag: str) ->
     with parsing(context):
         scope, selector, argument = config_parser.parse_binding_key(name)
         try:
-            configuration.add(make_binding(context, scope, selector, argument, value, flag, flag))
+            configuration.add(make_binding(context, scope, selector, argument, value, flag, _FLAGS))
         except UserError as error:
             raise UserError(f"{flag}: {_own_words(error)}") from None
 
@@ -131,6 +136,11 @@ def make_binding(
     configurable = context.get_configurable(selector)
     check_parameter(configurable, argument)
     return Binding(Key(scope, configurable.selector, argument), configurable, value, origin, source)
+
+
+def _check_name(name: str, flag: str) -> None:
+    if not _NAME.fullmatch(name):
+        raise UserError(f"{flag}: {name!r} is not a name; write MACRO or scope/module.function.parameter")
 
 
 class _Located(UserError):
@@ -173,7 +183,7 @@ def _syntax_error(error: Exception) -> str:
     if isinstance(error, SyntaxError):
         line, text = error.lineno or 0, (error.text or "").strip()
         message = str(error.msg).split("\n")[0].strip().rstrip(".")
-        if "malformed node" in message or "Failed to parse" in str(error.msg):
+        if "Failed to parse" in str(error.msg) or message == "Unable to parse value":
             message = "not a gin value (a string needs quotes)"
         return f"{line}: {message}: {text}" if text else f"{line}: {message}"
     if isinstance(error, tokenize.TokenError):

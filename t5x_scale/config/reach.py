@@ -8,6 +8,7 @@ without `()` is called later, outside any scope, so a scoped binding does not fo
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import NamedTuple
 
 from t5x_scale.config.configuration import (
@@ -58,23 +59,67 @@ def reach(configuration: Configuration, root: Configurable) -> Reached:
     Raises:
       UserError: something is made from itself (`A = %B`, `B = %A`).
     """
-    walk = _Walk(configuration, overridden=False)
+    walk = _Walk(configuration)
     walk.visit(root, (), evaluated=True, user=None, chain=())
     return walk.found
 
 
-def reach_ever(configuration: Configuration, roots: list[Configurable]) -> Reached:
+@dataclasses.dataclass
+class EverReached:
+    """What was reachable at some time, and until when: `deadlines` and `until` are segments (see `Binding`).
+
+    A binding that was made before the deadline of its key led somewhere when it was made. Something later put
+    another value (another optimiser, say) in the way: that is how files are overridden, and no mistake.
+    """
+
+    deadlines: dict[Key, float] = dataclasses.field(default_factory=dict)
+    until: dict[Call, float] = dataclasses.field(default_factory=dict)
+    configurables: dict[str, Configurable] = dataclasses.field(default_factory=dict)
+    calls: dict[Call, bool] = dataclasses.field(default_factory=dict)
+
+    def includes(self, binding: Binding) -> bool:
+        """Whether a command reaches `binding`, or did when it was made."""
+        return binding.segment < self.deadlines.get(binding.key, -math.inf)
+
+
+def reach_ever(configuration: Configuration, roots: list[Configurable]) -> EverReached:
     """What any value, in force or overridden since, leads to from any of the roots."""
-    walk = _Walk(configuration, overridden=True)
-    for root in roots:
-        walk.visit(root, (), evaluated=True, user=None, chain=())
-    return walk.found
+    found = EverReached()
+    queue = [(root, (), True, math.inf) for root in roots]
+    while queue:
+        configurable, scope, evaluated, deadline = queue.pop()
+        call = Call(configurable.selector, scope)
+        if found.until.get(call, -math.inf) >= deadline:
+            continue
+        found.until[call] = deadline
+        found.calls[call] = evaluated or found.calls.get(call, False)
+        found.configurables[configurable.selector] = configurable
+        for binding, overridden in _with_deadlines(configuration, call):
+            found.deadlines[binding.key] = max(deadline, found.deadlines.get(binding.key, -math.inf))
+            if binding.segment >= deadline:
+                continue
+            for reference in references(binding.value):
+                target = _scope_of_call(reference, binding, scope)
+                queue.append((reference.configurable, target, reference.evaluate, min(deadline, overridden)))
+    return found
+
+
+def _with_deadlines(configuration: Configuration, call: Call) -> list[tuple[Binding, float]]:
+    """Every value a call could have received, with the segment in which another took its place."""
+    histories = list(configuration.applying(call.selector, call.scope))
+    values = []
+    for depth, history in enumerate(histories):
+        inner = [
+            other[0].segment for other in histories[depth + 1 :] if other[0].key.argument == history[0].key.argument
+        ]
+        ends = [*(following.segment for following in history[1:]), min(inner, default=math.inf)]
+        values += zip(history, ends, strict=True)
+    return values
 
 
 class _Walk:
-    def __init__(self, configuration: Configuration, overridden: bool):
+    def __init__(self, configuration: Configuration):
         self._configuration = configuration
-        self._overridden = overridden
         self.found = Reached()
 
     def visit(
@@ -82,7 +127,7 @@ class _Walk:
     ) -> None:
         """Marks a call and follows what it receives. `chain` is what gin is in the middle of evaluating."""
         call = Call(configurable.selector, scope)
-        if call in chain and not self._overridden:
+        if call in chain:
             names = [_call_name(self.found.configurables[c.selector], c.scope) for c in chain[chain.index(call) :]]
             raise UserError(f"{' -> '.join([*names, names[0]])}: this is made from itself")
         seen = call in self.found.calls
@@ -90,30 +135,20 @@ class _Walk:
         if seen:
             return
         self.found.configurables[configurable.selector] = configurable
-        histories = list(self._configuration.applying(configurable.selector, scope))
-        self.found.keys.update(history[-1].key for history in histories)
-        if is_macro(configurable) and not histories and user is not None:
+        self.found.keys.update(h[-1].key for h in self._configuration.applying(configurable.selector, scope))
+        given = self._configuration.merged(configurable.selector, scope)
+        if is_macro(configurable) and not given and user is not None:
             self.found.undefined.setdefault("/".join(scope), user)
-        for binding in self._given(histories):
+        for binding in given.values():
             self._follow_value(binding, scope, (*chain, call) if evaluated else (call,))
-
-    def _given(self, histories: list[list[Binding]]) -> list[Binding]:
-        if self._overridden:
-            return [binding for history in histories for binding in history]
-        return list({history[-1].key.argument: history[-1] for history in histories}.values())
 
     def _follow_value(self, binding: Binding, scope: Scope, chain: tuple[Call, ...]) -> None:
         if is_required(binding.value):
             self.found.required.append(binding)
             return
         for reference in references(binding.value):
-            self.visit(
-                reference.configurable,
-                _scope_of_call(reference, binding, scope),
-                reference.evaluate,
-                binding,
-                chain if reference.evaluate else (),
-            )
+            target = _scope_of_call(reference, binding, scope)
+            self.visit(reference.configurable, target, reference.evaluate, binding, chain if reference.evaluate else ())
 
 
 def _scope_of_call(reference: Reference, binding: Binding, scope: Scope) -> Scope:

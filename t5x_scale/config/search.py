@@ -51,7 +51,7 @@ def find_gin_file(path: str, search_paths: Sequence[str] = (), wanted_by: str = 
         return _read_remote(path)
     for candidate in _candidates(path, search_paths):
         if candidate.is_file():
-            return GinFile(_display(candidate), str(candidate.resolve()), candidate.read_text(encoding="utf-8"))
+            return _read_local(candidate)
     where = f"{wanted_by}: " if wanted_by else ""
     searched = ", ".join(_display(place) for place in _places(search_paths))
     raise UserError(f"{where}no gin file {path!r}{hint(path, _known_files(path, search_paths))}; searched {searched}")
@@ -89,6 +89,16 @@ def _known_files(path: str, search_paths: Iterable[str]) -> set[str]:
 def _display(path: pathlib.Path) -> str:
     relative = os.path.relpath(path)
     return str(path) if relative.startswith("..") else relative
+
+
+def _read_local(path: pathlib.Path) -> GinFile:
+    name = _display(path)
+    try:
+        return GinFile(name, str(path.resolve()), path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read {name}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{name} is not a text file: byte {error.start} is not UTF-8") from error
 
 
 def _read_remote(path: str) -> GinFile:

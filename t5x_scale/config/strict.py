@@ -21,7 +21,7 @@ from t5x_scale.config.configuration import (
 )
 from t5x_scale.config.nearest import hint, nearest
 from t5x_scale.config.parse import quoted
-from t5x_scale.config.reach import Call, Reached, reach, reach_ever
+from t5x_scale.config.reach import Call, EverReached, Reached, reach, reach_ever
 from t5x_scale.config.signature import MISSING, PROVIDED, Parameter, parameters, short_name
 from t5x_scale.config.types import mismatch
 from t5x_scale.config.values import expand, macro_binding
@@ -44,9 +44,9 @@ def check(configuration: Configuration, command: str, roots: dict[str, Configura
     """
     reached = {name: reach(configuration, root) for name, root in roots.items()}
     ever = reach_ever(configuration, list(roots.values()))
-    strangers = [binding for binding in configuration.in_force() if binding.key not in ever.keys]
+    strangers = [binding for binding in configuration.in_force() if not ever.includes(binding)]
     _check_defined(configuration, reached[command], strangers)
-    _check_reached(configuration, ever, strangers)
+    _check_reached(ever, strangers)
     for binding in configuration.in_force():
         _check_type(configuration, binding)
     _check_required(command, reached[command])
@@ -65,17 +65,17 @@ def _check_defined(configuration: Configuration, reached: Reached, strangers: li
         raise UserError(f"%{macro}, used by {described(user)}, is not defined{better}")
 
 
-def _check_reached(configuration: Configuration, ever: Reached, strangers: list[Binding]) -> None:
+def _check_reached(ever: EverReached, strangers: list[Binding]) -> None:
     if not strangers:
         return
     # What hangs on an unreachable macro is unreachable too: the macro is the mistake to name.
     first = next((binding for binding in strangers if is_macro(binding.configurable)), strangers[0])
     others = f"; so are {len(strangers) - 1} other bindings" if len(strangers) > 1 else ""
-    near = _near_names(configuration, ever, first)
+    near = _near_names(ever, first)
     raise UserError(f"{described(first)} is used by no command{near}{_reason(ever, first)}{others}")
 
 
-def _near_names(configuration: Configuration, ever: Reached, binding: Binding) -> str:
+def _near_names(ever: EverReached, binding: Binding) -> str:
     """The right names near a wrong one: the same parameter in another scope first."""
     if is_macro(binding.configurable):
         macros = {call.scope for call in ever.calls if call.selector == "gin.macro"}
@@ -88,21 +88,32 @@ def _near_names(configuration: Configuration, ever: Reached, binding: Binding) -
             for end in range(len(scope), -1, -1)
         ]
         return hint(key_name(binding.key, binding.configurable), names)
-    known = [f"@{short_name(c.wrapped)}" for c in ever.configurables.values() if not is_builtin(c)]
-    return hint(f"@{short_name(binding.configurable.wrapped)}", known)
+    known = [short_name(c.wrapped) for c in ever.configurables.values() if not is_builtin(c)]
+    return hint(short_name(binding.configurable.wrapped), known)
 
 
-def _reason(ever: Reached, binding: Binding) -> str:
+def _reason(ever: EverReached, binding: Binding) -> str:
     if is_macro(binding.configurable):
         return f": nothing uses %{binding.key.scope}"
     name = short_name(binding.configurable.wrapped)
     calls = {call: called for call, called in ever.calls.items() if call.selector == binding.key.selector}
     if not calls:
-        return f": nothing refers to @{name}"
+        owner = _default_of(ever, binding.configurable)
+        default = f"; it is only the Python default of {owner}: bind {owner} = @{name}" if owner else ""
+        return f": nothing refers to @{name}{default}"
     if not any(calls.values()):
         return f": @{name} without () is called outside any scope; write @{binding.key.scope}/{name} where it is used"
     scopes = sorted("/".join(call.scope) or "no scope" for call in calls)
     return f": @{name} is called in {', '.join(scopes)}"
+
+
+def _default_of(ever: EverReached, configurable: Configurable) -> str | None:
+    """The parameter that uses `configurable` by default: gin does not see that one."""
+    for user in ever.configurables.values():
+        for parameter in parameters(user.wrapped).values():
+            if parameter.default is configurable.wrapped:
+                return f"{short_name(user.wrapped)}.{parameter.name}"
+    return None
 
 
 def _check_type(configuration: Configuration, binding: Binding) -> None:
@@ -115,7 +126,7 @@ def _check_type(configuration: Configuration, binding: Binding) -> None:
     culprit, via = binding, ""
     while (macro := _macro_of(configuration, culprit)) is not None:
         culprit, via = macro, f", from {described(macro)}"
-    raise UserError(f"{described(binding)}: {problem}{via}{_quoting_hint(culprit, parameter, problem)}")
+    raise UserError(f"{described(binding)}{via}: {problem}{_quoting_hint(culprit, parameter, problem)}")
 
 
 def _macro_of(configuration: Configuration, binding: Binding) -> Binding | None:
@@ -147,15 +158,21 @@ def _check_complete(configuration: Configuration, command: str, reached: Reached
         configurable = reached.configurables[call.selector]
         if not evaluated or is_builtin(configurable):
             continue
-        missing = _missing(configuration, call, configurable)
-        if missing:
-            name = short_name(configurable.wrapped)
-            where = f" in scope {'/'.join(call.scope)}" if call.scope else ""
-            flags = " ".join(f"--gin.{name}.{argument}=…" for argument in missing)
+        names = [
+            _missing_name(configuration, call, argument, configurable)
+            for argument in _missing(configuration, call, configurable)
+        ]
+        if names:
+            flags = " ".join(f"--gin.{name}=…" for name in names)
             raise UserError(
-                f"t5x_scale {command} needs {' and '.join(f'{name}.{m}' for m in missing)}{where}: "
-                f"bind it in a gin file (--gin_file=…) or with {flags}"
+                f"t5x_scale {command} needs {' and '.join(names)}: bind it in a gin file (--gin_file=…) or with {flags}"
             )
+
+
+def _missing_name(configuration: Configuration, call: Call, argument: str, configurable: Configurable) -> str:
+    # The scope matters where some other scope has the parameter and this one does not.
+    elsewhere = any(key.selector == call.selector and key.argument == argument for key in configuration.bindings)
+    return key_name(Key("/".join(call.scope) if elsewhere else "", call.selector, argument), configurable)
 
 
 def _missing(configuration: Configuration, call: Call, configurable: Configurable) -> list[str]:

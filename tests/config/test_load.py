@@ -1,0 +1,127 @@
+"""What a command receives."""
+
+import sys
+
+import pytest
+import sample_commands
+import sample_parts
+from test_strict import check_error
+
+
+def test_instances_are_of_the_very_classes(cli):
+    arguments = cli("train").calls[0][1]
+    assert type(arguments["model"]) is sample_parts.Model
+    assert isinstance(arguments["optimizer"], sample_parts.Adam)
+    layer = arguments["model"].make_layer()
+    assert type(layer) is sample_parts.Layer
+    assert layer == sample_parts.Layer(width=16)
+    assert issubclass(arguments["model"].layer, sample_parts.Layer)
+
+
+def test_scoped_reference_makes_the_very_class(cli):
+    result = cli("train", "--gin.Model.layer=@a/sample_parts.Layer", "--gin.a/Layer.width=3")
+    assert type(result.calls[0][1]["model"].make_layer()) is sample_parts.Layer
+
+
+def test_flags_of_a_command(cli):
+    result = cli("train", "--prompt=Once upon", "--prompt", "a 'time'", "--steps=75", "--directory=gs://x/y z")
+    arguments = result.calls[0][1]
+    assert arguments["prompts"] == ("Once upon", "a 'time'")
+    assert arguments["model_dir"] == "gs://x/y z"
+    assert result.code == 75
+
+
+def test_user_error_while_building(cli):
+    check_error(cli("train", "--gin.Model.scale=-1"), "t5x_scale: error: scale must not be negative\n")
+
+
+def test_user_error_of_the_command_and_of_what_it_calls(cli, monkeypatch):
+    result = cli("fail", base=False)
+    assert (result.code, result.err) == (1, "t5x_scale: error: the disk is full\n")
+
+    def raising(**_):
+        raise sample_parts.UserError("no such place")
+
+    monkeypatch.setattr(sample_commands, "evaluate", sample_commands.evaluate)
+    monkeypatch.setattr(sample_parts.Model, "__post_init__", raising, raising=False)
+
+
+def test_unexpected_errors_pass_through(cli):
+    with pytest.raises(RuntimeError, match="unexpected"):
+        cli("fail", "--gin.sample_commands.fail.kind='bug'", base=False)
+
+
+class TestModuleImport:
+    def test_appended(self, cli):
+        result = cli("train", "--module_import=my_tasks", "--module_import=more.tasks")
+        assert result.calls[0][1]["data"].modules == ("builtin_tasks", "my_tasks", "more.tasks")
+        assert "my_tasks" not in sys.modules
+
+    def test_after_overrides(self, cli):
+        result = cli("train", "--module_import=my_tasks", "--gin.TASK_MODULES=('other',)")
+        assert result.calls[0][1]["data"].modules == ("other", "my_tasks")
+
+    def test_where_the_macro_is_used_but_not_defined(self, cli):
+        text = "import sample_commands\nimport sample_parts\nsample_commands.train:\n  model = @sample_parts.Model()\n"
+        text += "  train_steps = 1\n  data = @sample_parts.Data()\nsample_parts.Data:\n  task = 'a'\n"
+        result = cli("train", "--module_import=mine", files={"a.gin": text + "  modules = %TASK_MODULES\n"}, base=False)
+        assert result.calls[0][1]["data"].modules == ("mine",)
+        result = cli("train", "--module_import=mine", files={"a.gin": text}, base=False)
+        check_error(result, "TASK_MODULES (--module_import=mine)", "nothing uses %TASK_MODULES")
+
+
+def test_singleton(cli):
+    text = "import sample_commands\nimport sample_parts\nsample_parts.Data.task = 'x'\n"
+    text += "sample_commands.train.data = @shared/gin.singleton()\n"
+    text += "sample_commands.train.eval_data = @shared/gin.singleton()\n"
+    text += "shared/gin.singleton.constructor = @sample_parts.Data\nshared/sample_parts.Data.batch_size = 2\n"
+    arguments = cli("train", files={"a.gin": text}).calls[0][1]
+    assert arguments["data"] is arguments["eval_data"]
+    assert arguments["data"].batch_size == 2
+
+
+def test_linen_modules_through_scan(cli, tmp_path, monkeypatch):
+    (tmp_path / "sample_linen.py").write_text(
+        """
+from collections.abc import Callable
+import flax.linen as nn
+import jax.numpy as jnp
+
+class Attention(nn.Module):
+    heads: int = 1
+    @nn.compact
+    def __call__(self, x):
+        return x + self.param("w", nn.initializers.ones, (self.heads,)).sum()
+
+class Block(nn.Module):
+    attention: Callable[..., nn.Module] = Attention
+    @nn.compact
+    def __call__(self, x, _):
+        return self.attention(name="attention")(x), None
+
+class Stack(nn.Module):
+    block: type[nn.Module] = Block
+    @nn.compact
+    def __call__(self, x):
+        scan = nn.scan(self.block, variable_axes={"params": 0}, split_rngs={"params": True}, length=3)
+        return scan(name="layers")(x, None)[0]
+
+def run(stack: nn.Module):
+    import jax
+    variables = stack.init(jax.random.key(0), jnp.ones(2))
+    assert type(stack) is Stack
+    assert variables["params"]["layers"]["attention"]["w"].shape == (3, 5), jax.tree.map(jnp.shape, variables)
+    return 75
+"""
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.gin").write_text(
+        "import sample_linen\nsample_linen.run.stack = @sample_linen.Stack()\n"
+        "sample_linen.Stack.block = @sample_linen.Block\nsample_linen.Block.attention = @sample_linen.Attention\n"
+        "sample_linen.Attention.heads = 5\n"
+    )
+    from t5x_scale.main import main
+
+    assert main(["run", "--gin_file=a.gin"], {"run": "sample_linen:run"}, {}, {}) == 75
+    assert main(["run", "--gin_file=a.gin", "--gin.Attention.parent=5"], {"run": "sample_linen:run"}, {}, {}) == 1

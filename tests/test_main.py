@@ -1,0 +1,126 @@
+"""The command line from outside: help, versions, exit codes, what is importable."""
+
+import pathlib
+import subprocess
+import sys
+import time
+
+import pytest
+
+from t5x_scale import __version__
+from t5x_scale.commands import COMMANDS, FLAGS, SUMMARIES
+from t5x_scale.main import main
+
+
+def _run(*words, **given):
+    return subprocess.run(words, capture_output=True, text=True, timeout=60, check=False, **given)
+
+
+def test_every_command_has_a_summary_and_flags_belong_to_commands():
+    assert set(SUMMARIES) == set(COMMANDS)
+    assert set(FLAGS) <= set(COMMANDS)
+
+
+@pytest.mark.parametrize("words", [["--help"], ["train", "--help"], ["--version"]])
+def test_help_is_quick_and_starts_nothing(words):
+    code = (
+        "import sys; from t5x_scale.main import main\n"
+        f"try: main({words!r})\n"
+        "except SystemExit as stop: assert stop.code == 0\n"
+        "assert not {'jax', 'tensorflow', 'flax', 'numpy', 'gin'} & set(sys.modules)"
+    )
+    start = time.monotonic()
+    result = _run(sys.executable, "-c", code)
+    assert result.returncode == 0, result.stderr
+    # Two tenths of a second here; a machine that is busy takes longer.
+    assert time.monotonic() - start < 2.0
+    assert result.stdout
+
+
+def test_version(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"t5x_scale {__version__}\n"
+
+
+def test_overview(capsys):
+    assert main(["--help"]) == 0
+    out = capsys.readouterr().out
+    assert all(command in out for command in COMMANDS)
+
+
+def test_help_of_a_command_lists_its_flags(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["infer", "--help"])
+    assert stop.value.code == 0
+    out = capsys.readouterr().out
+    for flag in ("--gin_file", "--gin.NAME", "--gin_search_paths", "--module_import", "--dry_run", "--prompt"):
+        assert flag in out
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (["trian"], ["no command 'trian'", "'train'"]),
+        (["xyzzy"], ["there are", "train"]),
+        (["--gin_file=a"], ["the command comes first"]),
+        (["train", "--gin_fle=a"], ["no flag '--gin_fle'", "'--gin_file'"]),
+        (["train", "--dryrun"], ["'--dry_run'"]),
+        (["train", "--prompt=a"], ["no flag '--prompt'"]),
+        (["train", "--BATCH=8"], ["--gin.BATCH=value"]),
+        (["train", "a.gin"], ["flags only, not 'a.gin'"]),
+        (["train", "--gin_file"], ["--gin_file"]),
+    ],
+)
+def test_wrong_words(capsys, words, parts):
+    assert main(words) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("t5x_scale: error: ")
+    assert err.count("\n") == 1
+    for part in parts:
+        assert part in err
+
+
+def test_no_words(capsys):
+    assert main([]) == 1
+    assert "usage" in capsys.readouterr().out
+
+
+_SCRIPT = """
+import sys
+sys.path[0] = {script!r}  # As a console script has it.
+from t5x_scale.main import main
+sys.exit(main(["go", *sys.argv[1:]], {{"go": "sample_here:go"}}, {{}}, {{}}))
+"""
+
+
+def _go(tmp_path: pathlib.Path, body: str):
+    (tmp_path / "sample_here.py").write_text(
+        f"from t5x_scale.core.errors import UserError\ndef go(x: int = 1):\n    {body}\n"
+    )
+    return _run(sys.executable, "-c", _SCRIPT.format(script=str(tmp_path / "elsewhere")), cwd=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [("return None", 0), ("return 0", 0), ("return 75", 75), ("sys = __import__('sys'); sys.exit(3)", 3)],
+)
+def test_exit_codes_and_the_working_directory_is_importable(tmp_path, body, code):
+    result = _go(tmp_path, body)
+    assert (result.returncode, result.stderr) == (code, "")
+
+
+def test_user_error(tmp_path):
+    result = _go(tmp_path, "raise UserError('first\\nsecond')")
+    assert (result.returncode, result.stderr) == (1, "t5x_scale: error: first second\n")
+
+
+def test_unexpected_error_keeps_its_traceback(tmp_path):
+    result = _go(tmp_path, "return 1 // 0")
+    assert result.returncode == 1
+    assert "Traceback" in result.stderr
+    assert "ZeroDivisionError" in result.stderr
+
+
+def test_python_m():
+    result = _run(sys.executable, "-m", "t5x_scale", "trian")
+    assert (result.returncode, result.stderr) == (1, "t5x_scale: error: no command 'trian' (did you mean 'train'?)\n")
