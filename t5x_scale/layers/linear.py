@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from t5x_scale.layers.initializers import FanIn, Initializer
+from t5x_scale.layers.ops.matmul import matmul
 
 
 class Linear(nn.Module):
@@ -44,8 +45,7 @@ class Linear(nn.Module):
             (*self.in_shape, *self.out_shape),
             self.param_dtype,
         )
-        contract = (tuple(range(x.ndim - inputs, x.ndim)), tuple(range(inputs)))
-        y = jax.lax.dot_general(x.astype(self.dtype), kernel.astype(self.dtype), (contract, ((), ())))
+        y = matmul(x.astype(self.dtype), kernel.astype(self.dtype), inputs)
         if self.use_bias:
             zeros = nn.with_logical_partitioning(nn.initializers.zeros_init(), self.axes[inputs:])
             y += self.param("bias", zeros, self.out_shape, self.param_dtype).astype(self.dtype)
