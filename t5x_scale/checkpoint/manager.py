@@ -170,7 +170,7 @@ class CheckpointManager:
 
         def read(candidate: int) -> tuple[Document, dict[str, jax.Array]]:
             path = layout.step_directory(self.directory, candidate)
-            document = layout.read_document(path)
+            document = restore.read_document(path)
             layout.check_leaves(document, wanted, str(path))
             return document, restore.read_verified_leaves(path, document, wanted)
 

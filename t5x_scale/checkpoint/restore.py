@@ -16,6 +16,7 @@ from t5x_scale.core import files, trees
 from t5x_scale.core.errors import UserError, did_you_mean
 
 PARAMETERS = "params"
+_MAX_REASON = 400
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +70,7 @@ def restore_parameters(path: str | os.PathLike, abstract_params: Mapping[str, An
 
     def read(step: int) -> tuple[Any, OriginReport]:
         step_path = layout.step_directory(directory, step)
-        document = layout.read_document(step_path)
+        document = read_document(step_path)
         check_parameters(document, wanted, str(step_path))
         sources = {name: f"{PARAMETERS}/{name}" for name in wanted}
         saved = {
@@ -127,6 +128,22 @@ def first_that_verifies(directory: files.Path, steps: list[int], read: Any) -> t
                     *(step, directory, error, following[0]),
                 )
     raise UserError(f"no checkpoint in {directory} can be trusted: {'; '.join(reasons)}")
+
+
+def read_document(step_path: files.Path) -> Document:
+    """`layout.read_document`, with one outcome for all processes of a run.
+
+    Raises:
+      DamagedError: some process could not read it or does not trust it.
+    """
+    document, failure = None, None
+    try:
+        document = layout.read_document(step_path)
+    except DamagedError as error:
+        failure = error
+    if not multihost.all_agree(failure is None):
+        raise failure or DamagedError("another process cannot read its metadata")
+    return document
 
 
 def read_verified_leaves(
@@ -189,6 +206,7 @@ def _cast(array: jax.Array, wanted: Any) -> jax.Array:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message: the rest is for the traceback."""
+    """The first line of an error's message, cut to what a person reads: the rest is for the traceback."""
     lines = str(error).strip().splitlines()
-    return lines[0] if lines else ""
+    text = lines[0].split(" [tensorstore_spec")[0] if lines else ""
+    return text if len(text) <= _MAX_REASON else f"{text[:_MAX_REASON]}..."
