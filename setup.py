@@ -51,7 +51,10 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=find_packages(include=["t5x_scale", "t5x_scale.*", "tasks"]),
+    # gin/ is no package where it lies (it would shadow gin-config); installed, it is data inside ours.
+    packages=[*find_packages(include=["t5x_scale", "t5x_scale.*", "tasks"]), "t5x_scale.gin_files"],
+    package_dir={"t5x_scale.gin_files": "gin"},
+    package_data={"t5x_scale.gin_files": ["**/*.gin"], "t5x_scale.data": ["vocabularies/**/*"]},
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["t5x_scale = t5x_scale.main:console_entry"]},

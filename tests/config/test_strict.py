@@ -93,6 +93,26 @@ class TestNeverReferenced:
         assert result.code == 0
         assert type(result.calls[0][1]["optimizer"]).__name__ == "Lion"
 
+    def test_binding_of_what_was_already_overridden(self, cli):
+        text = "import sample_parts\nOPTIMIZER = @sample_parts.Lion()\nsample_parts.Adam.betas = (0.5, 0.5)\n"
+        text += "sample_parts.Lion.learning_rate = @sample_parts.Constant()\n"
+        check_error(cli("train", files={"run.gin": text}), "sample_parts.Adam.betas (run.gin:3)")
+        flags = ["--gin.Adam.betas=(0.5, 0.5)", "--gin.OPTIMIZER=None"]
+        check_error(cli("train", *flags), "--gin.Adam.betas")
+        check_error(cli("train", *reversed(flags)), "--gin.Adam.betas")
+
+    def test_overridden_before_the_root_that_uses_it_is_read(self, cli):
+        head, tail = BASE.split("sample_commands.train:", 1)
+        head = head.replace("OPTIMIZER = @sample_parts.Adam()\n", "").replace("LEARNING_RATE = 0.5\n", "")
+        tail = "".join(line for line in tail.splitlines(True) if "Adam" not in line and "Constant" not in line)
+        files = {
+            "adam.gin": "import sample_parts\nOPTIMIZER = @sample_parts.Adam()\nsample_parts.Adam.betas = (0.5, 0.5)\n",
+            "none.gin": "OPTIMIZER = None\n",
+            "root.gin": f"{head}sample_commands.train:{tail}",
+        }
+        result = cli("train", files=files, base=False)
+        assert (result.code, result.err) == (0, "")
+
     def test_binding_of_another_command(self, cli):
         assert cli("eval").code == 0
         assert cli("train", "--gin.greedy.temperature=1").code == 0
