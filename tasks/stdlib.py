@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import functools
 import hashlib
+import os
 import pathlib
 import platform
 import sysconfig
@@ -35,13 +36,17 @@ EXCLUDED_PREFIXES = ("_sysconfigdata", "config-", "plat-", "sitecustomize", "use
 def list_files() -> list[tuple[str, pathlib.Path]]:
     """(path within the library, file) of every source file taken, in the order of their names."""
     root = pathlib.Path(sysconfig.get_paths()["stdlib"])
-    found = ((file.relative_to(root), file) for file in root.rglob("*.py"))
-    return sorted((path.as_posix(), file) for path, file in found if _is_taken(path))
+    found = []
+    for directory, subdirectories, names in os.walk(root):
+        # Pruned, not filtered: site-packages, which is to be left out, may hold most of the files.
+        subdirectories[:] = [name for name in subdirectories if _is_taken(name)]
+        files = [pathlib.Path(directory, name) for name in names if name.endswith(".py") and _is_taken(name)]
+        found += [(file.relative_to(root).as_posix(), file) for file in files]
+    return sorted(found)
 
 
-def _is_taken(path: pathlib.PurePath) -> bool:
-    is_excluded = not EXCLUDED_DIRECTORIES.isdisjoint(path.parts[:-1])
-    return not is_excluded and not any(part.startswith(EXCLUDED_PREFIXES) for part in path.parts)
+def _is_taken(name: str) -> bool:
+    return name not in EXCLUDED_DIRECTORIES and not name.startswith(EXCLUDED_PREFIXES)
 
 
 def split_of(path: str) -> str:

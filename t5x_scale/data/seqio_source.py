@@ -368,8 +368,9 @@ class SeqioVocabulary(seqio.Vocabulary):
         return self.wrapped.decode(ids)
 
     def _encode_tf(self, s: tf.Tensor) -> tf.Tensor:
-        def encode(text: bytes) -> np.ndarray:
-            return np.asarray(self.wrapped.encode(_to_text(text)), np.int32)
+        def encode(text: bytes | np.ndarray) -> np.ndarray:
+            # TensorFlow hands over bytes inside a graph and an array of rank 0 outside.
+            return np.asarray(self.wrapped.encode(_to_text(np.asarray(text).item())), np.int32)
 
         ids = tf.numpy_function(encode, [s], tf.int32, stateful=False)
         ids.set_shape([None])

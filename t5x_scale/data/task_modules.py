@@ -32,13 +32,13 @@ def import_task_modules(modules: Sequence[str]) -> None:
 
 
 def _did_you_mean_module(missing: str) -> str:
-    parent, _, _ = missing.rpartition(".")
+    parent, _, name = missing.rpartition(".")
     if parent:
         beside = pkgutil.iter_modules(getattr(sys.modules[parent], "__path__", []))
-        return did_you_mean(missing, [f"{parent}.{found.name}" for found in beside])
+        return did_you_mean(name, [found.name for found in beside])
     # Editable installs are known to the metadata only.
     installed = importlib.metadata.packages_distributions()
-    return did_you_mean(missing, {*installed, *(found.name for found in pkgutil.iter_modules())})
+    return did_you_mean(name, {*installed, *(found.name for found in pkgutil.iter_modules())})
 
 
 def _describe_failure(module: str, error: Exception) -> str:
