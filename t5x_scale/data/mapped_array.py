@@ -38,20 +38,25 @@ class MappedArray:
         self._chunk = _read_chunk_length(path)
         _check_files(path, -(-size // self._chunk), self._chunk * dtype.itemsize)
 
-    def read_into(self, starts: np.ndarray, out: np.ndarray) -> None:
-        """Fills row i of `out` [n, length] with the elements from `starts[i]` on, cast to its dtype.
+    def read_into(self, starts: np.ndarray, out: np.ndarray, rows: np.ndarray | None = None) -> None:
+        """Fills row `rows[i]` of `out` [any, length] with the elements from `starts[i]` on, cast to its dtype.
+
+        Args:
+          starts: int64 [n].
+          out: where the elements go.
+          rows: int64 [n]; 0, 1, 2, ... when None.
 
         Raises:
           ValueError: a row would reach outside the array.
         """
         length = out.shape[1]
         check_ranges(starts, length, self._size, self._path)
-        for row, start in zip(out, starts.tolist(), strict=True):
+        for row, start in zip(range(len(out)) if rows is None else rows.tolist(), starts.tolist(), strict=True):
             index, offset = divmod(start, self._chunk)
             if offset + length <= self._chunk:
-                row[:] = self._map(index)[offset : offset + length]
+                out[row] = self._map(index)[offset : offset + length]
             else:
-                self._read_across(start, row)
+                self._read_across(start, out[row])
 
     def _read_across(self, start: int, row: np.ndarray) -> None:
         filled = 0

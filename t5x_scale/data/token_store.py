@@ -104,6 +104,10 @@ class TokenStore:
         self._tokens.read_into(np.asarray(starts, np.int64), out)
         return out
 
+    def read_windows(self, starts: np.ndarray, out: np.ndarray, rows: np.ndarray) -> None:
+        """As `windows`, but into the rows `rows` [n] of `out`, int32 [any, length], without a copy between."""
+        self._tokens.read_into(np.asarray(starts, np.int64), out, rows)
+
     def document_of(self, position: int) -> int:
         """Index of the document that holds token `position`; a separator belongs to the document it closes."""
         if not 0 <= position < self.num_tokens:
@@ -221,8 +225,8 @@ class TokenStoreWriter:
         if tokens.min() < 0 or tokens.max() >= size:
             bad = int(tokens.min()) if tokens.min() < 0 else int(tokens.max())
             raise UserError(
-                f"document {len(self._documents)} of {self._source} holds the id {bad}; the vocabulary "
-                f"{fingerprint[:12]} has {size} ids"
+                f"document {len(self._documents) + self._empty} of {self._describe_source()} holds the id {bad}; "
+                f"the vocabulary {fingerprint[:12]} has {size} ids"
             )
         self._documents.extend(np.array([len(self._tokens)]))
         self._tokens.extend(tokens)
@@ -237,7 +241,7 @@ class TokenStoreWriter:
         """
         if not len(self._documents):
             extra = f" ({self._empty} documents without a token)" if self._empty else ""
-            raise UserError(f"the data source {self._source} gave no documents{extra}")
+            raise UserError(f"{self._describe_source()} gave no documents{extra}")
         checksums, (documents_checksum,) = self._tokens.finish(), self._documents.finish()
         fingerprint, size, separator = self._vocabulary
         manifest = Manifest(
@@ -258,6 +262,10 @@ class TokenStoreWriter:
         except OSError as error:
             raise UserError(f"cannot write {self.directory / MANIFEST}: {error.strerror or error}") from error
         return manifest
+
+    def _describe_source(self) -> str:
+        split = f", split '{self._source['split']}'" if "split" in self._source else ""
+        return f"the data source '{self._source.get('task', 'unnamed')}'{split}"
 
     def __enter__(self) -> TokenStoreWriter:
         return self
@@ -366,9 +374,9 @@ class _RemoteArray:
         except (ValueError, OSError) as error:
             raise UserError(f"the token store {path.parent} is damaged or cannot be read: {error}") from error
 
-    def read_into(self, starts: np.ndarray, out: np.ndarray) -> None:
+    def read_into(self, starts: np.ndarray, out: np.ndarray, rows: np.ndarray | None = None) -> None:
         check_ranges(starts, out.shape[1], self._size, self._path)
         # All at once, so that the requests overlap.
         futures = [self._array[start : start + out.shape[1]].read() for start in starts.tolist()]
-        for row, future in zip(out, futures, strict=True):
-            row[:] = future.result()
+        for row, future in zip(range(len(out)) if rows is None else rows.tolist(), futures, strict=True):
+            out[row] = future.result()

@@ -1,0 +1,269 @@
+"""Batch k as a pure function of (seed, k): from a step to rows, from rows to windows, from windows to fields."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from t5x_scale.core.batch import check_batch
+from t5x_scale.core.errors import UserError
+from t5x_scale.data.batch_schedule import BatchSchedule
+from t5x_scale.data.mixture import Mixture
+from t5x_scale.data.objectives import Objective, RowKeys
+from t5x_scale.data.order import order_key, permute
+from t5x_scale.data.skipping import SkipList
+from t5x_scale.data.token_store import TokenStore
+
+
+@dataclasses.dataclass(frozen=True)
+class Locations:
+    """Where rows come from; every field is int64 [n].
+
+    Attributes:
+      rows: global rows.
+      sources: index into `BatchSource.names`.
+      epochs: how often the source had been gone through before.
+      starts: position of the row's first raw token in the source's store.
+    """
+
+    rows: np.ndarray
+    sources: np.ndarray
+    epochs: np.ndarray
+    starts: np.ndarray
+
+
+class BatchSource:
+    """The training batches of a run. Reads may come from any thread, in any order.
+
+    Attributes:
+      names: the sources, sorted by name.
+      stores: {name: TokenStore}.
+      mixture: which source each global row comes from.
+      schedule: rows of each step.
+      length: L, positions of a row.
+      seed: decides order and randomness of the rows.
+      skip: global rows that are never delivered.
+      rows_per_epoch: {name: windows in one pass over the source}.
+    """
+
+    def __init__(
+        self,
+        stores: Mapping[str, TokenStore],
+        rates: Mapping[str, float],
+        schedule: BatchSchedule,
+        objective: Objective,
+        *,
+        length: int,
+        seed: int,
+        max_epochs: float | None = 1.0,
+        skip: Iterable[Sequence[int]] = (),
+        process_index: int = 0,
+        process_count: int = 1,
+    ):
+        """Args:
+          stores: {name: store} of every source.
+          rates: {name: token share}, in any unit.
+          schedule, objective, length, seed, skip: see the attributes.
+          max_epochs: how often a source may be gone through; None is without end.
+          process_index, process_count: this host delivers the rows of its place of so many.
+
+        Raises:
+          UserError: a source is shorter than one row, or a batch does not divide among the hosts.
+        """
+        for rows in schedule.sizes():
+            if rows % process_count:
+                raise UserError(f"the batch size {rows} does not divide among {process_count} processes")
+        # By name, so that the order in which a configuration lists sources changes nothing.
+        self.names = tuple(sorted(rates))
+        self.stores = {name: stores[name] for name in self.names}
+        self.mixture = Mixture({name: rates[name] for name in self.names})
+        self.schedule = schedule
+        self.objective = objective
+        self.length = length
+        self.seed = seed
+        self.max_epochs = max_epochs
+        self.skip = SkipList(skip)
+        self._process = (process_index, process_count)
+        self._raw_length, self._stride = objective.raw_length(length), objective.stride(length)
+        self.rows_per_epoch = {name: self._count_windows(name) for name in self.names}
+
+    def batch(self, step: int, rows: slice | None = None) -> dict[str, np.ndarray]:
+        """The batch of `step`.
+
+        Args:
+          step: counted from 0.
+          rows: rows of the global batch; this host's when None.
+
+        Returns:
+          The fields of `core.batch`, each [rows, L].
+
+        Raises:
+          UserError: a source would be gone through more than `max_epochs` times.
+        """
+        rows = self.host_rows(step) if rows is None else rows
+        consumed = self.schedule.first_row(step) + np.arange(*rows.indices(self.schedule.size(step)))
+        fields = self.fields(self.locate(self.skip.to_global(consumed)))
+        check_batch(fields)
+        return fields
+
+    def host_rows(self, step: int) -> slice:
+        """This host's rows of the global batch of `step`: hosts in order hold equal, consecutive parts."""
+        index, count = self._process
+        size = self.schedule.size(step) // count
+        return slice(index * size, (index + 1) * size)
+
+    def locate(self, rows: np.ndarray) -> Locations:
+        """Where global rows, int64 [n], come from.
+
+        Raises:
+          UserError: as `batch`.
+        """
+        sources, counts = self.mixture.slot(rows)
+        per_epoch = np.array([self.rows_per_epoch[name] for name in self.names])[sources]
+        epochs, indices = np.divmod(counts, per_epoch)
+        starts = np.empty_like(indices)
+        for source in np.unique(sources):
+            name = self.names[source]
+            mine = sources == source
+            self._check_cap(name, int(counts[mine].max()) + 1)
+            for epoch in np.unique(epochs[mine]):
+                chosen = mine & (epochs == epoch)
+                key = order_key(self.seed, int(epoch), name)
+                starts[chosen] = permute(indices[chosen], self.rows_per_epoch[name], key) * self._stride
+        return Locations(np.asarray(rows, np.int64), sources, epochs, starts)
+
+    def fields(self, locations: Locations) -> dict[str, np.ndarray]:
+        """The objective's fields [n, L] of the rows at `locations`."""
+        raw = np.empty((len(locations.rows), self._raw_length), np.int32)
+        for source in np.unique(locations.sources):
+            mine = np.flatnonzero(locations.sources == source)
+            self.stores[self.names[source]].read_windows(locations.starts[mine], raw, mine)
+        return self.objective(raw, RowKeys(self.seed, locations.rows), self.length)
+
+    @property
+    def parts(self) -> dict[str, Any]:
+        """What the bytes of a batch depend on beside its rows, part by part, as JSON values."""
+        stores = {name: store.fingerprint for name, store in self.stores.items()}
+        return {
+            "stores": _digest(stores),
+            "rates": _digest(dict(zip(self.names, self.mixture.slots.tolist(), strict=True))),
+            "objective": self.objective.name,
+            "length": self.length,
+            "seed": self.seed,
+        }
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of `parts`: equal fingerprints, equal bytes for equal rows."""
+        return hashlib.sha256(json.dumps(self.parts, sort_keys=True).encode()).hexdigest()
+
+    def state(self, step: int) -> dict[str, Any]:
+        """The position before `step` as JSON, under a kilobyte: what a checkpoint keeps."""
+        return {
+            "row": self.schedule.first_row(step),
+            "fingerprint": self.fingerprint,
+            "parts": self.parts,
+            "skip": [list(interval) for interval in self.skip.intervals],
+        }
+
+    def resumed(self, state: Mapping[str, Any], step: int) -> BatchSource:
+        """This source, continued from the position that `state` recorded before `step`.
+
+        Rows skipped in the run's past stay skipped. A batch size that changed counts from here on.
+
+        Raises:
+          UserError: the bytes would not be those of the recorded run (the message names what differs), or the
+            configuration skips rows that the run has already been through.
+        """
+        changed = [name for name, value in self.parts.items() if state["parts"].get(name) != value]
+        if changed:
+            raise UserError(
+                f"the data differs from the checkpoint's in: {', '.join(changed)}; put it back or start a new run"
+            )
+        past = SkipList(state["skip"])
+        combined = SkipList([*past.intervals, *self.skip.intervals])
+        row = np.array([state["row"]])
+        if state["row"] and past.to_global(row - 1) != combined.to_global(row - 1):
+            raise UserError(
+                f"rows to skip must lie ahead: at step {step} the run has already been through the global rows "
+                f"before {int(past.to_global(row)[0])}"
+            )
+        other = copy.copy(self)
+        other.skip = combined
+        if self.schedule.first_row(step) != state["row"]:
+            other.schedule = self.schedule.anchored(step, state["row"])
+        return other
+
+    def rows_before(self, step: int) -> dict[str, int]:
+        """{name: rows that the mixture has dealt to the source before `step`, those jumped over included}."""
+        return dict(zip(self.names, self.mixture.rows_before(self._position(step)).tolist(), strict=True))
+
+    def epochs(self, step: int) -> dict[str, float]:
+        """{name: passes over the source before `step`}."""
+        return {name: rows / self.rows_per_epoch[name] for name, rows in self.rows_before(step).items()}
+
+    def token_counts(self, step: int) -> dict[str, int]:
+        """{name: positions delivered from the source before `step`}, without rows that were jumped over."""
+        position = self._position(step)
+        rows = self.mixture.rows_before(position)
+        for first, end in self.skip.intervals:
+            rows = rows - self.mixture.rows_before(min(end, position)) + self.mixture.rows_before(min(first, position))
+        return dict(zip(self.names, (rows * self.length).tolist(), strict=True))
+
+    def check_enough(self, train_steps: int) -> None:
+        """Checks before the first step that every source lasts.
+
+        Raises:
+          UserError: naming the source, its rows in one epoch, the rows asked for, and what to change.
+        """
+        for name, rows in self.rows_before(train_steps).items():
+            self._check_cap(name, rows, f" in {train_steps} steps")
+
+    def describe(self) -> str:
+        """One line for each source, for logs."""
+        lines = [
+            f"data: {self.objective.name}, length {self.length}, seed {self.seed}, fingerprint {self.fingerprint[:12]}"
+        ]
+        for name, share in zip(self.names, self.mixture.shares, strict=True):
+            store = self.stores[name]
+            lines.append(
+                f"  {name}: {share:.4f} of the tokens; {store.num_tokens:,} tokens in {store.num_documents:,} "
+                f"documents, {self.rows_per_epoch[name]:,} rows an epoch ({store.directory})"
+            )
+        return "\n".join(lines)
+
+    def _position(self, step: int) -> int:
+        """One past the last global row consumed before `step`."""
+        row = self.schedule.first_row(step)
+        return int(self.skip.to_global(np.array([row - 1]))[0]) + 1 if row else 0
+
+    def _count_windows(self, name: str) -> int:
+        store = self.stores[name]
+        windows = (store.num_tokens - self._raw_length) // self._stride + 1
+        if windows < 1:
+            raise UserError(
+                f"the source '{name}' has {store.num_tokens} tokens, fewer than the {self._raw_length} of one row: "
+                "use a shorter sequence length or more data"
+            )
+        return windows
+
+    def _check_cap(self, name: str, rows: int, span: str = "") -> None:
+        per_epoch = self.rows_per_epoch[name]
+        if self.max_epochs is not None and rows > self.max_epochs * per_epoch:
+            enough = math.ceil(100 * rows / per_epoch) / 100
+            raise UserError(
+                f"the source '{name}' has {per_epoch} rows of {self.length} tokens an epoch, and the run asks for "
+                f"{rows}{span}: more than max_epochs = {self.max_epochs:g}; raise MAX_EPOCHS to {enough:g} or more, "
+                "lower TRAIN_STEPS or the source's rate, or add data"
+            )
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:32]

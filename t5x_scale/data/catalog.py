@@ -1,0 +1,197 @@
+"""From the names in a configuration to open token stores.
+
+SeqIO defines data and token stores deliver it: SeqIO, and with it TensorFlow, is imported only when a store has to be
+built, or when the modules that register the tasks are not those the store was built from. What they then say is
+compared with what the store recorded, so a task that was edited is noticed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.machinery
+import importlib.util
+import logging
+import pathlib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from t5x_scale.core import files
+from t5x_scale.core.errors import UserError
+from t5x_scale.data import text_source
+from t5x_scale.data.freezing import ensure_store
+from t5x_scale.data.store_manifest import is_finished
+from t5x_scale.data.token_store import TokenStore
+from t5x_scale.data.vocabulary import Vocabulary
+
+logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Catalog:
+    """Where stores lie and what is needed to build one that is missing.
+
+    Attributes:
+      store_dir: the directory of all stores, local or `gs://`.
+      vocabulary: of the run.
+      task_modules: dotted names of the modules that register SeqIO tasks.
+      process_index: process 0 builds, the others wait.
+    """
+
+    store_dir: str
+    vocabulary: Vocabulary
+    task_modules: Sequence[str] = ()
+    process_index: int = 0
+
+    def directory(self, name: str, split: str) -> files.Path:
+        """Where the store of a source's split lies; every vocabulary has its own."""
+        part = re.sub(r"\W+", "_", split)
+        return files.to_path(self.store_dir) / f"{_file_name(name)}-{part}-{self.vocabulary.fingerprint[:8]}"
+
+    def open(self, name: str, split: str) -> TokenStore:
+        """Opens the store of a task or of text files, freezing it first if there is none.
+
+        Raises:
+          UserError: what `data.freezing`, `data.seqio_source` and `data.text_source` raise; or the source changed
+            since its store was frozen.
+        """
+        directory = self.directory(name, split)
+        finished = is_finished(directory)
+        if not finished and self.process_index == 0:
+            logger.info("freezing '%s' (%s) into %s", name, split, directory)
+        store = ensure_store(
+            directory,
+            lambda: self._documents(name, split),
+            source=self._describe(name, split) if not finished and self.process_index == 0 else {},
+            vocabulary_fingerprint=self.vocabulary.fingerprint,
+            vocabulary_size=self.vocabulary.size,
+            separator_id=self._separator(),
+            process_index=self.process_index,
+        )
+        if finished:
+            self._check_unchanged(name, split, store)
+        return store
+
+    def resolve(self, name: str) -> tuple[dict[str, float], bool]:
+        """The sources behind a registered name.
+
+        Returns:
+          ({source: rate}, whether the rates count examples instead of tokens). A task, and `text:...`, is itself.
+
+        Raises:
+          UserError: nothing of that name is registered.
+        """
+        if text_source.is_text_source(name) or self._has_store(name):
+            return {name: 1.0}, False
+        record = files.to_path(self.store_dir) / f"{_file_name(name)}.mixture.json"
+        modules = _hash_modules(self.task_modules)
+        if record.exists():
+            recorded = files.read_json(record)
+            if recorded["modules"] == modules:
+                return recorded["rates"], True
+        rates = _import_seqio_source(self.task_modules).task_or_mixture_names(name)
+        if rates == {name: 1.0}:
+            return rates, False
+        if self.process_index == 0:
+            files.make_directory(self.store_dir)
+            files.write_json(record, {"name": name, "rates": rates, "modules": modules})
+        return rates, True
+
+    def _has_store(self, name: str) -> bool:
+        parent = files.to_path(self.store_dir)
+        found = parent.iterdir() if parent.exists() else ()
+        return any(path.name.startswith(f"{_file_name(name)}-") and is_finished(path) for path in found)
+
+    def _documents(self, name: str, split: str) -> Iterable[np.ndarray]:
+        if text_source.is_text_source(name):
+            return text_source.iterate_documents(name, split, self.vocabulary)
+        return _import_seqio_source(self.task_modules).iterate_documents(name, split, self.vocabulary)
+
+    def _describe(self, name: str, split: str) -> dict[str, Any]:
+        if text_source.is_text_source(name):
+            return text_source.describe_source(name, split)
+        source = _import_seqio_source(self.task_modules)
+        return {
+            **source.describe_document_source(name, split),
+            "fingerprint": source.document_source_fingerprint(name, split),
+            "modules": _hash_modules(self.task_modules),
+        }
+
+    def _check_unchanged(self, name: str, split: str, store: TokenStore) -> None:
+        recorded = store.manifest.source
+        if text_source.is_text_source(name):
+            text_source.check_unchanged(name, recorded)
+            return
+        if recorded.get("modules") == _hash_modules(self.task_modules):
+            return
+        try:
+            now = _import_seqio_source(self.task_modules).document_source_fingerprint(name, split)
+        except UserError as error:
+            logger.warning("cannot compare '%s' with the task its token store was frozen from: %s", name, error)
+            return
+        if now != recorded.get("fingerprint"):
+            raise UserError(
+                f"the task '{name}' changed since its token store {store.directory} was frozen: delete that store to "
+                "freeze it again, or name another store_dir"
+            )
+
+    def _separator(self) -> int:
+        if self.vocabulary.eod_id is None:
+            raise UserError(
+                f"the vocabulary '{self.vocabulary.spec}' has no token that ends a document ([eod] or end of sequence)"
+            )
+        return self.vocabulary.eod_id
+
+
+def token_rates(rates: Mapping[str, float], stores: Mapping[str, TokenStore]) -> dict[str, float]:
+    """Rates by tokens from rates by examples: a source whose examples are longer has more of the tokens."""
+    return {
+        name: rate * stores[name].num_tokens / stores[name].num_documents for name, rate in rates.items() if rate > 0
+    }
+
+
+def _file_name(name: str) -> str:
+    """A name without hyphens that can stand in a path; no two sources share one."""
+    readable = re.sub(r"\W+", "_", name).strip("_")[:60]
+    return readable if readable == name else f"{readable}_{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
+def _import_seqio_source(task_modules: Sequence[str]) -> ModuleType:
+    try:
+        from t5x_scale.data import seqio_source
+    except ImportError as error:
+        raise UserError(
+            f"reading a SeqIO task needs seqio and TensorFlow, which cannot be imported ({error}); a finished token "
+            "store and a 'text:' source do not"
+        ) from error
+    seqio_source.import_task_modules(task_modules)
+    return seqio_source
+
+
+def _hash_modules(modules: Sequence[str]) -> str:
+    """A hash of the Python files beside each module, found without importing them."""
+    digest = hashlib.sha256()
+    for module in modules:
+        digest.update(f"\0{module}\0".encode())
+        folder = _find_folder(module)
+        for file in sorted(folder.glob("*.py")) if folder else ():
+            digest.update(file.name.encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()
+
+
+def _find_folder(module: str) -> pathlib.Path | None:
+    """The folder of a module's file. Asking for the whole name at once would import the packages above it."""
+    first, *rest = module.split(".")
+    try:
+        spec = importlib.util.find_spec(first)
+    except (ImportError, ValueError):
+        return None
+    for name in rest:
+        if spec is None:
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(f"{spec.name}.{name}", spec.submodule_search_locations)
+    return pathlib.Path(spec.origin).parent if spec and spec.origin else None

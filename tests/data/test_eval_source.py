@@ -1,0 +1,65 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from t5x_scale.core import batch as batch_lib
+from t5x_scale.core.errors import UserError
+from t5x_scale.data.eval_source import EvalSource
+from t5x_scale.data.objectives import CausalLm
+
+
+@settings(max_examples=25, deadline=None)
+@given(tokens=st.integers(2, 200), length=st.integers(1, 40), hosts=st.sampled_from([1, 2]))
+def test_every_target_once_in_order(make_store, tmp_path_factory, tokens, length, hosts):
+    store = make_store(tmp_path_factory.mktemp("e") / "s", tokens)
+    sources = [
+        EvalSource("s", store, CausalLm(), length=length, batch_size=4, process_index=index, process_count=hosts)
+        for index in range(hosts)
+    ]
+    targets, inputs = [], []
+    for index in range(sources[0].num_batches):
+        for source in sources:
+            batch = source.batch(index)
+            assert batch_lib.check_batch(batch) == (4 // hosts, length)
+            counted = batch[batch_lib.LOSS_WEIGHTS] == 1
+            targets.append(batch[batch_lib.TARGET_TOKENS][counted])
+            inputs.append(batch[batch_lib.INPUT_TOKENS][counted])
+    stream = store.tokens(0, tokens)
+    np.testing.assert_array_equal(np.concatenate(targets), stream[1:])
+    np.testing.assert_array_equal(np.concatenate(inputs), stream[:-1])
+    assert sources[0].num_targets == tokens - 1
+
+
+@pytest.mark.parametrize("max_batches", [1, 2, 3, 99])
+def test_max_batches(make_store, tmp_path, max_batches):
+    store = make_store(tmp_path / "s", 100)
+    source = EvalSource("s", store, CausalLm(), length=16, batch_size=3, max_batches=max_batches)
+    assert source.num_batches == min(max_batches, 3)
+    weights = [source.batch(index)[batch_lib.LOSS_WEIGHTS].sum() for index in range(source.num_batches)]
+    assert source.num_targets == sum(weights) == [48, 96, 99][source.num_batches - 1]
+    with pytest.raises(IndexError):
+        source.batch(source.num_batches)
+
+
+def test_whole_rows_only_for_an_objective_of_another_form(make_store, tmp_path):
+    class Wide(CausalLm):
+        def stride(self, length):
+            return length + 1
+
+    source = EvalSource("s", make_store(tmp_path / "s", 100), Wide(), length=9, batch_size=4)
+    assert source.num_rows == 10
+    assert source.num_targets == 90
+    source = EvalSource("t", make_store(tmp_path / "t", 99), Wide(), length=9, batch_size=4)
+    assert source.num_rows == 9
+
+
+def test_too_short(make_store, tmp_path):
+    class Wide(CausalLm):
+        def stride(self, length):
+            return length + 1
+
+    with pytest.raises(UserError, match="'s' has 5 tokens"):
+        EvalSource("s", make_store(tmp_path / "s", 5), Wide(), length=9, batch_size=4)
+    with pytest.raises(UserError, match="does not divide"):
+        EvalSource("s", make_store(tmp_path / "t", 5), CausalLm(), length=2, batch_size=4, process_count=3)
