@@ -13,6 +13,7 @@ from t5x_scale.config.configuration import Configurable, Configuration, Key, des
 from t5x_scale.config.parse import FileReader, add_value, read_flag
 from t5x_scale.config.reach import Reached
 from t5x_scale.config.resolve import register_root
+from t5x_scale.config.search import find_gin_file
 from t5x_scale.config.strict import check
 from t5x_scale.config.values import expand
 from t5x_scale.core.errors import UserError
@@ -64,10 +65,12 @@ def load(
     """
     gin_config.clear_config()
     configuration = Configuration()
+    # Before the command is imported, which may take seconds.
+    found = [find_gin_file(path, search_paths) for path in files]
     root = register_root(commands[command], configuration)
     reader = FileReader(configuration, search_paths)
-    for path in files:
-        reader.read(path)
+    for file in found:
+        reader.read(file)
     for setting in settings:
         add = read_flag if setting.literal else add_value
         add(configuration, setting.name, setting.value, setting.flag)

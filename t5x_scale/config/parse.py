@@ -30,13 +30,13 @@ class FileReader:
         self._read: set[str] = set()
         self._reading: list[str] = []
 
-    def read(self, path: str) -> None:
-        """Reads the file that `path` names, even if it was read before: the later file wins.
+    def read(self, file: GinFile) -> None:
+        """Reads a file, even if it was read before: the later file wins.
 
         Raises:
           UserError: in one line, with file and line, whatever is wrong with the file.
         """
-        self._parse(find_gin_file(path, self._search_paths))
+        self._parse(file)
 
     def _include(self, path: str, where: str) -> None:
         file = find_gin_file(path, self._search_paths, wanted_by=where)

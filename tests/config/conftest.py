@@ -17,6 +17,7 @@ COMMANDS = {
     "train": "sample_commands:train",
     "eval": "sample_commands:evaluate",
     "fail": "sample_commands:fail",
+    "build": "sample_commands:build",
 }
 FLAGS = {
     "train": {

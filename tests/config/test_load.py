@@ -1,11 +1,16 @@
 """What a command receives."""
 
+import pathlib
 import sys
 
 import pytest
-import sample_commands
 import sample_parts
 from test_strict import check_error
+
+from t5x_scale.config.load import load, make_arguments
+from t5x_scale.main import main
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 def test_instances_are_of_the_very_classes(cli):
@@ -35,15 +40,16 @@ def test_user_error_while_building(cli):
     check_error(cli("train", "--gin.Model.scale=-1"), "t5x_scale: error: scale must not be negative\n")
 
 
-def test_user_error_of_the_command_and_of_what_it_calls(cli, monkeypatch):
+def test_user_error_of_the_command(cli):
     result = cli("fail", base=False)
     assert (result.code, result.err) == (1, "t5x_scale: error: the disk is full\n")
 
-    def raising(**_):
-        raise sample_parts.UserError("no such place")
 
-    monkeypatch.setattr(sample_commands, "evaluate", sample_commands.evaluate)
-    monkeypatch.setattr(sample_parts.Model, "__post_init__", raising, raising=False)
+def test_user_error_while_the_command_builds(cli):
+    # gin adds lines of its own to whatever passes through a reference.
+    text = "import sample_commands\nimport sample_parts\nsample_commands.build.make = @sample_parts.Model\n"
+    result = cli("build", "--gin.Model.scale=-1", files={"a.gin": text}, base=False)
+    assert (result.code, result.err) == (1, "t5x_scale: error: scale must not be negative\n")
 
 
 def test_unexpected_errors_pass_through(cli):
@@ -78,6 +84,46 @@ def test_singleton(cli):
     arguments = cli("train", files={"a.gin": text}).calls[0][1]
     assert arguments["data"] is arguments["eval_data"]
     assert arguments["data"].batch_size == 2
+
+
+_PACKAGE = """
+import dataclasses
+@dataclasses.dataclass(frozen=True)
+class Program:
+    seed: int = 0
+def train(program: Program, train_steps: int, model_dir: str = ""):
+    assert type(program) is Program
+    return train_steps
+"""
+
+
+@pytest.mark.parametrize("name", ["train_steps", "train.train_steps", "sample_house.commands.train.train_steps"])
+def test_function_and_module_of_one_name(tmp_path, monkeypatch, name):
+    house = tmp_path / "sample_house" / "commands"
+    house.mkdir(parents=True)
+    (tmp_path / "sample_house" / "__init__.py").write_text("")
+    (house / "__init__.py").write_text("")
+    (house / "train.py").write_text(_PACKAGE)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    text = "from sample_house.commands import train\ntrain.train.program = @train.Program()\ntrain.Program.seed = 1\n"
+    (tmp_path / "a.gin").write_text(f"{text}train.train.train_steps = 1\n")
+    words = ["train", "--gin_file=a.gin", f"--gin.train.{name}=7".replace("train.sample", "sample")]
+    assert main(words, {"train": "sample_house.commands.train:train"}, {}, {}) == 7
+    words.append("--gin.train.train.model_dir=None")
+    assert main(words, {"train": "sample_house.commands.train:train"}, {}, {}) == 1
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("gin/optim/*.gin")), ids=lambda path: path.stem)
+def test_optimisers_of_the_repository(tmp_path, monkeypatch, path):
+    (tmp_path / "sample_optim.py").write_text(
+        "def run(optimizer, train_steps: int):\n    return optimizer.learning_rate"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    text = "import sample_optim\nsample_optim.run.optimizer = %OPTIMIZER\nsample_optim.run.train_steps = %TRAIN_STEPS\n"
+    (tmp_path / "a.gin").write_text(f"{text}TRAIN_STEPS = 20000\n")
+    loaded = load("run", {"run": "sample_optim:run"}, [str(tmp_path / "a.gin"), str(path)])
+    assert callable(make_arguments(loaded)["optimizer"].learning_rate)
 
 
 def test_linen_modules_through_scan(cli, tmp_path, monkeypatch):
@@ -121,7 +167,5 @@ def run(stack: nn.Module):
         "sample_linen.Stack.block = @sample_linen.Block\nsample_linen.Block.attention = @sample_linen.Attention\n"
         "sample_linen.Attention.heads = 5\n"
     )
-    from t5x_scale.main import main
-
     assert main(["run", "--gin_file=a.gin"], {"run": "sample_linen:run"}, {}, {}) == 75
     assert main(["run", "--gin_file=a.gin", "--gin.Attention.parent=5"], {"run": "sample_linen:run"}, {}, {}) == 1
