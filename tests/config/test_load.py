@@ -97,7 +97,7 @@ def train(program: Program, train_steps: int, model_dir: str = ""):
 """
 
 
-@pytest.mark.parametrize("name", ["train_steps", "train.train_steps", "sample_house.commands.train.train_steps"])
+@pytest.mark.parametrize("name", ["train", "train.train", "commands.train.train", "sample_house.commands.train.train"])
 def test_function_and_module_of_one_name(tmp_path, monkeypatch, name):
     house = tmp_path / "sample_house" / "commands"
     house.mkdir(parents=True)
@@ -108,7 +108,7 @@ def test_function_and_module_of_one_name(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     text = "from sample_house.commands import train\ntrain.train.program = @train.Program()\ntrain.Program.seed = 1\n"
     (tmp_path / "a.gin").write_text(f"{text}train.train.train_steps = 1\n")
-    words = ["train", "--gin_file=a.gin", f"--gin.train.{name}=7".replace("train.sample", "sample")]
+    words = ["train", "--gin_file=a.gin", f"--gin.{name}.train_steps=7"]
     assert main(words, {"train": "sample_house.commands.train:train"}, {}, {}) == 7
     words.append("--gin.train.train.model_dir=None")
     assert main(words, {"train": "sample_house.commands.train:train"}, {}, {}) == 1
