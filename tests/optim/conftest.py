@@ -13,9 +13,7 @@ LAYERS = 2
 _LEAVES = {
     "token_embedder/embedding": ((24, 8), ("vocab", "embed")),
     "decoder/layers/attention/query/kernel": ((LAYERS, 8, 4, 4), ("layers", "embed", "heads", "kv")),
-    "decoder/layers/attention/out/kernel": ((LAYERS, 4, 4, 8), ("layers", "heads", "kv", "embed")),
     "decoder/layers/mlp/wi/kernel": ((LAYERS, 8, 16), ("layers", "embed", "mlp")),
-    "decoder/layers/mlp/wi/bias": ((LAYERS, 16), ("layers", "mlp")),
     "decoder/layers/mlp/experts/wo/kernel": ((LAYERS, 2, 16, 8), ("layers", "expert", "mlp", "embed")),
     "decoder/layers/pre_norm/scale": ((LAYERS, 8), ("layers", "embed")),
     "decoder/layers/gate": ((LAYERS,), ("layers",)),

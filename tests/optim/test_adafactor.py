@@ -54,7 +54,6 @@ def test_axes_of_the_factors_drop_the_reduced_dimension(trees):
     expert = "decoder/layers/mlp/experts/wo/kernel"
     assert (rows[expert], columns[expert]) == (("layers", "expert", "embed"), ("layers", "expert", "mlp"))
     assert full == {
-        "decoder/layers/mlp/wi/bias": ("layers", "mlp"),
         "decoder/layers/pre_norm/scale": ("layers", "embed"),
         "decoder/layers/gate": ("layers",),
         "decoder/final_norm/scale": ("embed",),

@@ -37,7 +37,6 @@ def test_updates_of_every_matrix_of_a_stack_are_orthogonal_with_the_asked_rms(tr
     updates = flatten(jax.jit(lambda g, p: tx.update(g, tx.init(p), p)[0])(grads, params))
     for path, shape in {
         "decoder/layers/attention/query/kernel": (8, 16),
-        "decoder/layers/attention/out/kernel": (16, 8),
         "decoder/layers/mlp/wi/kernel": (8, 16),
         "decoder/layers/mlp/experts/wo/kernel": (16, 8),
     }.items():
