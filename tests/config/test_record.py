@@ -1,6 +1,11 @@
 """The configuration written beside a run is a gin file that says the same."""
 
 from conftest import BASE
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import gin
+from t5x_scale.config.values import to_text
 
 
 def _dry(cli, command, **given):
@@ -52,23 +57,41 @@ def test_modules_of_one_name_get_two(cli, tmp_path, monkeypatch):
         (tmp_path / package / "__init__.py").write_text("")
         (tmp_path / package / "rates.py").write_text("def rate(value: float = 0.0):\n    return lambda step: value\n")
     monkeypatch.syspath_prepend(tmp_path)
-    one = "from sample_one import rates\nimport sample_parts\nsample_parts.Adam.learning_rate = @rates.rate()\n"
-    two = "from sample_two import rates as other\nother.rate.value = 0.5\n"
-    two += "import sample_parts\nsample_parts.Adam.learning_rate = @other.rate()\n"
-    text = _record(cli, files={"one.gin": one, "two.gin": two})
-    assert "from sample_two import rates" in text
-    assert "sample_one" not in text
-    both = one + "rates.rate.value = 0.25\nsample_parts.Lion.learning_rate = @other.rate()\n"
-    both = "from sample_two import rates as other\nother.rate.value = 0.5\n" + both
-    both += "import sample_commands\nsample_commands.train.optimizer = @sample_parts.Adam()\n"
-    both += "sample_parts.Adam.groups = {'a': @other.rate}\n".replace("{'a': @other.rate}", "None")
-    both += "sample_commands.evaluate.sampler = @sample_parts.Lion\n"
-    text = _record(cli, files={"both.gin": both})
-    assert "from sample_two import rates" in text
-    assert "from sample_one import rates as rates_2" in text or "from sample_one import rates\n" in text
-    after = cli("train", files={"config.gin": text}, base=False)
-    assert after.code == 0, after.err
+    text = """
+from sample_one import rates
+from sample_two import rates as other
+import sample_commands
+import sample_parts
+sample_parts.Adam.learning_rate = @rates.rate()
+rates.rate.value = 0.25
+sample_commands.evaluate.sampler = @other.rate
+other.rate.value = 0.5
+"""
+    recorded = _record(cli, files={"both.gin": text})
+    assert "from sample_one import rates\n" in recorded
+    assert "from sample_two import rates as rates_2\n" in recorded
+    after = cli("train", files={"config.gin": recorded}, base=False)
+    assert (after.code, after.err) == (0, "")
     assert after.calls[0][1]["optimizer"].learning_rate(0) == 0.25
+    after = cli("eval", files={"config.gin": recorded}, base=False)
+    assert after.calls[0][1]["sampler"]()(0) == 0.5
+
+
+_LITERALS = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: (
+        st.lists(inner) | st.lists(inner).map(tuple) | st.dictionaries(st.text() | st.integers(), inner, max_size=3)
+    ),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(value=_LITERALS)
+def test_any_literal_reads_back_as_itself(value):
+    read = gin.config.parse_value(to_text(value))
+    assert read == value
+    assert repr(read) == repr(value)
 
 
 def test_required_of_other_commands_stays_required(cli):
