@@ -17,7 +17,7 @@ from t5x_scale.core.errors import UserError
 from t5x_scale.data.batch_schedule import BatchSchedule
 from t5x_scale.data.mixture import Mixture
 from t5x_scale.data.objectives import Objective, RowKeys
-from t5x_scale.data.order import order_key, permute
+from t5x_scale.data.order import load_index_shuffle, order_key, permute
 from t5x_scale.data.skipping import SkipList
 from t5x_scale.data.token_store import TokenStore
 
@@ -80,6 +80,7 @@ class BatchSource:
         for rows in schedule.sizes():
             if rows % process_count:
                 raise UserError(f"the batch size {rows} does not divide among {process_count} processes")
+        load_index_shuffle()
         # By name, so that the order in which a configuration lists sources changes nothing.
         self.names = tuple(sorted(rates))
         self.stores = {name: stores[name] for name in self.names}

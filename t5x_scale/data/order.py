@@ -15,8 +15,12 @@ _ROUNDS = 4
 
 
 @functools.cache
-def _index_shuffle() -> Callable[[int, int, int, int], int]:
-    # Not at the top: importing grain brings jax, about a second, and only delivery needs it.
+def load_index_shuffle() -> Callable[[int, int, int, int], int]:
+    """Imports the permutation behind `permute`: (index, last index, 32-bit key, rounds) -> index.
+
+    Importing grain takes half a second beyond jax, so configurations do not pay for it; delivery calls this when it
+    opens rather than with its first batch.
+    """
     from grain.experimental import index_shuffle
 
     return index_shuffle
@@ -44,6 +48,6 @@ def permute(indices: np.ndarray, size: int, key: int) -> np.ndarray:
     """
     if not 0 < size <= MAX_SIZE:
         raise ValueError(f"cannot permute {size} elements: the number must be in [1, {MAX_SIZE}]")
-    shuffle = _index_shuffle()
+    shuffle = load_index_shuffle()
     last = size - 1
     return np.array([shuffle(index, last, key, _ROUNDS) for index in indices.tolist()], dtype=np.int64)

@@ -1,0 +1,54 @@
+"""Stores and text files behind gs://, against a loopback fake of the storage API."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "fakes"))
+
+from gcs import FakeStorage
+
+pytest.importorskip("gcsfs")
+
+CODE = """
+import os, sys
+sys.modules["tensorflow"] = None
+from t5x_scale.core import files
+from t5x_scale.data.pipeline import DataConfig, make_pipeline
+
+text = "".join(f"line {i}\\n" for i in range(3000))
+for name in ("a", "b"):
+    files.to_path(f"gs://bucket/corpus/{name}.txt").write_text(text + name)
+    with open(os.path.join(sys.argv[1], f"{name}.txt"), "w") as file:
+        file.write(text + name)
+
+def make(source, store_dir):
+    config = DataConfig(source, "bytes", {"targets": 64}, 8, store_dir=store_dir)
+    return make_pipeline(config, default_store_dir="unused")
+
+local = make(f"text:{sys.argv[1]}/*.txt", sys.argv[1] + "/stores")
+for attempt in range(2):
+    # Built the first time, opened the second.
+    remote = make("text:gs://bucket/corpus/*.txt", "gs://bucket/stores")
+(near,), (far,) = local.stores.values(), remote.stores.values()
+assert near.fingerprint == far.fingerprint
+far.verify()
+assert remote.batch(3)["decoder_target_tokens"].shape == (8, 64)
+starts = remote.locate(__import__("numpy").arange(8)).starts
+assert (near.windows(starts, 65) == far.windows(starts, 65)).all()
+"""
+
+
+def test_a_store_and_its_text_in_a_bucket(tmp_path):
+    with FakeStorage(["bucket"]) as storage:
+        environment = {**os.environ, **storage.environment()}
+        command = [sys.executable, "-c", CODE, os.fspath(tmp_path)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        names = sorted(storage.buckets["bucket"])
+    assert any(name.endswith("/manifest.json") for name in names)
+    # Nothing is left of the building, and no local habits (locks, temporary files) leak into the bucket.
+    assert not [name for name in names if "/." in name]
