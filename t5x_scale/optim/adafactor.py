@@ -76,7 +76,7 @@ class Adafactor:
 
     def make(self, axes: AxesTree, options: Options = NO_OPTIONS) -> optax.GradientTransformation:
         """See `interface.Optimizer`."""
-        second_moment = scale_by_factored_moment(self.decay_exponent, self.epsilon, self.min_dim_to_factor, axes)
+        second_moment = scale_by_factored_moment(self, axes)
         return transforms.in_float32(adafactor_chain(self, second_moment, axes, options), axes)
 
     def state_axes(self, abstract_params: Params, axes: AxesTree) -> Any:
@@ -115,11 +115,9 @@ def factored_dims(shape: tuple[int, ...], names: Axes, min_dim: int) -> tuple[in
     return sides[-2], sides[-1]
 
 
-def scale_by_factored_moment(
-    decay_exponent: float, epsilon: float, min_dim: int, axes: AxesTree
-) -> optax.GradientTransformation:
-    """Divides by the root of the second moment v_ij = row_i col_j / mean(row), with the window of PaLM's."""
-    flat_axes = flatten(axes)
+def scale_by_factored_moment(config: Adafactor, axes: AxesTree) -> optax.GradientTransformation:
+    """Divides by the root of the second moment v_ij = row_i col_j / mean(row), and clips each layer's RMS."""
+    flat_axes, min_dim = flatten(axes), config.min_dim_to_factor
 
     def init(params: Any) -> FactoredMomentState:
         rows, columns, full = {}, {}, {}
@@ -133,34 +131,47 @@ def scale_by_factored_moment(
 
     def update(updates: Any, state: FactoredMomentState, params: Any = None) -> tuple[Any, FactoredMomentState]:
         count = optax.safe_increment(state.count)
-        weight = moment_weight(count, decay_exponent)
-        old = [flatten(tree) for tree in (state.v_row, state.v_col, state.v)]
+        weight = moment_weight(count, config.decay_exponent)
+        old_rows, old_columns, old_full = flatten(state.v_row), flatten(state.v_col), flatten(state.v)
         rows, columns, full, scaled = {}, {}, {}, {}
         for path, g in flatten(updates).items():
-            square = jnp.square(g) + epsilon
             if dims := factored_dims(g.shape, flat_axes[path], min_dim):
-                rows[path] = _average(old[0][path], jnp.mean(square, axis=dims[1]), weight)
-                columns[path] = _average(old[1][path], jnp.mean(square, axis=dims[0]), weight)
-                scaled[path] = g * _inverse_root(rows[path], columns[path], *dims)
+                rows[path] = _average(old_rows[path], _mean_square(g, dims[1], config.epsilon), weight)
+                columns[path] = _average(old_columns[path], _mean_square(g, dims[0], config.epsilon), weight)
+                function, operands = _divide_by_factors, (g, *_inverse_roots(rows[path], columns[path], *dims))
             else:
-                full[path] = _average(old[2][path], square, weight)
-                scaled[path] = g / jnp.sqrt(full[path])
+                full[path] = _average(old_full[path], jnp.square(g) + config.epsilon, weight)
+                function, operands = _divide_by_root, (g, full[path])
+            scaled[path] = transforms.clip_to_rms(function, operands, flat_axes[path], config.clipping_threshold)
         new_state = FactoredMomentState(count, unflatten(rows), unflatten(columns), unflatten(full))
         return unflatten(scaled), new_state
 
     return optax.GradientTransformation(init, update)
 
 
+def _mean_square(g: jax.Array, dim: int, epsilon: float) -> jax.Array:
+    # The barrier keeps the two means of one gradient from sharing its square, and so the square out of memory.
+    return jnp.mean(jnp.square(jax.lax.optimization_barrier(g)), axis=dim) + epsilon
+
+
 def _average(old: jax.Array, new: jax.Array, weight: jax.Array) -> jax.Array:
     return (1.0 - weight) * old + weight * new
 
 
-def _inverse_root(row: jax.Array, column: jax.Array, column_dim: int, row_dim: int) -> jax.Array:
-    """1 / sqrt(v), broadcastable to the gradient. `row` lacks dimension `row_dim`, `column` lacks `column_dim`."""
+def _inverse_roots(row: jax.Array, column: jax.Array, column_dim: int, row_dim: int) -> tuple[jax.Array, jax.Array]:
+    """The two factors of 1 / sqrt(v), broadcastable to the gradient. `row` lacks `row_dim`, `column` `column_dim`."""
     row = jnp.expand_dims(row, row_dim)
     column = jnp.expand_dims(column, column_dim)
     # Divided before the roots: the product of two second moments can fall out of float32's range.
-    return 1.0 / (jnp.sqrt(row / jnp.mean(row, axis=column_dim, keepdims=True)) * jnp.sqrt(column))
+    return 1.0 / jnp.sqrt(row / jnp.mean(row, axis=column_dim, keepdims=True)), 1.0 / jnp.sqrt(column)
+
+
+def _divide_by_factors(g: jax.Array, row: jax.Array, column: jax.Array) -> jax.Array:
+    return g * row * column
+
+
+def _divide_by_root(g: jax.Array, v: jax.Array) -> jax.Array:
+    return g / jnp.sqrt(v)
 
 
 def _without(entries: tuple[Any, ...], dim: int) -> tuple[Any, ...]:

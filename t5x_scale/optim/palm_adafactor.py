@@ -10,10 +10,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from t5x_scale.core.trees import flatten
+from t5x_scale.core.trees import flatten, map_with_path
 from t5x_scale.optim import transforms
 from t5x_scale.optim.interface import (
     NO_OPTIONS,
+    Axes,
     AxesTree,
     Options,
     Params,
@@ -73,7 +74,7 @@ class PalmAdafactor:
 
     def make(self, axes: AxesTree, options: Options = NO_OPTIONS) -> optax.GradientTransformation:
         """See `interface.Optimizer`."""
-        second_moment = scale_by_second_moment(self.decay_exponent, self.epsilon)
+        second_moment = scale_by_second_moment(self.decay_exponent, self.epsilon, self.clipping_threshold, axes)
         return transforms.in_float32(adafactor_chain(self, second_moment, axes, options), axes)
 
     def state_axes(self, abstract_params: Params, axes: AxesTree) -> Any:
@@ -84,16 +85,14 @@ class PalmAdafactor:
 def adafactor_chain(
     config: Any, second_moment: optax.GradientTransformation, axes: AxesTree, options: Options
 ) -> optax.GradientTransformation:
-    """What Adafactor does after (and including) the division by the root of the second moment.
+    """What Adafactor does from the division by the root of the second moment on.
 
     Args:
       config: holds the fields of `PalmAdafactor` but those of the second moment.
-      second_moment: the link that holds v and divides by its root.
+      second_moment: the link that holds v, divides by its root and clips.
     """
-    links = [second_moment]
-    if config.clipping_threshold is not None:
-        links.append(transforms.clip_by_layer_rms(config.clipping_threshold, axes))
-    links += [
+    links = [
+        second_moment,
         optax.scale_by_learning_rate(config.learning_rate, flip_sign=False),
         transforms.scale_leaves(options),
         transforms.scale_by_layer_rms(config.min_scale, axes),
@@ -122,10 +121,12 @@ class SecondMomentState(NamedTuple):
     v: Any
 
 
-def scale_by_second_moment(decay_exponent: float, epsilon: float) -> optax.GradientTransformation:
-    """Divides by the root of an average of squares whose window grows with the step: b2 = 1 - k^-decay_exponent.
+def scale_by_second_moment(
+    decay_exponent: float, epsilon: float, clipping_threshold: float | None, axes: AxesTree
+) -> optax.GradientTransformation:
+    """Divides by the root of an average of squares whose window grows with the step, and clips each layer's RMS.
 
-    The first update has b2 = 0, so it is the sign of the gradient.
+    With b2 = 1 - k^-decay_exponent the first update has b2 = 0, so it is the sign of the gradient.
     """
 
     def init(params: Any) -> SecondMomentState:
@@ -133,9 +134,13 @@ def scale_by_second_moment(decay_exponent: float, epsilon: float) -> optax.Gradi
 
     def update(updates: Any, state: SecondMomentState, params: Any = None) -> tuple[Any, SecondMomentState]:
         count = optax.safe_increment(state.count)
-        new_weight = moment_weight(count, decay_exponent)
-        v = jax.tree.map(lambda g, v: (1.0 - new_weight) * v + new_weight * (jnp.square(g) + epsilon), updates, state.v)
-        return jax.tree.map(lambda g, v: g / jnp.sqrt(v), updates, v), SecondMomentState(count, v)
+        weight = moment_weight(count, decay_exponent)
+        v = jax.tree.map(lambda g, v: (1.0 - weight) * v + weight * (jnp.square(g) + epsilon), updates, state.v)
+
+        def normalize(path: str, g: jax.Array, v: jax.Array, names: Axes) -> jax.Array:
+            return transforms.clip_to_rms(lambda g, v: g / jnp.sqrt(v), (g, v), names, clipping_threshold)
+
+        return map_with_path(normalize, updates, v, axes), SecondMomentState(count, v)
 
     return optax.GradientTransformation(init, update)
 

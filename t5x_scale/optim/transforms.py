@@ -41,15 +41,6 @@ def in_float32(transformation: optax.GradientTransformation, axes: AxesTree) -> 
     return optax.GradientTransformation(init, update)
 
 
-def clip_by_layer_rms(threshold: float, axes: AxesTree) -> optax.GradientTransformation:
-    """Divides each layer's update by `max(1, RMS / threshold)`, the update clipping of arXiv 1804.04235, section 6."""
-
-    def clip(path: str, update: jax.Array, names: Axes) -> jax.Array:
-        return update / jnp.maximum(1.0, layer_rms(update, names) / threshold)
-
-    return optax.stateless(lambda updates, params: map_with_path(clip, updates, axes))
-
-
 def scale_by_layer_rms(minimum: float, axes: AxesTree) -> optax.GradientTransformation:
     """Multiplies each layer's update by `max(RMS of the parameter, minimum)`."""
 
@@ -139,6 +130,19 @@ def pick(tree: Mapping[str, Any], paths: Iterable[str]) -> dict[str, Any]:
     """The part of nested dicts that holds `paths`."""
     flat = flatten(tree)
     return unflatten({path: flat[path] for path in paths})
+
+
+def clip_to_rms(function: Callable[..., jax.Array], operands: Any, names: Axes, threshold: float | None) -> jax.Array:
+    """`y = function(*operands)`, each layer divided by `max(1, RMS(y) / threshold)` (arXiv 1804.04235, section 6).
+
+    `y` is worked out twice, from operands that are in memory anyway. Left to itself the compiler keeps `y` between
+    the reduction and its use: another copy of the parameters, and three times the time on a CPU.
+    """
+    y = function(*operands)
+    if threshold is None:
+        return y
+    again = function(*jax.lax.optimization_barrier(operands))
+    return y / jnp.maximum(1.0, layer_rms(again, names) / threshold)
 
 
 def layer_rms(x: jax.Array, names: Axes) -> jax.Array:
