@@ -136,8 +136,10 @@ def scale_by_factored_moment(config: Adafactor, axes: AxesTree) -> optax.Gradien
         rows, columns, full, scaled = {}, {}, {}, {}
         for path, g in flatten(updates).items():
             if dims := factored_dims(g.shape, flat_axes[path], min_dim):
+                # The barrier keeps the two means from sharing the square, and so the square out of memory.
+                hidden = jax.lax.optimization_barrier(g)
                 rows[path] = _average(old_rows[path], _mean_square(g, dims[1], config.epsilon), weight)
-                columns[path] = _average(old_columns[path], _mean_square(g, dims[0], config.epsilon), weight)
+                columns[path] = _average(old_columns[path], _mean_square(hidden, dims[0], config.epsilon), weight)
                 function, operands = _divide_by_factors, (g, *_inverse_roots(rows[path], columns[path], *dims))
             else:
                 full[path] = _average(old_full[path], jnp.square(g) + config.epsilon, weight)
@@ -150,8 +152,7 @@ def scale_by_factored_moment(config: Adafactor, axes: AxesTree) -> optax.Gradien
 
 
 def _mean_square(g: jax.Array, dim: int, epsilon: float) -> jax.Array:
-    # The barrier keeps the two means of one gradient from sharing its square, and so the square out of memory.
-    return jnp.mean(jnp.square(jax.lax.optimization_barrier(g)), axis=dim) + epsilon
+    return jnp.mean(jnp.square(g), axis=dim) + epsilon
 
 
 def _average(old: jax.Array, new: jax.Array, weight: jax.Array) -> jax.Array:
