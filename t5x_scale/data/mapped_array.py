@@ -34,7 +34,7 @@ class MappedArray:
         self._path = path
         self._dtype = dtype.newbyteorder("<")
         self._size = size
-        self._maps: dict[int, np.ndarray] = {}
+        self._maps: dict[int, tuple[mmap.mmap, np.ndarray]] = {}
         self._chunk = _read_chunk_length(path)
         _check_files(path, -(-size // self._chunk), self._chunk * dtype.itemsize)
 
@@ -51,22 +51,35 @@ class MappedArray:
         """
         length = out.shape[1]
         check_ranges(starts, length, self._size, self._path)
+        if not length:
+            return
+        if len(starts) > 1:
+            self._announce(starts, length)
         for row, start in zip(range(len(out)) if rows is None else rows.tolist(), starts.tolist(), strict=True):
             index, offset = divmod(start, self._chunk)
             if offset + length <= self._chunk:
-                out[row] = self._map(index)[offset : offset + length]
+                out[row] = self._map(index)[1][offset : offset + length]
             else:
                 self._read_across(start, out[row])
+
+    def _announce(self, starts: np.ndarray, length: int) -> None:
+        """Has the system fetch every window at once: from a cold disk, one after the other takes ten times as long."""
+        size = self._dtype.itemsize
+        chunks, offsets = np.divmod(starts, self._chunk)
+        firsts = offsets * size // mmap.PAGESIZE * mmap.PAGESIZE
+        lengths = np.minimum(offsets + length, self._chunk) * size - firsts
+        for index, first, count in zip(chunks.tolist(), firsts.tolist(), lengths.tolist(), strict=True):
+            self._map(index)[0].madvise(mmap.MADV_WILLNEED, first, count)
 
     def _read_across(self, start: int, row: np.ndarray) -> None:
         filled = 0
         while filled < len(row):
             index, offset = divmod(start + filled, self._chunk)
-            piece = self._map(index)[offset : offset + len(row) - filled]
+            piece = self._map(index)[1][offset : offset + len(row) - filled]
             row[filled : filled + len(piece)] = piece
             filled += len(piece)
 
-    def _map(self, index: int) -> np.ndarray:
+    def _map(self, index: int) -> tuple[mmap.mmap, np.ndarray]:
         mapped = self._maps.get(index)
         if mapped is None:
             if len(self._maps) >= MAX_MAPPED_FILES:
@@ -74,7 +87,7 @@ class MappedArray:
                 self._maps = {}
             with open(self._path / "c" / str(index), "rb") as file:
                 buffer = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
-            mapped = self._maps[index] = np.frombuffer(buffer, self._dtype)
+            mapped = self._maps[index] = (buffer, np.frombuffer(buffer, self._dtype))
         return mapped
 
 
