@@ -19,6 +19,7 @@ class EvalSource:
     Attributes:
       name: of the source.
       num_batches: batches of the pass.
+      batch_size: rows of the global batch.
       num_rows: rows that hold tokens.
       num_targets: sum of the loss weights of the pass, for objectives that weigh every position 1.
     """
@@ -51,7 +52,7 @@ class EvalSource:
             raise UserError(f"the batch size {batch_size} does not divide among {process_count} processes")
         self.name = name
         self.store = store
-        self._objective, self._length, self._batch_size, self._seed = objective, length, batch_size, seed
+        self._objective, self._length, self.batch_size, self._seed = objective, length, batch_size, seed
         self._process = (process_index, process_count)
         self._raw_length, self._stride = objective.raw_length(length), objective.stride(length)
         self._full_rows = max((store.num_tokens - self._raw_length) // self._stride + 1, 0)
@@ -77,9 +78,9 @@ class EvalSource:
             raise IndexError(f"batch {index} of {self.num_batches}")
         if rows is None:
             place, count = self._process
-            size = self._batch_size // count
+            size = self.batch_size // count
             rows = slice(place * size, (place + 1) * size)
-        numbers = index * self._batch_size + np.arange(*rows.indices(self._batch_size))
+        numbers = index * self.batch_size + np.arange(*rows.indices(self.batch_size))
         raw = np.zeros((len(numbers), self._raw_length), np.int32)
         full = np.flatnonzero(numbers < self._full_rows)
         self.store.read_windows(numbers[full] * self._stride, raw, full)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from t5x_scale.core import batch as fields
+from t5x_scale.core.describe import SIMPLE, describe
 from t5x_scale.core.errors import UserError
 from t5x_scale.core.trees import flatten, unflatten
 from t5x_scale.layers.masks import Mask, make_mask
@@ -100,6 +101,22 @@ class DecoderModel:
         """Logical axis names of every parameter: the structure of the parameters, a tuple at each leaf."""
         return jax.tree.map(lambda box: tuple(box.names), self._boxed_shapes, is_leaf=_is_box)
 
+    def architecture(self) -> dict[str, dict[str, Any]]:
+        """Every module with its class and its plain settings, by path: what the parameters mean.
+
+        Two models with equal shapes may still differ here (a RoPE base, an epsilon, the order of norms).
+        """
+        found: dict[str, dict[str, Any]] = {"model": _settings(self)}
+
+        def note(next_method: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
+            # The first call of a path counts: inside a scan the path starts again for a moment.
+            found.setdefault("/".join(context.module.path) or "decoder_model", _settings(context.module))
+            return next_method(*args, **kwargs)
+
+        with nn.intercept_methods(note):
+            jax.eval_shape(self._init_boxed, jax.random.key(0))
+        return found
+
     def hidden(self, params: Params, batch: Mapping[str, jax.Array], *, rng: jax.Array | None = None) -> ModelOutput:
         """The forward pass over a training batch (fields: `core.batch`)."""
         tokens = batch[fields.INPUT_TOKENS]
@@ -178,7 +195,21 @@ def stack_layers(tree: Params, num_layers: int) -> Params:
     return unflatten(stacked)
 
 
+# How the forward pass is compiled, not what it computes.
+_EXECUTION = ("remat", "scan_layers", "parent", "name")
+
+
+def _settings(module: Any) -> dict[str, Any]:
+    values = {field.name: getattr(module, field.name) for field in dataclasses.fields(module)}
+    plain = {
+        name: describe(value)
+        for name, value in values.items()
+        if name not in _EXECUTION and isinstance(value, (*SIMPLE, tuple, ModelConfig))
+    }
+    return {"class": type(module).__name__, **plain}
+
+
 def _is_box(node: Any) -> bool:
     if isinstance(node, jax.Array | jax.ShapeDtypeStruct):
-        raise UserError("a layer made a parameter without logical axes: wrap its initialiser in with_logical_partitioning")
+        raise UserError("a layer made a parameter without logical axes: wrap its initialiser in nn.with_logical_partitioning")
     return isinstance(node, nn.LogicallyPartitioned)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 from jax.experimental import mesh_utils
-from jax.sharding import AxisType, Mesh
+from jax.sharding import AbstractMesh, AxisType, Mesh
 
 from t5x_scale.core.errors import UserError
 from t5x_scale.partitioning.axes import MESH_AXES
@@ -45,9 +45,27 @@ class MeshConfig:
         devices = list(jax.devices() if devices is None else devices)
         slices = self.dcn_data * self.dcn_stage
         ici = self._resolve(len(devices), slices)
-        dcn = tuple({"data": self.dcn_data, "stage": self.dcn_stage}.get(name, 1) for name in MESH_AXES)
         axis_types = (AxisType.Auto,) * len(MESH_AXES)
-        return Mesh(_arrange(devices, ici, dcn), MESH_AXES, axis_types=axis_types)
+        return Mesh(_arrange(devices, ici, self._dcn_sizes()), MESH_AXES, axis_types=axis_types)
+
+    def make_abstract_mesh(self, num_devices: int | None = None) -> AbstractMesh:
+        """The same mesh without devices: for tables and shapes of a machine that is not here.
+
+        Args:
+          num_devices: of that machine; by default just as many as the sizes ask for, a free axis being 1.
+
+        Raises:
+          UserError: as `make_mesh`.
+        """
+        slices = self.dcn_data * self.dcn_stage
+        if num_devices is None:
+            num_devices = slices * math.prod(max(getattr(self, name), 1) for name in MESH_AXES)
+        ici = self._resolve(num_devices, slices)
+        sizes = tuple(size * factor for size, factor in zip(ici, self._dcn_sizes(), strict=True))
+        return AbstractMesh(sizes, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
+
+    def _dcn_sizes(self) -> tuple[int, ...]:
+        return tuple({"data": self.dcn_data, "stage": self.dcn_stage}.get(name, 1) for name in MESH_AXES)
 
     def _resolve(self, num_devices: int, slices: int) -> tuple[int, ...]:
         sizes = {name: getattr(self, name) for name in MESH_AXES}

@@ -1,0 +1,218 @@
+"""`t5x_scale train`: the order of operations of a run, and nothing else.
+
+The same command again resumes: what is saved decides where it starts.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+
+from t5x_scale import run_files
+from t5x_scale.checkpoint.manager import CheckpointConfig, CheckpointManager
+from t5x_scale.checkpoint.restore import restore_parameters
+from t5x_scale.checkpoint.resume import compare_run_records
+from t5x_scale.core.files import make_directory
+from t5x_scale.core.preemption import StopSignal
+from t5x_scale.data.batch_source import BatchSource
+from t5x_scale.data.eval_source import EvalSource
+from t5x_scale.data.pipeline import DataConfig, make_eval_sources, make_pipeline
+from t5x_scale.data.prefetch import Prefetcher, host_rows, make_global_batch
+from t5x_scale.evaluation import EvaluationConfig, evaluate
+from t5x_scale.monitor.recorder import Recorder
+from t5x_scale.monitor.report import make_report
+from t5x_scale.monitor.status import StatusLine
+from t5x_scale.monitor.throughput import CHECKPOINT, EVALUATION, Throughput
+from t5x_scale.monitor.writers import MetricWriters
+from t5x_scale.program import Program, Runtime
+from t5x_scale.step import METRICS
+from t5x_scale.train_state import TrainState
+
+EXIT_RESUMABLE = 75
+
+logger = logging.getLogger(__name__)
+
+
+def train(
+    program: Program,
+    data: DataConfig,
+    train_steps: int,
+    model_dir: str,
+    checkpoint: CheckpointConfig = CheckpointConfig(),
+    evaluation: EvaluationConfig = EvaluationConfig(),
+    initial_checkpoint_path: str | None = None,
+    log_every_steps: int = 10,
+    config_text: str = "",
+    command_line: str = "",
+) -> int:
+    """Trains until `train_steps` steps are done, from whatever `model_dir` already holds.
+
+    Args:
+      program: model, optimiser and placement.
+      data: what to train on.
+      train_steps: steps of the whole run, earlier ones included.
+      model_dir: where the run lives.
+      checkpoint: when to save and what to keep.
+      evaluation: when to evaluate and on what.
+      initial_checkpoint_path: a run or a step of one, whose parameters a new run begins with.
+      log_every_steps: steps between status lines; metrics are recorded for every step in any case.
+      config_text: the resolved configuration, kept beside the run.
+      command_line: the words of this command, likewise.
+
+    Returns:
+      0 when `train_steps` steps are done, 75 when stopped, saved and resumable.
+    """
+    runtime = program.make()
+    run_files.check_data(runtime, data)
+    make_directory(model_dir)
+    options = run_files.data_options(model_dir)
+    source = make_pipeline(data, **options)
+    eval_sources = {} if evaluation.every_steps == 0 else make_eval_sources(data, **evaluation.options(), **options)
+
+    with CheckpointManager(model_dir, checkpoint) as manager, StopSignal() as stop:
+        record = run_files.make_record(runtime, data, source, train_steps)
+        if manager.latest() is not None:
+            state, record, position, step = _resume(manager, runtime, record)
+            source = source.resumed(position, step)
+        elif initial_checkpoint_path:
+            params, report = restore_parameters(initial_checkpoint_path, runtime.abstract_params)
+            run_files.write_origin(model_dir, report)
+            state, step = runtime.state_from(params), 0
+        else:
+            state, step = runtime.init_state(), 0
+        source.check_enough(train_steps)
+        run_files.write_run_files(model_dir, runtime, source, record, config_text, command_line)
+        throughput = run_files.make_throughput(runtime, data)
+        loop = _Loop(runtime, source, eval_sources, manager, evaluation, record, log_every_steps, throughput)
+        code = loop.run(model_dir, state, step, train_steps, stop)
+    if code == 0 and jax.process_index() == 0:
+        print(f"done: {train_steps} steps; see {make_report(model_dir)}")
+    return code
+
+
+def _resume(
+    manager: CheckpointManager, runtime: Runtime, record: dict[str, Any]
+) -> tuple[TrainState, dict[str, Any], dict[str, Any], int]:
+    """The newest state that verifies, once the policy has allowed this command to continue it.
+
+    Returns:
+      The state, the run record from now on, the data position and the step.
+    """
+    newest = manager.latest()
+    # Compared before anything is read: a run of another shape is refused by its record, not by a failing read.
+    compare_run_records(manager.read_metadata(newest)["run"], record, newest)
+    restored = manager.restore(runtime.abstract_state)
+    decision = compare_run_records(restored.metadata["run"], record, restored.step)
+    for warning in decision.warnings:
+        logger.warning("%s", warning)
+    for change in decision.changes:
+        logger.warning("changed from step %d on: %s", restored.step, change.render())
+    logger.info("resuming at step %d", restored.step)
+    return restored.state, decision.record, restored.metadata["data"], restored.step
+
+
+class _Loop:
+    """The loop, and the objects it hands to one another."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        source: BatchSource,
+        eval_sources: dict[str, EvalSource],
+        manager: CheckpointManager,
+        evaluation: EvaluationConfig,
+        record: dict[str, Any],
+        log_every_steps: int,
+        throughput: Throughput,
+    ):
+        self.runtime, self.source, self.eval_sources = runtime, source, eval_sources
+        self.manager, self.evaluation, self.record = manager, evaluation, record
+        self.log_every_steps, self.throughput = log_every_steps, throughput
+
+    def run(self, model_dir: str, state: TrainState, start: int, end: int, stop: StopSignal) -> int:
+        """Runs steps `start` ... `end - 1` and returns the exit code."""
+        primary = jax.process_index() == 0
+        with (
+            MetricWriters(model_dir, enabled=primary) as self.writers,
+            StatusLine(enabled=primary) as self.line,
+            self._batches(start) as batches,
+        ):
+            self.writers.event("start", start, processes=jax.process_count(), devices=jax.device_count())
+            self.recorder = Recorder(
+                METRICS,
+                self.writers,
+                self.throughput,
+                self.line,
+                total_steps=end,
+                tokens_before=lambda step: self.source.schedule.first_row(step) * self.source.length,
+            )
+            state, stopped = self._steps(state, start, end, batches, stop)
+            self.recorder.drain()
+            if stopped is not None:
+                self._save(stopped, state, force=True)
+                self.line.note(f"stopped at step {stopped} and saved; the same command continues")
+                return EXIT_RESUMABLE
+            if self.manager.config.save_final:
+                self._save(end, state, force=True)
+            self._evaluate(end, state)
+        return 0
+
+    def _steps(
+        self, state: TrainState, start: int, end: int, batches: Iterator[Any], stop: StopSignal
+    ) -> tuple[TrainState, int | None]:
+        first, buffer = start, self.runtime.make_record(self.log_every_steps)
+        for step in range(start, end):
+            # The order is a promise: stop, save and evaluate all happen before the batch of this step is taken.
+            if stop.is_requested(step):
+                self.recorder.push(first, step, buffer)
+                return state, step
+            if step > start and self.manager.is_due(step):
+                self._save(step, state)
+            if step > start and self.evaluation.is_due(step):
+                self._evaluate(step, state)
+            with self.throughput.data_wait():
+                _, batch = next(batches)
+            state, buffer = self.runtime.train_step(state, batch, buffer)
+            if (step + 1) % self.log_every_steps == 0 or step + 1 == end:
+                self.recorder.push(first, step + 1, buffer)
+                first = step + 1
+        return state, None
+
+    def _batches(self, start: int) -> Prefetcher:
+        sharding = self.runtime.batch_sharding
+        return Prefetcher(
+            self.source,
+            start,
+            make_global_batch(sharding),
+            rows=lambda step: host_rows(sharding, self.source.schedule.size(step)),
+        )
+
+    def _save(self, step: int, state: TrainState, force: bool = False) -> None:
+        self.recorder.drain()
+        with self.throughput.pause(CHECKPOINT):
+            # Metrics first: a step that is saved is never computed again, so its line must not be lost.
+            self.writers.flush()
+            metadata = {"data": self.source.state(step), "run": self.record}
+            self.manager.save(step, state, metadata, force=force)
+            if force:
+                self.manager.wait()
+        self.recorder.saved()
+
+    def _evaluate(self, step: int, state: TrainState) -> None:
+        if not self.eval_sources:
+            return
+        self.recorder.drain()
+        with self.throughput.pause(EVALUATION):
+            runtime = self.runtime
+            metrics = evaluate(runtime.eval_step, runtime.batch_sharding, state.params, self.eval_sources)
+        self.writers.write(step, metrics)
+        losses = {name: value for name, value in metrics.items() if name.endswith("/loss")}
+        self.line.note(f"step {step}: " + "  ".join(f"{name} {value:.4f}" for name, value in losses.items()))
+
+
+def dry_run(program: Program, data: DataConfig | None = None, **_: Any) -> str:
+    """The parameter table and totals, without allocating anything."""
+    return run_files.parameter_report(Runtime(program, program.mesh.make_abstract_mesh()))

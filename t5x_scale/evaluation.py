@@ -1,0 +1,87 @@
+"""Teacher-forced evaluation over whole splits."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+
+from t5x_scale.data.prefetch import host_rows, make_global_batch
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationConfig:
+    """When and on what a run is evaluated.
+
+    Attributes:
+      every_steps: between evaluations during training; None evaluates at the end only, 0 never.
+      split: of every source of the mixture.
+      batch_size: rows of a batch; the training's last size when None.
+      max_batches: ends every pass early; None goes through the whole split.
+    """
+
+    every_steps: int | None = None
+    split: str = "validation"
+    batch_size: int | None = None
+    max_batches: int | None = None
+
+    def is_due(self, step: int) -> bool:
+        """Whether to evaluate after `step` steps."""
+        return bool(self.every_steps) and step > 0 and step % self.every_steps == 0
+
+    def options(self) -> dict[str, Any]:
+        """What `data.pipeline.make_eval_sources` needs to know."""
+        return {"split": self.split, "batch_size": self.batch_size, "max_batches": self.max_batches}
+
+
+class EvalBatches(Protocol):
+    """What evaluation needs of a source: a fixed number of batches of one shape."""
+
+    num_batches: int
+    batch_size: int
+
+    def batch(self, index: int, rows: slice | None = None) -> dict[str, np.ndarray]: ...
+
+
+def evaluate(
+    eval_step: Callable[[Any, Any], Any],
+    sharding: jax.sharding.Sharding,
+    params: Any,
+    sources: Mapping[str, EvalBatches],
+) -> dict[str, float]:
+    """Goes once through every source.
+
+    Args:
+      eval_step: `(params, batch) -> TokenLosses`, compiled.
+      sharding: of the fields of a batch.
+      params: the parameters.
+      sources: {task: batches}.
+
+    Returns:
+      {"eval/<task>/loss": nats a token, ".../perplexity", ".../accuracy", ".../tokens"}.
+    """
+    metrics: dict[str, float] = {}
+    for name, source in sources.items():
+        sums = _sum_batches(eval_step, sharding, params, source)
+        weight = sums["weight"]
+        loss = sums["cross_entropy"] / weight
+        metrics[f"eval/{name}/loss"] = loss
+        metrics[f"eval/{name}/perplexity"] = math.exp(min(loss, 700.0))
+        metrics[f"eval/{name}/accuracy"] = sums["correct"] / weight
+        metrics[f"eval/{name}/tokens"] = weight
+    return metrics
+
+
+def _sum_batches(
+    eval_step: Callable[[Any, Any], Any], sharding: jax.sharding.Sharding, params: Any, source: EvalBatches
+) -> dict[str, float]:
+    make_global = make_global_batch(sharding)
+    rows = host_rows(sharding, source.batch_size)
+    results = [eval_step(params, make_global(source.batch(index, rows))) for index in range(source.num_batches)]
+    # Added on the host in float64: a sum over a million tokens keeps its digits. Fetched after the last dispatch.
+    fetched = [jax.device_get(result)._asdict() for result in results]
+    return {key: math.fsum(float(sums[key]) for sums in fetched) for key in fetched[0]}

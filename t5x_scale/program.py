@@ -1,0 +1,194 @@
+"""From a configuration to what runs on a mesh: shardings, an abstract state and the jitted steps.
+
+Shared by train, eval, infer and precompile, so that what one measures is what the other runs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from t5x_scale.core import batch as fields
+from t5x_scale.core.errors import UserError
+from t5x_scale.core.rng import make_root_key, stream_key
+from t5x_scale.core.trees import flatten, map_with_path
+from t5x_scale.losses import TokenLosses
+from t5x_scale.models.interface import DecoderModel, Params
+from t5x_scale.optim.interface import Optimizer, frozen_paths
+from t5x_scale.partitioning.mesh import MeshConfig
+from t5x_scale.partitioning.rules import Rules, fsdp
+from t5x_scale.partitioning.shardings import activation_rules, make_sharding, to_spec
+from t5x_scale.step import StepConfig, make_eval_step, make_record, make_train_step
+from t5x_scale.train_state import TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """What is trained, how, and where its arrays lie.
+
+    Attributes:
+      model: the model.
+      optimizer: the optimiser; commands that do not train do without.
+      mesh: sizes of the mesh axes.
+      rules: which mesh axes each logical axis is split over.
+      step: knobs of the step.
+      seed: of the initial parameters (and of everything else that is random on a device).
+    """
+
+    model: DecoderModel
+    optimizer: Optimizer | None = None
+    mesh: MeshConfig = MeshConfig()
+    rules: Rules = dataclasses.field(default_factory=fsdp)
+    step: StepConfig = StepConfig()
+    seed: int = 0
+
+    def make(self, devices: Sequence[jax.Device] | None = None) -> Runtime:
+        """The program on a mesh over `devices` (all of them by default)."""
+        return Runtime(self, self.mesh.make_mesh(devices))
+
+
+@dataclasses.dataclass(frozen=True)
+class ParameterRow:
+    """One line of the parameter table: path, shape, dtype, logical axes, partition and number of elements."""
+
+    path: str
+    shape: tuple[int, ...]
+    dtype: str
+    axes: tuple[str | None, ...]
+    spec: PartitionSpec
+    count: int
+
+
+class Runtime:
+    """A program on a mesh.
+
+    Attributes:
+      program: the configuration.
+      mesh: the mesh.
+    """
+
+    def __init__(self, program: Program, mesh: Mesh):
+        self.program = program
+        self.mesh = mesh
+
+    @functools.cached_property
+    def abstract_params(self) -> Params:
+        """The parameters as `ShapeDtypeStruct`s with their shardings."""
+        return self._place(self.program.model.abstract_params(), self.program.model.axes())
+
+    @functools.cached_property
+    def abstract_state(self) -> TrainState:
+        """The whole state as `ShapeDtypeStruct`s with their shardings, in the structure of a real one."""
+        model = self.program.model
+        shapes = jax.eval_shape(self._make_state, jax.random.key(0))
+        axes = self._optimizer.state_axes(model.abstract_params(), model.axes())
+        leaves, structure = jax.tree.flatten(shapes.opt_state)
+        names = structure.flatten_up_to(axes)
+        placed = [self._struct(f"opt_state[{i}]", *pair) for i, pair in enumerate(zip(leaves, names, strict=True))]
+        return TrainState(
+            step=self._struct("step", shapes.step, ()),
+            params=self.abstract_params,
+            opt_state=jax.tree.unflatten(structure, placed),
+        )
+
+    def init_state(self) -> TrainState:
+        """Draws the initial state straight into its shards. The same seed gives the same bits on every mesh."""
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state)
+        return jax.jit(self._make_state, out_shardings=shardings)(make_root_key(self.program.seed))
+
+    def state_from(self, params: Params) -> TrainState:
+        """A state at step 0 that begins with `params` and a fresh optimiser."""
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state)
+        return jax.jit(self._state_of, out_shardings=shardings)(params)
+
+    @functools.cached_property
+    def batch_sharding(self) -> NamedSharding:
+        """The sharding of every field of a batch."""
+        return NamedSharding(self.mesh, to_spec(self.program.rules, fields.AXES, self.mesh))
+
+    def check_batch_size(self, rows: int, length: int) -> None:
+        """Checks that a batch divides over the mesh and into micro-batches.
+
+        Raises:
+          UserError: naming the sizes.
+        """
+        parts = self.program.step.micro_batches
+        if rows % parts:
+            raise UserError(f"BATCH_SIZE = {rows} does not divide into micro_batches = {parts}")
+        make_sharding(self.mesh, self.program.rules, fields.AXES, (rows // parts, length), "a (micro-)batch")
+
+    def abstract_batch(self, rows: int, length: int) -> dict[str, jax.ShapeDtypeStruct]:
+        """A batch of the required fields as `ShapeDtypeStruct`s."""
+        return {
+            name: jax.ShapeDtypeStruct((rows, length), fields.DTYPES[name], sharding=self.batch_sharding)
+            for name in fields.REQUIRED
+        }
+
+    @functools.cached_property
+    def train_step(self) -> Callable[[TrainState, Any, jax.Array], tuple[TrainState, jax.Array]]:
+        """The compiled `(state, batch, record) -> (state, record)`; the old state's memory is given to the new."""
+        program = self.program
+        axes = program.model.axes()
+        step = make_train_step(
+            program.model,
+            self._optimizer.make(axes),
+            self._optimizer.learning_rate,
+            program.step,
+            frozen_paths(self._optimizer, axes),
+        )
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state)
+        return jax.jit(self._constrained(step), out_shardings=(shardings, self._replicated), donate_argnums=0)
+
+    @functools.cached_property
+    def eval_step(self) -> Callable[[Params, Any], TokenLosses]:
+        """The compiled `(params, batch) -> TokenLosses`."""
+        step = make_eval_step(self.program.model, self.program.step)
+        return jax.jit(self._constrained(step), out_shardings=self._replicated)
+
+    def make_record(self, rows: int) -> jax.Array:
+        """An empty metrics buffer of `rows` steps on the mesh."""
+        return jax.jit(lambda: make_record(rows), out_shardings=self._replicated)()
+
+    def parameter_rows(self) -> Iterator[ParameterRow]:
+        """The parameter table, without allocating anything."""
+        axes = flatten(self.program.model.axes())
+        for path, leaf in flatten(self.abstract_params).items():
+            yield ParameterRow(path, leaf.shape, str(leaf.dtype), axes[path], leaf.sharding.spec, leaf.size)
+
+    @property
+    def _optimizer(self) -> Optimizer:
+        if self.program.optimizer is None:
+            raise UserError("no optimiser is configured: bind OPTIMIZER, for example with gin/optim/palm_adafactor.gin")
+        return self.program.optimizer
+
+    @property
+    def _replicated(self) -> NamedSharding:
+        return NamedSharding(self.mesh, PartitionSpec())
+
+    def _make_state(self, root: jax.Array) -> TrainState:
+        return self._state_of(self.program.model.init(stream_key(root, "params")))
+
+    def _state_of(self, params: Params) -> TrainState:
+        opt_state = self._optimizer.make(self.program.model.axes()).init(params)
+        return TrainState(jnp.zeros((), jnp.int32), params, opt_state)
+
+    def _place(self, tree: Params, axes: Any) -> Params:
+        return map_with_path(self._struct, tree, axes)
+
+    def _struct(self, name: str, leaf: Any, axes: tuple[str | None, ...]) -> jax.ShapeDtypeStruct:
+        sharding = make_sharding(self.mesh, self.program.rules, axes, leaf.shape, name)
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    def _constrained(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def traced(*args: Any) -> Any:
+            with activation_rules(self.mesh, self.program.rules):
+                return function(*args)
+
+        return traced

@@ -1,0 +1,149 @@
+"""A run on record: its identity for the resume policy, and the files that stand beside it in MODEL_DIR."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+
+from t5x_scale.checkpoint.restore import OriginReport
+from t5x_scale.checkpoint.resume import make_run_record
+from t5x_scale.core.describe import describe
+from t5x_scale.core.environment import describe_environment
+from t5x_scale.core.errors import UserError
+from t5x_scale.core.files import to_path, write_json, write_text
+from t5x_scale.core.trees import flatten
+from t5x_scale.data.batch_source import BatchSource
+from t5x_scale.data.pipeline import DataConfig
+from t5x_scale.data.vocabulary import load_vocabulary
+from t5x_scale.models import accounting
+from t5x_scale.monitor.peaks import peak_flops
+from t5x_scale.monitor.throughput import Throughput
+from t5x_scale.program import Runtime
+
+
+def data_options(model_dir: str) -> dict[str, Any]:
+    """How this process opens data: where stores lie by default, and which rows are its own."""
+    return {
+        "default_store_dir": to_path(model_dir) / "token_stores",
+        "process_index": jax.process_index(),
+        "process_count": jax.process_count(),
+    }
+
+
+def check_data(runtime: Runtime, data: DataConfig) -> None:
+    """Checks that the data fits the program.
+
+    Raises:
+      UserError: the vocabulary is larger than the model's embedding, or a batch size does not divide.
+    """
+    vocabulary = load_vocabulary(data.vocabulary)
+    rows = runtime.program.model.config.vocab_size
+    if vocabulary.size > rows:
+        raise UserError(
+            f"the vocabulary {data.vocabulary} has {vocabulary.size} ids and the model's embedding {rows} rows: "
+            f"set ModelConfig.vocab_size to {vocabulary.size} or more"
+        )
+    for size in data.schedule.sizes():
+        runtime.check_batch_size(size, data.sequence_length)
+
+
+def make_record(runtime: Runtime, data: DataConfig, source: BatchSource, train_steps: int) -> dict[str, Any]:
+    """What the resume policy compares: free, recorded and refused entries, and the environment."""
+    program = runtime.program
+    return make_run_record(
+        free={"train_steps": train_steps, "mesh": dict(runtime.mesh.shape), "rules": describe(program.rules)},
+        recorded={
+            "optimizer": describe(program.optimizer),
+            "step": describe(program.step),
+            "batch_size": describe(data.schedule.steps),
+        },
+        refused={
+            "model": program.model.architecture(),
+            "optimizer_class": type(program.optimizer).__name__,
+            "seed": {"program": program.seed, "data": data.seed},
+            "stores": {name: store.fingerprint for name, store in source.stores.items()},
+        },
+        environment=describe_environment(),
+    )
+
+
+def write_run_files(
+    model_dir: str, runtime: Runtime, source: BatchSource, record: dict[str, Any], config_text: str, command_line: str
+) -> None:
+    """Writes `config.gin`, `model-info.txt` and `run.json`, from process 0 only."""
+    if jax.process_index():
+        return
+    directory = to_path(model_dir)
+    write_text(directory / "config.gin", config_text)
+    write_text(directory / "model-info.txt", parameter_report(runtime) + "\n\n" + source.describe() + "\n")
+    write_json(directory / "run.json", {**record, "command_line": command_line, "data": source.state(0)["parts"]})
+
+
+def write_origin(model_dir: str, report: OriginReport) -> None:
+    """Writes `origin.txt`: where every parameter of a continued run came from."""
+    if jax.process_index() == 0:
+        write_text(to_path(model_dir) / "origin.txt", report.render() + "\n")
+
+
+def make_throughput(runtime: Runtime, data: DataConfig) -> Throughput:
+    """The speedometer of a run: tokens a step, model FLOPs a token in both conventions, peak of the devices."""
+    devices = runtime.mesh.devices.flat
+    flops = {kind: _flops_per_token(runtime, data.sequence_length, kind) for kind in ("full", "causal")}
+    return Throughput(
+        data.schedule.sizes()[-1] * data.sequence_length,
+        flops_per_token=flops["full"],
+        flops_per_token_causal=flops["causal"],
+        peak_flops_per_device=peak_flops(devices[0].device_kind),
+        device_count=runtime.mesh.size,
+    )
+
+
+def _flops_per_token(runtime: Runtime, length: int, convention: str) -> float:
+    shapes = {path: leaf.shape for path, leaf in flatten(runtime.abstract_params).items()}
+    counts = accounting.count_tree(shapes)
+    return accounting.train_flops_per_token(counts, runtime.program.model.config, length, convention=convention)
+
+
+def parameter_report(runtime: Runtime) -> str:
+    """The parameter table (path, shape, dtype, axes, partition, count) and totals, without allocating anything."""
+    rows = list(runtime.parameter_rows())
+    cells = [("parameter", "shape", "dtype", "axes", "partition", "count")]
+    cells += [
+        (
+            row.path,
+            " x ".join(map(str, row.shape)),
+            row.dtype,
+            ", ".join(str(axis) for axis in row.axes),
+            ", ".join(_partition(entry) for entry in (*row.spec, *(None,) * (len(row.shape) - len(row.spec)))),
+            f"{row.count:,}",
+        )
+        for row in rows
+    ]
+    widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells]
+    total = sum(row.count for row in rows)
+    mesh = " x ".join(f"{name}={size}" for name, size in runtime.mesh.shape.items() if size > 1) or "one device"
+    lines += ["", f"total: {total:,} parameters in {len(rows)} arrays; mesh: {mesh}"]
+    lines += [_bytes_line("parameters", runtime.abstract_params)]
+    if runtime.program.optimizer is not None:
+        lines += [_bytes_line("optimiser state", runtime.abstract_state.opt_state)]
+    return "\n".join(lines)
+
+
+def _partition(entry: Any) -> str:
+    return "-" if entry is None else entry if isinstance(entry, str) else "+".join(entry)
+
+
+def _bytes_line(name: str, tree: Any) -> str:
+    leaves = jax.tree.leaves(tree)
+    whole = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+    shard = sum(_size(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves)
+    return f"{name}: {whole / 2**30:.3f} GiB in all, {shard / 2**30:.3f} GiB a device"
+
+
+def _size(shape: tuple[int, ...]) -> int:
+    size = 1
+    for dimension in shape:
+        size *= dimension
+    return size

@@ -1,0 +1,172 @@
+"""One training step, a pure function of (state, batch), and one evaluation step.
+
+    micro-batch scan -> model -> token losses -> gradients -> clip, refuse what is not finite -> optimiser -> state
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from t5x_scale.core import batch as fields
+from t5x_scale.core.errors import UserError
+from t5x_scale.core.trees import map_with_path
+from t5x_scale.losses import Projection, TokenLosses, cross_entropy
+from t5x_scale.models.interface import DecoderModel
+from t5x_scale.optim import guards
+from t5x_scale.train_state import TrainState
+
+# One float32 of each step, in this order; see `make_record`.
+METRICS = (
+    "train/loss",
+    "train/z_loss",
+    "train/accuracy",
+    "train/weight",
+    "optim/learning_rate",
+    "optim/grad_norm",
+    "optim/skipped_updates",
+)
+
+Batch = Mapping[str, jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class StepConfig:
+    """Knobs of the step itself.
+
+    Attributes:
+      micro_batches: parts that the batch is cut into along its rows and whose gradients are summed; the loss is
+        normalised once, by the weight of the whole batch, so their number changes memory and not the result.
+      max_grad_norm: gradients are scaled down to this global norm (PaLM: 1.0); None is no clipping.
+      z_loss: coefficient of (log Z)^2 (PaLM: 1e-4).
+      loss_chunk_length: positions whose logits exist at once.
+    """
+
+    micro_batches: int = 1
+    max_grad_norm: float | None = 1.0
+    z_loss: float = 1e-4
+    loss_chunk_length: int = 128
+
+    def __post_init__(self) -> None:
+        if self.micro_batches < 1 or self.loss_chunk_length < 1:
+            raise UserError(f"micro_batches and loss_chunk_length must be at least 1: {self}")
+        if self.max_grad_norm is not None and self.max_grad_norm <= 0:
+            raise UserError(f"max_grad_norm is {self.max_grad_norm}; expected a positive number or None")
+
+
+def make_record(rows: int) -> jax.Array:
+    """An empty device buffer for the `METRICS` of `rows` steps; step k writes row k mod `rows`."""
+    return jnp.zeros((rows, len(METRICS)), jnp.float32)
+
+
+def make_train_step(
+    model: DecoderModel,
+    transformation: optax.GradientTransformation,
+    learning_rate: Callable[[jax.Array], jax.Array],
+    config: StepConfig,
+    frozen: frozenset[str] = frozenset(),
+) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, jax.Array]]:
+    """Returns `(state, batch, record) -> (state, record)`, to be jitted.
+
+    Args:
+      model: the model.
+      transformation: the optimiser.
+      learning_rate: its schedule, for the record only.
+      config: see `StepConfig`.
+      frozen: paths of parameters that never change, whose gradients are not computed.
+    """
+
+    def train_step(state: TrainState, batch: Batch, record: jax.Array) -> tuple[TrainState, jax.Array]:
+        sums, grads = _accumulate(model, config, frozen, state.params, batch)
+        weight = jnp.maximum(sums.weight, 1.0)
+        grads = jax.tree.map(lambda g: g / weight.astype(g.dtype), grads)
+        norm = guards.global_norm(grads)
+        if config.max_grad_norm is not None:
+            grads = guards.clip_by_global_norm(grads, norm, config.max_grad_norm)
+        updates, opt_state = transformation.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        # A loss or gradient that is not finite must not reach the parameters: the step then changes nothing.
+        ok = jnp.isfinite(norm) & jnp.isfinite(sums.total)
+        params, opt_state = guards.select_finite(ok, (params, opt_state), (state.params, state.opt_state))
+        row = jnp.stack(
+            [
+                sums.cross_entropy / weight,
+                sums.z_loss / weight,
+                sums.correct / weight,
+                sums.weight,
+                jnp.asarray(learning_rate(state.step), jnp.float32),
+                norm,
+                1.0 - ok,
+            ]
+        )
+        record = record.at[state.step % record.shape[0]].set(row)
+        return TrainState(state.step + 1, params, opt_state), record
+
+    return train_step
+
+
+def make_eval_step(model: DecoderModel, config: StepConfig) -> Callable[[Any, Batch], TokenLosses]:
+    """Returns `(params, batch) -> TokenLosses` (sums, so that batches can be added), to be jitted."""
+
+    def eval_step(params: Any, batch: Batch) -> TokenLosses:
+        return _losses(model, config, params, batch)
+
+    return eval_step
+
+
+def _losses(model: DecoderModel, config: StepConfig, params: Any, batch: Batch) -> TokenLosses:
+    head = model.head(params)
+    return cross_entropy(
+        model.hidden(params, batch).hidden,
+        head.table,
+        batch[fields.TARGET_TOKENS],
+        batch[fields.LOSS_WEIGHTS],
+        projection=Projection(head.scale, head.vocab_first, head.soft_cap),
+        z_loss=config.z_loss,
+        chunk_length=config.loss_chunk_length,
+    )
+
+
+def _accumulate(
+    model: DecoderModel, config: StepConfig, frozen: frozenset[str], params: Any, batch: Batch
+) -> tuple[TokenLosses, Any]:
+    """Sums of losses and of gradients over the batch; neither is normalised."""
+
+    def total(params: Any, batch: Batch) -> tuple[jax.Array, TokenLosses]:
+        if frozen:
+            params = map_with_path(lambda path, p: jax.lax.stop_gradient(p) if path in frozen else p, params)
+        sums = _losses(model, config, params, batch)
+        return sums.total, sums
+
+    def sums_and_gradients(batch: Batch) -> tuple[TokenLosses, Any]:
+        (_, sums), grads = jax.value_and_grad(total, has_aux=True)(params, batch)
+        return sums, grads
+
+    if config.micro_batches == 1:
+        return sums_and_gradients(batch)
+
+    def add(carry: Any, part: Batch) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, carry, sums_and_gradients(part)), None
+
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), params)
+    start = (TokenLosses(*(jnp.zeros((), jnp.float32),) * len(TokenLosses._fields)), zeros)
+    return jax.lax.scan(add, start, _split(batch, config.micro_batches))[0]
+
+
+def _split(batch: Batch, parts: int) -> Batch:
+    """[B, L] fields to [parts, B / parts, L].
+
+    Row r goes to part r mod `parts`, so that every device, which holds consecutive rows, works on each part.
+    """
+
+    def split(x: jax.Array) -> jax.Array:
+        if x.shape[0] % parts:
+            raise UserError(f"a batch of {x.shape[0]} rows does not divide into {parts} micro-batches")
+        return jnp.swapaxes(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 0, 1)
+
+    return {name: split(x) for name, x in batch.items()}
