@@ -1,7 +1,8 @@
 """Rule tables: which mesh axes each logical axis is split over.
 
 A table maps logical axis names to a tuple of mesh axes; a name that is absent is not split. Within one array
-every mesh axis is used at most once: the first dimension that asks for it gets it.
+every mesh axis is used at most once: the first dimension that asks for it gets it. A `FirstOf` names mesh axes of
+which one is used: the first that no earlier dimension has.
 """
 
 from __future__ import annotations
@@ -10,6 +11,13 @@ from collections.abc import Mapping
 
 from t5x_scale.core.errors import UserError, did_you_mean
 from t5x_scale.partitioning.axes import LOGICAL_AXES, MESH_AXES
+
+
+class FirstOf(tuple[str, ...]):
+    """Alternatives, best first, where a plain tuple means all of its mesh axes together."""
+
+    __slots__ = ()
+
 
 Rules = Mapping[str, tuple[str, ...]]
 
@@ -26,11 +34,11 @@ def make_rules(table: Mapping[str, str | tuple[str, ...] | None]) -> Rules:
     for logical, target in table.items():
         if logical not in LOGICAL_AXES:
             raise UserError(f"rules: unknown logical axis '{logical}'{did_you_mean(logical, LOGICAL_AXES)}")
-        names = () if target is None else (target,) if isinstance(target, str) else tuple(target)
+        names = () if target is None else (target,) if isinstance(target, str) else target
         for name in names:
             if name not in MESH_AXES:
                 raise UserError(f"rules: '{logical}' names the unknown mesh axis '{name}'; known are {MESH_AXES}")
-        rules[logical] = names
+        rules[logical] = names if isinstance(names, FirstOf) else tuple(names)
     return rules
 
 
@@ -67,3 +75,13 @@ def fsdp_model() -> Rules:
             "expert": "expert",
         }
     )
+
+
+def fsdp_model_vocab_fsdp() -> Rules:
+    """`fsdp_model` for a vocabulary that does not divide over `model`, as 256,000 does not over 12.
+
+    The token table lies with `vocab` over fsdp and `embed` over model, everything else as in `fsdp_model`; an output
+    table of its own is split over fsdp only. A look-up then gathers the table along `vocab`, and its rows are split
+    as the residual stream is.
+    """
+    return make_rules({**fsdp_model(), "vocab": "fsdp", "embed": FirstOf(("fsdp", "model")), "act_vocab": None})

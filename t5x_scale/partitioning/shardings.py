@@ -13,7 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from t5x_scale.core.errors import UserError
 from t5x_scale.partitioning.axes import Axes
-from t5x_scale.partitioning.rules import Rules
+from t5x_scale.partitioning.rules import FirstOf, Rules
 
 _context: contextvars.ContextVar[tuple[Mesh, Rules] | None] = contextvars.ContextVar("activations", default=None)
 
@@ -23,10 +23,10 @@ def to_spec(rules: Rules, axes: Axes, mesh: Mesh) -> PartitionSpec:
     used: set[str] = set()
     entries: list[Any] = []
     for axis in axes:
-        names = tuple(
-            name for name in rules.get(axis or "", ()) if mesh.shape[name] > 1 and name not in used
-        )
-        used.update(names)
+        rule = rules.get(axis or "", ())
+        free = [name for name in rule if name not in used][: 1 if isinstance(rule, FirstOf) else None]
+        used.update(free)
+        names = tuple(name for name in free if mesh.shape[name] > 1)
         entries.append(None if not names else names[0] if len(names) == 1 else names)
     while entries and entries[-1] is None:
         entries.pop()
