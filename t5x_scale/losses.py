@@ -68,10 +68,10 @@ def cross_entropy(
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
 def _summed(projection, z_loss, chunk_length, hidden, table, targets, weights):
     chunks = _to_chunks(chunk_length, hidden, targets, weights)
-    cast = table.astype(hidden.dtype)
+    table_DV = _to_DV(projection, table.astype(hidden.dtype))
 
     def add(sums, chunk):
-        losses, _ = _chunk_losses(projection, z_loss, cast, *chunk)
+        losses, _ = _chunk_losses(projection, z_loss, table_DV, *chunk)
         return jax.tree.map(jnp.add, sums, losses), None
 
     sums, _ = jax.lax.scan(add, _zeros(), chunks)
@@ -80,22 +80,21 @@ def _summed(projection, z_loss, chunk_length, hidden, table, targets, weights):
 
 def _summed_forward(projection, z_loss, chunk_length, hidden, table, targets, weights):
     chunks = _to_chunks(chunk_length, hidden, targets, weights)
-    cast = table.astype(hidden.dtype)
+    table_DV = _to_DV(projection, table.astype(hidden.dtype))
 
     def add(carry, chunk):
         sums, d_table = carry
-        losses, d_logits = _chunk_losses(projection, z_loss, cast, *chunk)
+        losses, d_logits = _chunk_losses(projection, z_loss, table_DV, *chunk)
         d_logits = d_logits.astype(hidden.dtype)
-        x = chunk[0]
-        d_hidden = jax.lax.dot_general(d_logits, cast, (((2,), (0 if projection.vocab_first else 1,)), ((), ())))
-        pair = (d_logits, x) if projection.vocab_first else (x, d_logits)
-        d_table += jax.lax.dot_general(*pair, (((0, 1), (0, 1)), ((), ())), preferred_element_type=jnp.float32)
+        d_hidden = jax.lax.dot_general(d_logits, table_DV, (((2,), (1,)), ((), ())))
+        over_tokens = (((0, 1), (0, 1)), ((), ()))
+        d_table += jax.lax.dot_general(chunk[0], d_logits, over_tokens, preferred_element_type=jnp.float32)
         return (jax.tree.map(jnp.add, sums, losses), d_table), d_hidden
 
-    start = (_zeros(), jnp.zeros(table.shape, jnp.float32))
+    start = (_zeros(), jnp.zeros(table_DV.shape, jnp.float32))
     (sums, d_table), d_hidden = jax.lax.scan(add, start, chunks)
     d_hidden = _from_chunks(d_hidden, hidden.shape[1])
-    return (sums[0] + sums[1], sums), (d_hidden, d_table.astype(table.dtype))
+    return (sums[0] + sums[1], sums), (d_hidden, _to_DV(projection, d_table).astype(table.dtype))
 
 
 def _summed_backward(projection, z_loss, chunk_length, gradients, cotangents):
@@ -108,14 +107,19 @@ def _summed_backward(projection, z_loss, chunk_length, gradients, cotangents):
 _summed.defvjp(_summed_forward, _summed_backward)
 
 
+def _to_DV(projection, table):
+    # Transposed once, and its gradient once back: with [V, D] inside the loop, the CPU backend would transpose the
+    # logits of every chunk instead.
+    return table.T if projection.vocab_first else table
+
+
 def _zeros() -> tuple[jax.Array, ...]:
     return (jnp.zeros((), jnp.float32),) * 4
 
 
-def _chunk_losses(projection, z_loss, table, x, targets, weights):
-    """Sums of one chunk, and the gradient of their total with respect to `x @ table`, both float32."""
-    contract = (((2,), (1 if projection.vocab_first else 0,)), ((), ()))
-    raw = jax.lax.dot_general(x, table, contract, preferred_element_type=jnp.float32)
+def _chunk_losses(projection, z_loss, table_DV, x, targets, weights):
+    """Sums of one chunk, and the gradient of their total with respect to `x @ table_DV`, both float32."""
+    raw = jax.lax.dot_general(x, table_DV, (((2,), (0,)), ((), ())), preferred_element_type=jnp.float32)
     logits = projection.scale * raw
     if projection.soft_cap is not None:
         capped = jnp.tanh(logits / projection.soft_cap)
