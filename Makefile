@@ -1,0 +1,54 @@
+# make demo | make test | make lint: each installs what it needs into .venv first.
+
+SHELL := /bin/bash
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
+	$$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
+VENV := .venv
+BIN := $(VENV)/bin
+# The thread pool's size is part of a CPU run's bits.
+export NPROC ?= 2
+export JAX_PLATFORMS ?= cpu
+
+.PHONY: help demo test lint format install clean-demo
+
+help:
+	@echo "make demo    pretrain a small PaLM on real text, kill it, resume it, continue it, sample from it"
+	@echo "make test    every test"
+	@echo "make lint    ruff and the import contracts"
+	@echo "make format  ruff format and the fixes it is sure of"
+
+demo: $(VENV)/.installed
+	$(BIN)/python tools/demo.py
+
+clean-demo:
+	rm -rf runs/demo
+
+test: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile tests
+
+lint: $(VENV)/.installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+format: $(VENV)/.installed-test
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+install: $(VENV)/.installed
+
+$(VENV)/bin/python:
+	@if [ -z "$(PYTHON)" ]; then \
+		echo "t5x_scale needs Python 3.11 or newer with venv. On Debian and Ubuntu (Cloud TPU VMs):"; \
+		echo "  sudo apt-get update && sudo apt-get install -y python3.11 python3.11-venv"; \
+		exit 1; fi
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: $(VENV)/bin/python setup.py
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=24'
+	$(BIN)/python -m pip install --quiet -e .
+	touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet -e '.[test]'
+	touch $@
