@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import functools
 import pathlib
 import re
 
 from t5x_scale.commands import COMMANDS
-from t5x_scale.config.load import Setting, load, make_arguments
+from t5x_scale.config.load import Loaded, Setting, load, make_arguments
+from t5x_scale.models.interface import DecoderModel
 from t5x_scale.program import Program
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+PRETRAIN = "gin/runs/pretrain.gin"
 
 # What a run file leaves to the user, as gin text.
 _USERS = {
     "BATCH_SIZE": "8",
     "MIXTURE_OR_TASK_NAME": "'a_task'",
     "MODEL_DIR": "'a_directory'",
-    "TRAIN_STEPS": "100",
+    "TRAIN_STEPS": "100000",
     "VOCABULARY": "'bytes'",
 }
 
@@ -38,19 +41,37 @@ def text_of(name: str) -> str:
     return "".join(text_of(included) for included in re.findall(r'^include "(.+)"', text, re.MULTILINE)) + text
 
 
+def commands_of(name: str) -> list[str]:
+    """The commands whose parameters a run file binds."""
+    targets = {command: target.rsplit(".", 1)[1].replace(":", ".") for command, target in COMMANDS.items()}
+    return [command for command, target in targets.items() if re.search(rf"^{target}\b", text_of(name), re.MULTILINE)]
+
+
+def load_files(command: str, files: tuple[str, ...], **settings: object) -> Loaded:
+    """Reads and checks `files` for a command; `settings` are further macros or `class_name__field`."""
+    required = re.findall(r"^(\w+) = %gin.REQUIRED", "".join(map(text_of, files)), re.MULTILINE)
+    values = {name: _USERS[name] for name in required}
+    values |= {name.replace("__", "."): repr(value) for name, value in settings.items()}
+    flags = [Setting(name, value, f"--gin.{name}") for name, value in values.items()]
+    return load(command, COMMANDS, files=files, settings=flags, search_paths=[str(ROOT)])
+
+
 def load_program(
     model: str,
     *,
     optimizer: str = "gin/optim/palm_adafactor.gin",
-    run: str = "gin/runs/pretrain.gin",
     hardware: str = "gin/hardware/cpu_1.gin",
     more: tuple[str, ...] = (),
     **settings: object,
 ) -> Program:
-    """The program of these files, each in its usual place; `settings` are further macros or `class_name__field`."""
-    files = [model, optimizer, run, hardware, *more]
-    required = re.findall(r"^(\w+) = %gin.REQUIRED", text_of(run), re.MULTILINE)
-    values = {name: _USERS[name] for name in required}
-    values |= {name.replace("__", "."): repr(value) for name, value in settings.items()}
-    flags = [Setting(name, value, f"--gin.{name}") for name, value in values.items()]
-    return make_arguments(load("train", COMMANDS, files=files, settings=flags, search_paths=[str(ROOT)]))["program"]
+    """The program that these files make for `train`. It is good until the next one is read: gin holds one at a time."""
+    loaded = load_files("train", (model, optimizer, PRETRAIN, hardware, *more), **settings)
+    return make_arguments(loaded)["program"]
+
+
+@functools.cache
+def load_model(name: str) -> DecoderModel:
+    """The model of a file, for its shapes and axes only, which are worked out here, once."""
+    model = load_program(name).model
+    model.abstract_params()
+    return model

@@ -7,7 +7,8 @@ import pytest
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "fakes"))
 
-from gin_files import is_family, load_program, names
+from gin_files import is_family, load_model, names
+
 from t5x_scale.core.trees import flatten
 from t5x_scale.models.accounting import ANATOMIES, count_parameters, count_tree
 
@@ -62,7 +63,7 @@ SIZES = [name.removeprefix("gin/models/").removesuffix(".gin") for name in names
 
 @pytest.mark.parametrize("size", SIZES)
 def test_total(size):
-    model = load_program(f"gin/models/{size}.gin").model
+    model = load_model(f"gin/models/{size}.gin")
     count = count_tree({path: leaf.shape for path, leaf in flatten(model.abstract_params()).items()})
     folder = size.split("/")[0]
     assert count == count_parameters(model.config, ANATOMIES[FAMILIES.get(folder, folder)])
@@ -81,7 +82,7 @@ def test_every_published_size_has_a_file():
 
 def test_gopher_without_relative_positions_would_be_smaller():
     """The printed 44 million need the matrices of the relative positions and one shared table."""
-    config = load_program("gin/models/gopher/44m.gin").model.config
+    config = load_model("gin/models/gopher/44m.gin").config
     count = count_parameters(config, ANATOMIES["gopher"])
     assert count.total - count.relative < 43.5e6 < count.total < 44.5e6
     assert count.head == 0
