@@ -164,7 +164,7 @@ class TestHardware:
         assert used < 0.8 * MEMORY.get(hardware.split("_")[0], 1e9)
 
     def test_palm_540b_on_its_machine(self):
-        """Two gibibytes of state a chip: everything but the norms is split over all 3,072 chips of a pod."""
+        """Two gibibytes of state a chip: all that is large is split over the 3,072 chips of a pod."""
         runtime = _runtime("gin/models/palm/540b.gin", hardware="gin/hardware/v4_2x3072.gin")
         assert dict(runtime.mesh.shape) == {"data": 2, "fsdp": 256, "stage": 1, "expert": 1, "context": 1, "model": 12}
         table = flatten(runtime.abstract_params)["token_embedder/embedding"]
