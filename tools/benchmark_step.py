@@ -1,0 +1,173 @@
+"""Times whole training steps against the matrix products they cannot do without, in the same run.
+
+    python tools/benchmark_step.py                         # 50M parameters on a CPU
+    python tools/benchmark_step.py --config=llama-1b --batch_size=8 --length=4096 --dtype=bfloat16 --remat=minimal
+
+The floor is the sum of the times of all matrix products of a step (forward, gradient of the input, gradient of the
+kernel; attention without its recomputation), each timed alone on operands of the same shapes. Steps and floor are
+measured in turn, several rounds, and the smallest figures are compared: these are what the machine can do when it is
+left alone. CPU-seconds count all threads; on an accelerator only wall time means anything.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import functools
+import json
+import resource
+import time
+
+import jax
+import jax.numpy as jnp
+
+from t5x_scale.core import batch as fields
+from t5x_scale.core.trees import flatten
+from t5x_scale.models import accounting, blocks, decoder
+from t5x_scale.models.config import ModelConfig
+from t5x_scale.models.interface import DecoderModel
+from t5x_scale.monitor.peaks import peak_flops
+from t5x_scale.optim.adamw import AdamW
+from t5x_scale.optim.schedules import Constant
+from t5x_scale.program import Program, Runtime
+
+# Llama-shaped: num_layers, embed_dim, mlp_dim, num_heads, num_kv_heads, head_dim, vocab_size.
+CONFIGS = {
+    "llama-50m": (4, 512, 2048, 8, 8, 64, 32000),
+    "llama-1b": (16, 2048, 8192, 32, 8, 64, 32000),
+    "llama-3b": (28, 3072, 8192, 24, 8, 128, 32000),
+    "llama-8b": (32, 4096, 14336, 32, 8, 128, 32000),
+}
+
+
+def make_runtime(options: argparse.Namespace) -> Runtime:
+    """The benchmark's program: serial blocks, RMSNorm, gated MLP, an output table of its own, AdamW."""
+    model = DecoderModel(
+        ModelConfig(*CONFIGS[options.config], dtype=options.dtype),
+        functools.partial(decoder.Decoder, block=blocks.SerialBlock, head=decoder.Head, remat=options.remat),
+    )
+    return Program(model, AdamW(Constant(1e-4))).make()
+
+
+def matrix_products(config: ModelConfig, rows: int, length: int) -> collections.Counter:
+    """{(batch, m, k, n): how many} of one step: every product of a linear map stands for three of its size."""
+    tokens, heads = rows * length, config.num_heads * config.head_dim
+    kv = config.num_kv_heads * config.head_dim
+    maps = collections.Counter()
+    layer = [(config.embed_dim, heads), (heads, config.embed_dim), *[(config.embed_dim, kv)] * 2]
+    layer += [(config.embed_dim, config.mlp_dim)] * 2 + [(config.mlp_dim, config.embed_dim)]
+    for inputs, outputs in layer:
+        maps[inputs, outputs] += config.num_layers
+    maps[config.embed_dim, config.vocab_size] += 1
+    products = collections.Counter()
+    for (inputs, outputs), count in maps.items():
+        products[1, tokens, inputs, outputs] += count
+        products[1, tokens, outputs, inputs] += count
+        products[1, inputs, tokens, outputs] += count
+    batch = rows * config.num_heads
+    products[batch, length, config.head_dim, length] += 2 * config.num_layers
+    products[batch, length, length, config.head_dim] += 4 * config.num_layers
+    return products
+
+
+def cpu_seconds() -> float:
+    """CPU time of all threads of this process so far."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+
+def timed(function, *args) -> tuple[float, float, object]:
+    """Wall and CPU seconds until the result is there, and the result."""
+    cpu, wall = cpu_seconds(), time.perf_counter()
+    result = jax.block_until_ready(function(*args))
+    return time.perf_counter() - wall, cpu_seconds() - cpu, result
+
+
+def make_floor(products: collections.Counter, dtype: str):
+    """A function that times every product once and returns (wall, CPU) seconds of the whole step."""
+    multiply = jax.jit(lambda a, b: a @ b)
+    operands = {
+        shape: (jnp.ones((shape[0], shape[1], shape[2]), dtype), jnp.ones((shape[0], shape[2], shape[3]), dtype))
+        for shape in products
+    }
+    best = dict.fromkeys(products, (float("inf"), float("inf")))
+    for pair in operands.values():
+        jax.block_until_ready(multiply(*pair))
+
+    def measure() -> tuple[float, float]:
+        for shape, pair in operands.items():
+            wall, cpu, _ = timed(multiply, *pair)
+            best[shape] = (min(best[shape][0], wall), min(best[shape][1], cpu))
+        return tuple(sum(best[shape][i] * count for shape, count in products.items()) for i in (0, 1))
+
+    return measure
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--config", choices=CONFIGS, default="llama-50m")
+    parser.add_argument("--batch_size", type=int, default=4)
+    parser.add_argument("--length", type=int, default=512)
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--remat", default="none")
+    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--json", help="also write the result to this file")
+    options = parser.parse_args()
+
+    runtime = make_runtime(options)
+    config, shape = runtime.program.model.config, (options.batch_size, options.length)
+    tokens = jax.random.randint(jax.random.key(0), (shape[0], shape[1] + 1), 0, config.vocab_size, jnp.int32)
+    batch = {
+        fields.INPUT_TOKENS: tokens[:, :-1],
+        fields.TARGET_TOKENS: tokens[:, 1:],
+        fields.LOSS_WEIGHTS: jnp.ones(shape, jnp.float32),
+    }
+    batch = jax.device_put(batch, runtime.batch_sharding)
+    state, record = runtime.init_state(), runtime.make_record(options.rounds + 1)
+    compile_seconds, _, (state, record) = timed(runtime.train_step, state, batch, record)
+    measure_floor = make_floor(matrix_products(config, *shape), options.dtype)
+    wall = cpu = float("inf")
+    for _ in range(options.rounds):
+        step_wall, step_cpu, (state, record) = timed(runtime.train_step, state, batch, record)
+        wall, cpu = min(wall, step_wall), min(cpu, step_cpu)
+        floor_wall, floor_cpu = measure_floor()
+
+    count = accounting.count_tree({path: leaf.shape for path, leaf in flatten(runtime.abstract_params).items()})
+    rate = shape[0] * shape[1] / wall
+    flops = accounting.train_flops_per_token(count, config, options.length)
+    device = jax.devices()[0]
+    peak = peak_flops(device.device_kind)
+    stats = device.memory_stats() or {}
+    result = {
+        "config": options.config,
+        "parameters": count.total,
+        "batch": f"{shape[0]} x {shape[1]}",
+        "dtype": options.dtype,
+        "remat": options.remat,
+        "device": device.device_kind,
+        "jax": jax.__version__,
+        "first_step_seconds": round(compile_seconds, 2),
+        "seconds_per_step": round(wall, 4),
+        "cpu_seconds_per_step": round(cpu, 3),
+        "floor_seconds": round(floor_wall, 4),
+        "floor_cpu_seconds": round(floor_cpu, 3),
+        "ratio": round(wall / floor_wall, 3),
+        "cpu_ratio": round(cpu / floor_cpu, 3),
+        "tokens_per_second": round(rate, 1),
+        "tflops_per_second": round(rate * flops / 1e12, 3),
+        "mfu": round(rate * flops / (peak * jax.device_count()), 4) if peak else None,
+        "peak_memory_gib": round(
+            stats.get("peak_bytes_in_use", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024) / 2**30, 3
+        ),
+        "loss": float(record[0, 0]),
+    }
+    for name, value in result.items():
+        print(f"{name:22} {value}")
+    print(json.dumps(result))
+    if options.json:
+        with open(options.json, "w") as file:
+            json.dump(result, file, indent=2)
+
+
+if __name__ == "__main__":
+    main()
