@@ -1,6 +1,6 @@
 """One training step, a pure function of (state, batch), and one evaluation step.
 
-    micro-batch scan -> model -> token losses -> gradients -> clip, refuse what is not finite -> optimiser -> state
+micro-batch scan -> model -> token losses -> gradients -> clip, refuse what is not finite -> optimiser -> state
 """
 
 from __future__ import annotations

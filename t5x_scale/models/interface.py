@@ -148,7 +148,12 @@ class DecoderModel:
         return jax.tree.map(lambda leaf: jnp.zeros((self.config.num_layers, *leaf.shape), leaf.dtype), one)
 
     def extend(
-        self, params: Params, tokens: jax.Array, positions: jax.Array, cache: Any, prefix_length: jax.Array | None = None
+        self,
+        params: Params,
+        tokens: jax.Array,
+        positions: jax.Array,
+        cache: Any,
+        prefix_length: jax.Array | None = None,
     ) -> tuple[jax.Array, Any]:
         """Feeds [B, L] tokens at [B, L] positions into the cache.
 
@@ -211,5 +216,5 @@ def _settings(module: Any) -> dict[str, Any]:
 
 def _is_box(node: Any) -> bool:
     if isinstance(node, jax.Array | jax.ShapeDtypeStruct):
-        raise UserError("a layer made a parameter without logical axes: wrap its initialiser in nn.with_logical_partitioning")
+        raise UserError("a parameter has no logical axes: wrap its initialiser in nn.with_logical_partitioning")
     return isinstance(node, nn.LogicallyPartitioned)
