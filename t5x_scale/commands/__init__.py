@@ -44,5 +44,14 @@ SUMMARIES: dict[str, str] = {
 
 # command -> flag -> what it sets.
 FLAGS: dict[str, dict[str, Flag]] = {
-    "infer": {"--prompt": Flag("infer.infer.prompts", "a prompt; may be given many times", repeated=True)},
+    "infer": {
+        "--prompt": Flag("infer.infer.prompts", "a prompt; may be given many times", repeated=True),
+        "--prompts_file": Flag("infer.infer.prompts_file", "a file of prompts, one a line, or .jsonl"),
+        "--output": Flag("infer.infer.output", "a .jsonl file for the completions"),
+        "--checkpoint_path": Flag("infer.infer.checkpoint_path", "a run, or one step of a run, instead of MODEL_DIR"),
+        "--temperature": Flag("infer.infer.temperature", "0 is greedy", literal=True),
+        "--top_k": Flag("infer.infer.top_k", "choose among the k likeliest tokens", literal=True),
+        "--top_p": Flag("infer.infer.top_p", "choose among the likeliest tokens of this probability", literal=True),
+        "--max_new_tokens": Flag("infer.infer.max_new_tokens", "length of a completion", literal=True),
+    },
 }
