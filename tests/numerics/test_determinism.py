@@ -29,7 +29,6 @@ def test_initial_parameters_do_not_depend_on_the_mesh(numerics, mesh):
     shardings = jax.tree.map(lambda leaf: leaf.sharding, runtime.abstract_params)
     init = jax.jit(runtime.program.model.init, out_shardings=shardings, compiler_options=numerics.FAST)
     params = init(jax.random.key(0, impl="threefry2x32"))
-    assert all(
-        leaf.sharding.is_equivalent_to(s, leaf.ndim) for leaf, s in zip(*map(jax.tree.leaves, (params, shardings)))
-    )
+    for leaf, sharding in zip(jax.tree.leaves(params), jax.tree.leaves(shardings), strict=True):
+        assert leaf.sharding.is_equivalent_to(sharding, leaf.ndim)
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(params), numerics.initial_params("parallel"))
