@@ -142,6 +142,8 @@ def _make_parser(command: str, own_flags: dict[str, Flag], summaries: dict[str, 
     parser.add_argument("--dry_run", action="store_true", help="print the resolved configuration and stop")
     for name, flag in own_flags.items():
         parser.add_argument(name, action="append", metavar="VALUE", dest=name, help=f"{flag.help} ({flag.binding})")
+        if flag.positional:
+            parser.add_argument(f"alone{name}", nargs="?", metavar=name.lstrip("-").upper(), help=flag.help)
     return parser
 
 
@@ -166,7 +168,9 @@ def _settings(options: argparse.Namespace, gin_words: list[str], own_flags: dict
             raise UserError(f"{word}: write --gin.NAME=value")
         settings.append(Setting(name, value, f"{_GIN_PREFIX}{name}"))
     for name, flag in own_flags.items():
-        values = getattr(options, name)
+        values = getattr(options, name) or []
+        if flag.positional and (alone := getattr(options, f"alone{name}")) is not None:
+            values = [*values, alone]
         if not values:
             continue
         if flag.repeated and flag.literal:

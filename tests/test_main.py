@@ -124,3 +124,11 @@ def test_unexpected_error_keeps_its_traceback(tmp_path):
 def test_python_m():
     result = _run(sys.executable, "-m", "t5x_scale", "trian")
     assert (result.returncode, result.stderr) == (1, "t5x_scale: error: no command 'trian' (did you mean 'train'?)\n")
+
+
+def test_report_takes_its_run_without_a_flag(tmp_path, capsys):
+    assert main(["report", str(tmp_path / "no_such_run")]) == 1
+    assert "no_such_run" in capsys.readouterr().err
+    assert main(["report", str(tmp_path / "a"), str(tmp_path / "b")]) == 1
+    assert main(["train", "somewhere"]) == 1
+    assert "takes flags only" in capsys.readouterr().err

@@ -65,7 +65,7 @@ def last_step(model_dir: pathlib.Path) -> int:
 def evaluate(name: str) -> dict[str, float]:
     """Loss of a run's newest checkpoint on every validation split, in nats a token."""
     output = ROOT / f"{name}.json"
-    run(["eval", f"--gin_file={ROOT}/{name}/config.gin", f'--gin.evaluate.evaluate.output="{output}"'])
+    run(["eval", f"--gin_file={ROOT}/{name}/config.gin", f"--output={output}"])
     metrics = json.loads(output.read_text())["metrics"]
     return {task: metrics[f"eval/{task}/loss"] for task in TASKS}
 

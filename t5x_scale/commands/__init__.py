@@ -17,6 +17,7 @@ class Flag(NamedTuple):
       binding: what the flag sets, written as after `--gin.`: a macro or `module.function.parameter`.
       help: one line for `--help`.
       repeated: the flag may be given many times and sets the tuple of its values.
+      positional: the value may stand alone, without the name of the flag.
       literal: the value is gin (`7`, `None`, `@module.function`); otherwise it is text and needs no quotes.
     """
 
@@ -24,6 +25,7 @@ class Flag(NamedTuple):
     help: str
     repeated: bool = False
     literal: bool = False
+    positional: bool = False
 
 
 # What the command line calls -> "module:function".
@@ -44,6 +46,11 @@ SUMMARIES: dict[str, str] = {
 
 # command -> flag -> what it sets.
 FLAGS: dict[str, dict[str, Flag]] = {
+    "eval": {
+        "--checkpoint_path": Flag("evaluate.evaluate.checkpoint_path", "a run, or one step of it, instead of MODEL_DIR"),
+        "--output": Flag("evaluate.evaluate.output", "a JSON file for the results"),
+    },
+    "report": {"--model_dir": Flag("report.report.model_dir", "the run", positional=True)},
     "infer": {
         "--prompt": Flag("infer.infer.prompts", "a prompt; may be given many times", repeated=True),
         "--prompts_file": Flag("infer.infer.prompts_file", "a file of prompts, one a line, or .jsonl"),
