@@ -37,7 +37,8 @@ def make_rules(table: Mapping[str, str | tuple[str, ...] | None]) -> Rules:
         names = () if target is None else (target,) if isinstance(target, str) else target
         for name in names:
             if name not in MESH_AXES:
-                raise UserError(f"rules: '{logical}' names the unknown mesh axis '{name}'; known are {MESH_AXES}")
+                hint = did_you_mean(str(name), MESH_AXES) or f"; known are {', '.join(MESH_AXES)}"
+                raise UserError(f"rules: '{logical}' names the unknown mesh axis '{name}'{hint}")
         rules[logical] = names if isinstance(names, FirstOf) else tuple(names)
     return rules
 
