@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from types import FrameType
@@ -33,6 +34,9 @@ class StopSignal:
         if self._requested.is_set() and number == signal.SIGINT:
             raise KeyboardInterrupt
         self._requested.set()
+        if number == signal.SIGINT and _is_multiprocess():
+            # Only SIGTERM is agreed upon.
+            os.kill(os.getpid(), signal.SIGTERM)
 
     def is_requested(self, step: int) -> bool:
         """Whether to stop before `step`; every process gets the same answer for the same step."""
