@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 import jax
 import numpy as np
 
+from t5x_scale.core.errors import UserError
 from t5x_scale.data.prefetch import host_rows, make_global_batch
 
 
@@ -28,6 +30,12 @@ class EvaluationConfig:
     split: str = "validation"
     batch_size: int | None = None
     max_batches: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, least in (("every_steps", 0), ("batch_size", 1), ("max_batches", 1)):
+            value = getattr(self, name)
+            if value is not None and not (isinstance(value, int) and value >= least):
+                raise UserError(f"EvaluationConfig.{name} is {value!r}; it must be {least} or more, or None")
 
     def is_due(self, step: int) -> bool:
         """Whether to evaluate after `step` steps."""
@@ -62,10 +70,11 @@ def evaluate(
       sources: {task: batches}.
 
     Returns:
-      {"eval/<task>/loss": nats a token, ".../perplexity", ".../accuracy", ".../tokens"}.
+      {"eval/<task>/loss": nats a token, ".../perplexity", ".../accuracy", ".../tokens"}, the tasks called as in
+      `metric_names`.
     """
     metrics: dict[str, float] = {}
-    for name, source in sources.items():
+    for name, source in zip(metric_names(sources), sources.values(), strict=True):
         sums = _sum_batches(eval_step, sharding, params, source)
         weight = sums["weight"]
         loss = sums["cross_entropy"] / weight
@@ -74,6 +83,19 @@ def evaluate(
         metrics[f"eval/{name}/accuracy"] = sums["correct"] / weight
         metrics[f"eval/{name}/tokens"] = weight
     return metrics
+
+
+def metric_names(sources: Iterable[str]) -> list[str]:
+    """What sources are called in names of metrics: `text:/a/b.txt` becomes `text_a_b.txt`; no two are alike."""
+    names: list[str] = []
+    for source in sources:
+        plain = re.sub(r"[^A-Za-z0-9_.\-]+", "_", source)
+        name, number = plain, 1
+        while name in names:
+            number += 1
+            name = f"{plain}-{number}"
+        names.append(name)
+    return names
 
 
 def _sum_batches(

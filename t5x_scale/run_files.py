@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import jax
 
+from t5x_scale.checkpoint.manager import CheckpointManager
 from t5x_scale.checkpoint.restore import OriginReport
-from t5x_scale.checkpoint.resume import make_run_record
+from t5x_scale.checkpoint.resume import compare_run_records, make_run_record
+from t5x_scale.core import batch as fields
 from t5x_scale.core.describe import describe
 from t5x_scale.core.environment import describe_environment
 from t5x_scale.core.errors import UserError
@@ -19,6 +22,7 @@ from t5x_scale.data.vocabulary import load_vocabulary
 from t5x_scale.models import accounting
 from t5x_scale.monitor.peaks import peak_flops
 from t5x_scale.monitor.throughput import Throughput
+from t5x_scale.partitioning.shardings import make_sharding
 from t5x_scale.program import Runtime
 
 
@@ -31,7 +35,24 @@ def data_options(model_dir: str) -> dict[str, Any]:
     }
 
 
-def check_data(runtime: Runtime, data: DataConfig) -> None:
+def check_settings(model_dir: str, **counts: int) -> None:
+    """Checks what a command was given, before anything else is done.
+
+    Args:
+      model_dir: of the run; must name a place.
+      **counts: whole numbers that must be at least 1.
+
+    Raises:
+      UserError: naming the value.
+    """
+    if not isinstance(model_dir, str | os.PathLike) or not os.fspath(model_dir).strip():
+        raise UserError(f"MODEL_DIR is {model_dir!r}; give the directory of the run")
+    for name, value in counts.items():
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise UserError(f"{name} is {value!r}; it must be a whole number, 1 or more")
+
+
+def check_data(runtime: Runtime, data: DataConfig, eval_batch_size: int | None = None) -> None:
     """Checks that the data fits the program.
 
     Raises:
@@ -46,11 +67,49 @@ def check_data(runtime: Runtime, data: DataConfig) -> None:
         )
     for size in data.schedule.sizes():
         runtime.check_batch_size(size, data.sequence_length)
+    if eval_batch_size is not None:
+        shape = (eval_batch_size, data.sequence_length)
+        make_sharding(runtime.mesh, runtime.program.rules, fields.AXES, shape, "an evaluation batch")
 
 
-def make_record(runtime: Runtime, data: DataConfig, source: BatchSource, train_steps: int) -> dict[str, Any]:
-    """What the resume policy compares: free, recorded and refused entries, and the environment."""
+def check_run(model_dir: str, record: dict[str, Any], train_steps: int) -> None:
+    """Refuses a directory that holds something else, before anything is written to it.
+
+    The newest record that can be read is compared; one that cannot is left to the restore, which falls back loudly.
+
+    Args:
+      model_dir: of the run.
+      record: see `make_record`; without stores, which are compared once they are open.
+      train_steps: of the whole run.
+
+    Raises:
+      UserError: it holds another run, or this one with more steps than asked for.
+    """
+    manager = CheckpointManager(model_dir)
+    for step in reversed(manager.steps()):
+        try:
+            saved = manager.read_metadata(step)["run"]
+        except UserError:
+            continue
+        refused = {name: value for name, value in saved["refused"].items() if name in record["refused"]}
+        compare_run_records({**saved, "refused": refused}, record, step)
+        if step > train_steps:
+            raise UserError(
+                f"the run in {model_dir} is at step {step}, beyond TRAIN_STEPS = {train_steps}: raise TRAIN_STEPS, or "
+                "use a new MODEL_DIR"
+            )
+        return
+
+
+def make_record(
+    runtime: Runtime, data: DataConfig, train_steps: int, source: BatchSource | None = None
+) -> dict[str, Any]:
+    """What the resume policy compares: free, recorded and refused entries, and the environment.
+
+    Without `source` the data stores are left out.
+    """
     program = runtime.program
+    stores = {} if source is None else {"stores": {name: store.fingerprint for name, store in source.stores.items()}}
     return make_run_record(
         free={"train_steps": train_steps, "mesh": dict(runtime.mesh.shape), "rules": describe(program.rules)},
         recorded={
@@ -62,7 +121,7 @@ def make_record(runtime: Runtime, data: DataConfig, source: BatchSource, train_s
             "model": program.model.architecture(),
             "optimizer_class": type(program.optimizer).__name__,
             "seed": {"program": program.seed, "data": data.seed},
-            "stores": {name: store.fingerprint for name, store in source.stores.items()},
+            **stores,
         },
         environment=describe_environment(),
     )

@@ -8,6 +8,7 @@ import jax
 
 from t5x_scale import run_files
 from t5x_scale.checkpoint.restore import restore_parameters
+from t5x_scale.core.distributed import join_run
 from t5x_scale.core.files import write_json
 from t5x_scale.data.pipeline import DataConfig, make_eval_sources
 from t5x_scale.evaluation import EvaluationConfig
@@ -36,8 +37,10 @@ def evaluate(
     Returns:
       0.
     """
+    join_run()
+    run_files.check_settings(model_dir)
     runtime = program.make()
-    run_files.check_data(runtime, data)
+    run_files.check_data(runtime, data, evaluation.batch_size)
     params, origin = restore_parameters(checkpoint_path or model_dir, runtime.abstract_params)
     sources = make_eval_sources(data, **evaluation.options(), **run_files.data_options(model_dir))
     metrics = evaluate_sources(runtime.eval_step, runtime.batch_sharding, params, sources)

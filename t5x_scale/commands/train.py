@@ -15,6 +15,7 @@ from t5x_scale import run_files
 from t5x_scale.checkpoint.manager import CheckpointConfig, CheckpointManager
 from t5x_scale.checkpoint.restore import restore_parameters
 from t5x_scale.checkpoint.resume import compare_run_records
+from t5x_scale.core.distributed import join_run
 from t5x_scale.core.files import make_directory
 from t5x_scale.core.preemption import StopSignal
 from t5x_scale.data.batch_source import BatchSource
@@ -65,15 +66,18 @@ def train(
     Returns:
       0 when `train_steps` steps are done, 75 when stopped, saved and resumable.
     """
+    join_run()
+    run_files.check_settings(model_dir, train_steps=train_steps, log_every_steps=log_every_steps)
     runtime = program.make()
-    run_files.check_data(runtime, data)
+    run_files.check_data(runtime, data, evaluation.batch_size)
+    run_files.check_run(model_dir, run_files.make_record(runtime, data, train_steps), train_steps)
     make_directory(model_dir)
     options = run_files.data_options(model_dir)
     source = make_pipeline(data, **options)
     eval_sources = {} if evaluation.every_steps == 0 else make_eval_sources(data, **evaluation.options(), **options)
 
     with CheckpointManager(model_dir, checkpoint) as manager, StopSignal() as stop:
-        record = run_files.make_record(runtime, data, source, train_steps)
+        record = run_files.make_record(runtime, data, train_steps, source)
         if manager.latest() is not None:
             state, record, position, step = _resume(manager, runtime, record)
             source = source.resumed(position, step)
@@ -101,9 +105,6 @@ def _resume(
     Returns:
       The state, the run record from now on, the data position and the step.
     """
-    newest = manager.latest()
-    # Compared before anything is read: a run of another shape is refused by its record, not by a failing read.
-    compare_run_records(manager.read_metadata(newest)["run"], record, newest)
     restored = manager.restore(runtime.abstract_state)
     decision = compare_run_records(restored.metadata["run"], record, restored.step)
     for warning in decision.warnings:
@@ -166,12 +167,17 @@ class _Loop:
         first, buffer = start, self.runtime.make_record(self.log_every_steps)
         for step in range(start, end):
             # The order is a promise: stop, save and evaluate all happen before the batch of this step is taken.
-            if stop.is_requested(step):
+            stopping, saving = stop.is_requested(step), step > start and self.manager.is_due(step)
+            # Also where the run begins: a run that was killed while it evaluated has saved this step already.
+            evaluating = self.evaluation.is_due(step)
+            if first < step and (stopping or saving or evaluating):
                 self.recorder.push(first, step, buffer)
+                first = step
+            if stopping:
                 return state, step
-            if step > start and self.manager.is_due(step):
+            if saving:
                 self._save(step, state)
-            if step > start and self.evaluation.is_due(step):
+            if evaluating:
                 self._evaluate(step, state)
             with self.throughput.data_wait():
                 _, batch = next(batches)

@@ -48,22 +48,24 @@ class Recorder:
         """Hands over the buffer of steps `first` ... `end - 1` (0-based); step k stands in row k mod rows."""
         self._pending.append((first, end, buffer))
         while len(self._pending) > 1:
-            self._write(*self._pending.popleft())
+            self._write([self._pending.popleft()])
 
     def drain(self) -> None:
         """Waits for all steps handed over and writes them."""
-        while self._pending:
-            self._write(*self._pending.popleft())
+        if self._pending:
+            # As one interval: by the time the first is fetched the last may be done, and would seem to take no time.
+            self._write(list(self._pending))
+            self._pending.clear()
 
     def saved(self) -> None:
         """A checkpoint was committed now."""
         self._saved_at = time.monotonic()
 
-    def _write(self, first: int, end: int, buffer: Any) -> None:
-        values = np.asarray(buffer)
-        tokens = self._tokens_before(end) - self._tokens_before(first)
-        rates = self._throughput.completed(end, tokens=tokens)
-        for step in range(first, end):
+    def _write(self, intervals: Sequence[tuple[int, int, Any]]) -> None:
+        fetched = [(range(first, end), np.asarray(buffer)) for first, end, buffer in intervals]
+        first, end = intervals[0][0], intervals[-1][1]
+        rates = self._throughput.completed(end, tokens=self._tokens_before(end) - self._tokens_before(first))
+        for step, values in ((step, values) for steps, values in fetched for step in steps):
             row = dict(zip(self._metrics, values[step % len(values)].tolist(), strict=True))
             row["train/tokens"] = self._tokens_before(step + 1)
             if step + 1 == end:
