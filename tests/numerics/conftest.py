@@ -103,7 +103,8 @@ def train(block, optimizer, mesh="one", micro_batches=1, seed=0, repeat=0, **mod
     if not model.get("scan_layers", True):
         params = unstack_layers(params, CONFIG.num_layers)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, runtime.abstract_state)
-    state = jax.device_put(jax.jit(runtime._state_of, compiler_options=FAST)(params), shardings)
+    state = jax.device_get(jax.jit(runtime._state_of, compiler_options=FAST)(params))
+    state = jax.device_put(state, shardings)
     record = runtime.make_record(STEPS)
     step = None
     for batch in BATCHES:
