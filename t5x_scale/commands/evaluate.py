@@ -9,7 +9,7 @@ import jax
 from t5x_scale import run_files
 from t5x_scale.checkpoint.restore import restore_parameters
 from t5x_scale.core.distributed import join_run
-from t5x_scale.core.files import write_json
+from t5x_scale.core.files import make_directory, to_path, write_json
 from t5x_scale.data.pipeline import DataConfig, make_eval_sources
 from t5x_scale.evaluation import EvaluationConfig
 from t5x_scale.evaluation import evaluate as evaluate_sources
@@ -41,6 +41,8 @@ def evaluate(
     run_files.check_settings(model_dir)
     runtime = program.make()
     run_files.check_data(runtime, data, evaluation.batch_size)
+    if output is not None:
+        make_directory(to_path(output).parent)
     params, origin = restore_parameters(checkpoint_path or model_dir, runtime.abstract_params)
     sources = make_eval_sources(data, **evaluation.options(), **run_files.data_options(model_dir))
     metrics = evaluate_sources(runtime.eval_step, runtime.batch_sharding, params, sources)

@@ -81,13 +81,10 @@ def train(
         if manager.latest() is not None:
             state, record, position, step = _resume(manager, runtime, record)
             source = source.resumed(position, step)
-        elif initial_checkpoint_path:
-            params, report = restore_parameters(initial_checkpoint_path, runtime.abstract_params)
-            run_files.write_origin(model_dir, report)
-            state, step = runtime.state_from(params), 0
+            source.check_enough(train_steps)
         else:
-            state, step = runtime.init_state(), 0
-        source.check_enough(train_steps)
+            source.check_enough(train_steps)
+            state, step = _begin(model_dir, runtime, initial_checkpoint_path), 0
         run_files.write_run_files(model_dir, runtime, source, record, config_text, command_line)
         throughput = run_files.make_throughput(runtime, data)
         loop = _Loop(runtime, source, eval_sources, manager, evaluation, record, log_every_steps, throughput)
@@ -95,6 +92,15 @@ def train(
     if code == 0 and jax.process_index() == 0:
         print(f"done: {train_steps} steps; see {make_report(model_dir)}")
     return code
+
+
+def _begin(model_dir: str, runtime: Runtime, initial_checkpoint_path: str | None) -> TrainState:
+    """The state of a new run at step 0: parameters of another run, or drawn from the seed."""
+    if not initial_checkpoint_path:
+        return runtime.init_state()
+    params, report = restore_parameters(initial_checkpoint_path, runtime.abstract_params)
+    run_files.write_origin(model_dir, report)
+    return runtime.state_from(params)
 
 
 def _resume(
