@@ -13,6 +13,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from t5x_scale.partitioning.shardings import constrain, gather
+
+TABLE_AXES = ("embed", "vocab")
+
 
 class TokenLosses(NamedTuple):
     """Sums over tokens, each float32 and weighted; divide by `weight` once, after all sums are made.
@@ -68,7 +72,7 @@ def cross_entropy(
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
 def _summed(projection, z_loss, chunk_length, hidden, table, targets, weights):
     chunks = _to_chunks(chunk_length, hidden, targets, weights)
-    table_DV = _to_DV(projection, table.astype(hidden.dtype))
+    table_DV = gather(_to_DV(projection, table.astype(hidden.dtype)), TABLE_AXES)
 
     def add(sums, chunk):
         losses, _ = _chunk_losses(projection, z_loss, table_DV, *chunk)
@@ -80,7 +84,7 @@ def _summed(projection, z_loss, chunk_length, hidden, table, targets, weights):
 
 def _summed_forward(projection, z_loss, chunk_length, hidden, table, targets, weights):
     chunks = _to_chunks(chunk_length, hidden, targets, weights)
-    table_DV = _to_DV(projection, table.astype(hidden.dtype))
+    table_DV = gather(_to_DV(projection, table.astype(hidden.dtype)), TABLE_AXES)
 
     def add(carry, chunk):
         sums, d_table = carry
@@ -89,7 +93,7 @@ def _summed_forward(projection, z_loss, chunk_length, hidden, table, targets, we
         d_hidden = jax.lax.dot_general(d_logits, table_DV, (((2,), (1,)), ((), ())))
         over_tokens = (((0, 1), (0, 1)), ((), ()))
         d_table += jax.lax.dot_general(chunk[0], d_logits, over_tokens, preferred_element_type=jnp.float32)
-        return (jax.tree.map(jnp.add, sums, losses), d_table), d_hidden
+        return (jax.tree.map(jnp.add, sums, losses), constrain(d_table, TABLE_AXES)), d_hidden
 
     start = (_zeros(), jnp.zeros(table_DV.shape, jnp.float32))
     (sums, d_table), d_hidden = jax.lax.scan(add, start, chunks)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from t5x_scale.layers.initializers import Initializer, Normal
+from t5x_scale.partitioning.shardings import gather
 
 
 class TokenEmbedder(nn.Module):
@@ -28,4 +29,4 @@ class TokenEmbedder(nn.Module):
         )
         table = self.param("embedding", draw, (self.vocab_size, self.embed_dim), self.param_dtype)
         # Ids are checked where they are made; clipping keeps a bad one from turning the whole row to NaN.
-        return jnp.take(table, tokens, axis=0, mode="clip").astype(self.dtype)
+        return jnp.take(gather(table.astype(self.dtype), ("vocab", "embed")), tokens, axis=0, mode="clip")

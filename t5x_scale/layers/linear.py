@@ -45,7 +45,7 @@ class Linear(nn.Module):
             (*self.in_shape, *self.out_shape),
             self.param_dtype,
         )
-        y = matmul(x.astype(self.dtype), kernel.astype(self.dtype), inputs)
+        y = matmul(x.astype(self.dtype), kernel.astype(self.dtype), self.axes, inputs)
         if self.use_bias:
             zeros = nn.with_logical_partitioning(nn.initializers.zeros_init(), self.axes[inputs:])
             y += self.param("bias", zeros, self.out_shape, self.param_dtype).astype(self.dtype)

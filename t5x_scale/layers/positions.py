@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from t5x_scale.layers.initializers import FanIn, Initializer, Normal
+from t5x_scale.layers.ops.matmul import matmul
 
 
 class NoPositions(nn.Module):
@@ -121,7 +122,7 @@ class RelativePositions(nn.Module):
         reach = max(L, S)
         distances = jnp.arange(-reach + 1, reach, dtype=jnp.float32)
         sinusoids = _sinusoids(distances, self.embed_dim).astype(self.dtype)
-        r_RNH = jnp.einsum("RD,DNH->RNH", sinusoids, self.kernel.astype(self.dtype))
+        r_RNH = matmul(sinusoids, self.kernel.astype(self.dtype), ("embed", "heads", "kv"))
         by_distance = jnp.einsum("BLNH,RNH->BNLR", q + self.position_bias.astype(q.dtype), r_RNH)
         offset = positions[..., :, None] - key_positions[..., None, :] + reach - 1
         offset = jnp.broadcast_to(jnp.clip(offset, 0, 2 * reach - 2)[:, None], (*by_distance.shape[:3], S))

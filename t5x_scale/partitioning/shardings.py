@@ -12,7 +12,7 @@ import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from t5x_scale.core.errors import UserError
-from t5x_scale.partitioning.axes import Axes
+from t5x_scale.partitioning.axes import STORAGE_AXES, Axes
 from t5x_scale.partitioning.rules import FirstOf, Rules
 
 _context: contextvars.ContextVar[tuple[Mesh, Rules] | None] = contextvars.ContextVar("activations", default=None)
@@ -81,3 +81,24 @@ def constrain(x: jax.Array, axes: Axes) -> jax.Array:
     except UserError:
         return x
     return jax.lax.with_sharding_constraint(x, sharding)
+
+
+def gather(x: jax.Array, axes: Axes) -> jax.Array:
+    """Gathers a parameter over the mesh axes that only store it; outside `activation_rules` it is the identity.
+
+    Said in so many words, because a partitioner left to choose may move activations to where the parameters lie
+    instead. It then saves little, and the XLA of jax 0.10.2 returns rows in the wrong order when it does so on a
+    mesh of data x fsdp x model.
+    """
+    context = _context.get()
+    if context is None or context[0].size == 1:
+        return x
+    mesh, rules = context
+    spec = PartitionSpec(*(_without_storage(entry) for entry in to_spec(rules, axes, mesh)))
+    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec))
+
+
+def _without_storage(entry: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
+    names = () if entry is None else (entry,) if isinstance(entry, str) else entry
+    kept = tuple(name for name in names if name not in STORAGE_AXES)
+    return None if not kept else kept[0] if len(kept) == 1 else kept
