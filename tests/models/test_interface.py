@@ -63,14 +63,14 @@ def test_token_by_token_equals_the_full_forward_pass(name):
 
 @pytest.mark.parametrize("name", ["rope", "relative"])
 def test_prompts_of_different_lengths_in_a_longer_cache(name):
-    """Row 0 has 4 tokens; row 1 has 2, padded on the left; then both go on."""
+    """Row 0 has 4 tokens; row 1 has 2 between padding; then both go on."""
     model, params, tokens, expected = setting(name)
     extend = jax.jit(model.extend, compiler_options=FAST)
-    fed = np.array([tokens[0, :4], [7, 7, *tokens[1, :2]]], np.int32)
-    positions = np.array([[0, 1, 2, 3], [-1, -1, 0, 1]], np.int32)
+    fed = np.array([tokens[0, :4], [7, *tokens[1, :2], 7]], np.int32)
+    positions = np.array([[0, 1, 2, 3], [-1, 0, 1, -1]], np.int32)
     hidden, cache = extend(params, fed, positions, model.make_cache(2, LENGTH + 3))
     np.testing.assert_allclose(hidden[0], expected[0, :4], rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(hidden[1, 2:], expected[1, :2], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(hidden[1, 1:3], expected[1, :2], rtol=1e-4, atol=1e-5)
     # Padding wrote nothing: slots that no token owns are still zero.
     for leaf in jax.tree.leaves(cache):
         assert not np.asarray(leaf)[:, 1, 2:].any()
