@@ -46,7 +46,7 @@ def test_micro_batches(numerics, block, optimizer, micro_batches):
     _check(numerics, block, optimizer, micro_batches=micro_batches)
 
 
-@pytest.mark.parametrize("mesh", ["data=8", "fsdp=8", "fsdp=2 model=4"])
+@pytest.mark.parametrize("mesh", ["data=8", "fsdp=8", "fsdp=2 model=4", "data=2 fsdp=2 model=2"])
 @pytest.mark.parametrize(("block", "optimizer"), PAIRS)
 def test_meshes(numerics, block, optimizer, mesh):
     _check(numerics, block, optimizer, mesh=mesh)
