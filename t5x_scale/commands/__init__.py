@@ -47,7 +47,9 @@ SUMMARIES: dict[str, str] = {
 # command -> flag -> what it sets.
 FLAGS: dict[str, dict[str, Flag]] = {
     "eval": {
-        "--checkpoint_path": Flag("evaluate.evaluate.checkpoint_path", "a run, or one step of it, instead of MODEL_DIR"),
+        "--checkpoint_path": Flag(
+            "evaluate.evaluate.checkpoint_path", "a run, or one step of it, instead of MODEL_DIR"
+        ),
         "--output": Flag("evaluate.evaluate.output", "a JSON file for the results"),
     },
     "report": {"--model_dir": Flag("report.report.model_dir", "the run", positional=True)},

@@ -17,7 +17,7 @@ class TokenEmbedder(nn.Module):
 
     vocab_size: int
     embed_dim: int
-    init: Initializer = Normal(1.0)
+    table_init: Initializer = Normal(1.0)
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
@@ -25,7 +25,7 @@ class TokenEmbedder(nn.Module):
     def __call__(self, tokens: jax.Array) -> jax.Array:
         """Rows [B, L, D] for tokens [B, L]."""
         draw = nn.with_logical_partitioning(
-            lambda key, shape, dtype: self.init(key, shape, dtype, self.embed_dim), ("vocab", "embed")
+            lambda key, shape, dtype: self.table_init(key, shape, dtype, self.embed_dim), ("vocab", "embed")
         )
         table = self.param("embedding", draw, (self.vocab_size, self.embed_dim), self.param_dtype)
         # Ids are checked where they are made; clipping keeps a bad one from turning the whole row to NaN.

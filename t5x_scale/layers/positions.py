@@ -135,14 +135,16 @@ class LearnedPositions(nn.Module):
 
     max_length: int
     embed_dim: int
-    init: Initializer = Normal(0.02)
+    table_init: Initializer = Normal(0.02)
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, positions: jax.Array) -> jax.Array:
         """Rows [B or 1, L, D] of the table for positions [B or 1, L], each below `max_length`."""
-        draw = nn.with_logical_partitioning(lambda key, shape, dtype: self.init(key, shape, dtype, 1), (None, "embed"))
+        draw = nn.with_logical_partitioning(
+            lambda key, shape, dtype: self.table_init(key, shape, dtype, 1), (None, "embed")
+        )
         table = self.param("embedding", draw, (self.max_length, self.embed_dim), self.param_dtype)
         return jnp.take(table.astype(self.dtype), positions, axis=0, mode="clip")
 

@@ -38,9 +38,7 @@ class DecoderStack(nn.Module):
     scan_layers: bool = True
 
     @nn.compact
-    def __call__(
-        self, x: jax.Array, mask: Mask, positions: jax.Array, caches: Any = None
-    ) -> tuple[jax.Array, Any]:
+    def __call__(self, x: jax.Array, mask: Mask, positions: jax.Array, caches: Any = None) -> tuple[jax.Array, Any]:
         """Runs all layers. `caches` and the returned caches have a leading axis of layers, or are None."""
 
         def layer(block: nn.Module, x: jax.Array, cache: Any) -> tuple[jax.Array, Any]:
@@ -87,13 +85,13 @@ class Head(nn.Module):
 
     embed_dim: int
     vocab_size: int
-    init: Initializer = FanIn()
+    table_init: Initializer = FanIn()
     param_dtype: Any = "float32"
 
     @nn.compact
     def __call__(self) -> jax.Array:
         draw = nn.with_logical_partitioning(
-            lambda key, shape, dtype: self.init(key, shape, dtype, self.embed_dim), ("embed", "vocab")
+            lambda key, shape, dtype: self.table_init(key, shape, dtype, self.embed_dim), ("embed", "vocab")
         )
         return self.param("kernel", draw, (self.embed_dim, self.vocab_size), self.param_dtype)
 
