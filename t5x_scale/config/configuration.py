@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from gin import config as gin_config
+
 from t5x_scale.config.signature import full_name, short_name
 
 Configurable = gin_config.Configurable

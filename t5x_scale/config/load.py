@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from gin import config as gin_config
+
 from t5x_scale.config.configuration import Configurable, Configuration, Key, described
 from t5x_scale.config.parse import FileReader, add_value, read_flag
 from t5x_scale.config.reach import Reached

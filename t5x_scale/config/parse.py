@@ -10,6 +10,7 @@ from typing import Any
 
 from gin import config as gin_config
 from gin import config_parser
+
 from t5x_scale.config.configuration import Binding, Configurable, Configuration, Key, binding_name
 from t5x_scale.config.resolve import FileContext, FlagContext, check_parameter, parsing
 from t5x_scale.config.search import GinFile, find_gin_file

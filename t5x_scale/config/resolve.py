@@ -16,6 +16,7 @@ from typing import Any
 
 from gin import config as gin_config
 from gin import config_parser
+
 from t5x_scale.config.configuration import Configurable, Configuration
 from t5x_scale.config.nearest import hint
 from t5x_scale.config.signature import PROVIDED, full_name, parameters, short_name

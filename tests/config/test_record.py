@@ -1,10 +1,10 @@
 """The configuration written beside a run is a gin file that says the same."""
 
+import gin
 from conftest import BASE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import gin
 from t5x_scale.config.values import to_text
 
 

@@ -2,11 +2,10 @@
 
 import pathlib
 
+import gin
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
-import gin
 
 FILES = sorted((pathlib.Path(__file__).parents[2] / "gin" / "optim").glob("*.gin"))
 
