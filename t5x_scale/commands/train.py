@@ -157,7 +157,6 @@ class _Loop:
                 tokens_before=lambda step: self.source.schedule.first_row(step) * self.source.length,
             )
             state, stopped = self._steps(state, start, end, batches, stop)
-            self.recorder.drain()
             if stopped is not None:
                 self._save(stopped, state, force=True)
                 self.line.note(f"stopped at step {stopped} and saved; the same command continues")
@@ -176,8 +175,9 @@ class _Loop:
             stopping, saving = stop.is_requested(step), step > start and self.manager.is_due(step)
             # Also where the run begins: a run that was killed while it evaluated has saved this step already.
             evaluating = self.evaluation.is_due(step)
-            if first < step and (stopping or saving or evaluating):
-                self.recorder.push(first, step, buffer)
+            pausing = stopping or saving or evaluating
+            if first < step and (pausing or step % self.log_every_steps == 0):
+                self.recorder.push(first, step, buffer, wait=pausing)
                 first = step
             if stopping:
                 return state, step
@@ -188,9 +188,8 @@ class _Loop:
             with self.throughput.data_wait():
                 _, batch = next(batches)
             state, buffer = self.runtime.train_step(state, batch, buffer)
-            if (step + 1) % self.log_every_steps == 0 or step + 1 == end:
-                self.recorder.push(first, step + 1, buffer)
-                first = step + 1
+        if first < end:
+            self.recorder.push(first, end, buffer, wait=True)
         return state, None
 
     def _batches(self, start: int) -> Prefetcher:
@@ -203,7 +202,6 @@ class _Loop:
         )
 
     def _save(self, step: int, state: TrainState, force: bool = False) -> None:
-        self.recorder.drain()
         with self.throughput.pause(CHECKPOINT):
             # Metrics first: a step that is saved is never computed again, so its line must not be lost.
             self.writers.flush()
@@ -216,7 +214,6 @@ class _Loop:
     def _evaluate(self, step: int, state: TrainState) -> None:
         if not self.eval_sources:
             return
-        self.recorder.drain()
         with self.throughput.pause(EVALUATION):
             runtime = self.runtime
             metrics = evaluate(runtime.eval_step, runtime.batch_sharding, state.params, self.eval_sources)

@@ -44,18 +44,18 @@ class Recorder:
         self._saved_at = time.monotonic()
         self.last: dict[str, float] = {}
 
-    def push(self, first: int, end: int, buffer: Any) -> None:
-        """Hands over the buffer of steps `first` ... `end - 1` (0-based); step k stands in row k mod rows."""
-        self._pending.append((first, end, buffer))
-        while len(self._pending) > 1:
-            self._write([self._pending.popleft()])
+    def push(self, first: int, end: int, buffer: Any, wait: bool = False) -> None:
+        """Hands over the buffer of steps `first` ... `end - 1` (0-based); step k stands in row k mod rows.
 
-    def drain(self) -> None:
-        """Waits for all steps handed over and writes them."""
-        if self._pending:
+        With `wait`, for before a save, an evaluation and the end: waits for these steps too and writes them.
+        """
+        self._pending.append((first, end, buffer))
+        if wait:
             # As one interval: by the time the first is fetched the last may be done, and would seem to take no time.
             self._write(list(self._pending))
             self._pending.clear()
+        elif len(self._pending) > 1:
+            self._write([self._pending.popleft()])
 
     def saved(self) -> None:
         """A checkpoint was committed now."""
