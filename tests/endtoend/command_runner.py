@@ -22,7 +22,7 @@ from t5x_scale.monitor.metric_log import MetricLog, read_metrics
 
 HERE = pathlib.Path(__file__).resolve().parent
 TINY = HERE / "tiny.gin"
-# The same passes of the compiler with less work by LLVM: a third of the time, and equal bits in equal runs all the same.
+# The same passes of the compiler with less work by LLVM: a third of the time; equal runs have equal bits all the same.
 FAST = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
 TIMEOUT = 120.0
 LOSS_AND_NORM = ("train/loss", "optim/grad_norm", "optim/learning_rate", "train/tokens", "train/weight")
@@ -87,7 +87,7 @@ class CommandRunner:
         return json.loads(self._server.stdout.readline())
 
     def start(self, command: str, *flags: str, env: dict[str, str] | None = None, **settings: object) -> Process:
-        """Starts a command with tests/endtoend/tiny.gin and settings of gin (`BATCH_SIZE=8`, `StepConfig__z_loss=0`)."""
+        """Starts a command with tiny.gin and settings of gin (`BATCH_SIZE=8`, `StepConfig__z_loss=0`)."""
         self._count += 1
         streams = self.directory / f"process_{self._count:03d}"
         for suffix in (".out", ".err"):

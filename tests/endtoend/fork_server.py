@@ -14,7 +14,8 @@ import sys
 
 import t5x_scale.commands.evaluate
 import t5x_scale.commands.infer
-import t5x_scale.commands.train  # noqa: F401
+import t5x_scale.commands.train
+import t5x_scale.monitor.figures  # noqa: F401
 from t5x_scale.main import main
 
 

@@ -138,9 +138,8 @@ def test_evaluating_what_is_not_there(refused, old, source, tmp_path):
     assert "shape" in refused("eval", MODEL_DIR=old, ModelConfig__embed_dim=32, **data)
     # The lock of a store that cannot be built.
     may_add = ("old/token_stores/.",)
-    assert "no split" in refused(
-        "eval", may_add=may_add, MODEL_DIR=old, **{"full/EvaluationConfig__split": "test"}, **data
-    )
+    split = {"full/EvaluationConfig__split": "test"}
+    assert "no split" in refused("eval", may_add=may_add, MODEL_DIR=old, **split, **data)
     assert "/dev/null" in refused("eval", MODEL_DIR=old, evaluate__evaluate__output="/dev/null/x.json", **data)
 
 

@@ -1,4 +1,4 @@
-"""What may change when the same MODEL_DIR is continued, what becomes of a run that is done, and where new runs begin."""
+"""What may change when a MODEL_DIR is continued, what becomes of a run that is done, and where new runs begin."""
 
 import json
 import shutil
