@@ -12,6 +12,8 @@ import os
 import signal
 import sys
 
+import matplotlib.backends.backend_agg  # noqa: F401
+
 import t5x_scale.commands.evaluate
 import t5x_scale.commands.infer
 import t5x_scale.commands.train

@@ -8,10 +8,10 @@ import time
 import pytest
 from command_runner import check_same_metrics, fingerprints, steps
 
-STEPS, KILLS = 300, 15
+STEPS, KILLS = 300, int(os.environ.get("DRILL") or 0)
 
 
-@pytest.mark.skipif(not os.environ.get("DRILL"), reason="minutes of kills; make drill, or DRILL=1 in the environment")
+@pytest.mark.skipif(not KILLS, reason="minutes of kills: make drill, or DRILL=20 for twenty of them")
 def test_killed_at_random(runner, source, tmp_path):
     settings = {"MIXTURE_OR_TASK_NAME": source, "STORE_DIR": str(tmp_path / "stores"), "TRAIN_STEPS": STEPS}
     settings |= {"MAX_EPOCHS": 10.0, "EvaluationConfig__every_steps": 50, "CheckpointConfig__save_every_steps": 7}
