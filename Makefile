@@ -9,11 +9,12 @@ BIN := $(VENV)/bin
 export NPROC ?= 2
 export JAX_PLATFORMS ?= cpu
 
-.PHONY: help demo test lint format install clean-demo
+.PHONY: help demo test drill lint format install clean-demo
 
 help:
 	@echo "make demo    pretrain a small PaLM on real text, kill it, resume it, continue it, sample from it"
 	@echo "make test    every test"
+	@echo "make drill   kill a run at random moments, again and again (DRILL=20 kills)"
 	@echo "make lint    ruff and the import contracts"
 	@echo "make format  ruff format and the fixes it is sure of"
 
@@ -25,6 +26,9 @@ clean-demo:
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile tests
+
+drill: $(VENV)/.installed-test
+	DRILL=$(or $(DRILL),20) $(BIN)/python -m pytest -q tests/endtoend/test_drill.py
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

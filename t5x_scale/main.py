@@ -19,6 +19,7 @@ from t5x_scale.core.errors import UserError
 
 EXIT_DONE = 0
 EXIT_ERROR = 1
+EXIT_PIPE = 128 + 13  # What a shell reports of a process ended by SIGPIPE.
 # sysexits' EX_TEMPFAIL: stopped, saved, and the same command resumes.
 EXIT_RESUMABLE = 75
 _GIN_PREFIX = "--gin."
@@ -48,6 +49,10 @@ def main(
     except UserError as error:
         print(f"t5x_scale: error: {_one_line(error)}", file=sys.stderr)
         return EXIT_ERROR
+    except BrokenPipeError:
+        # Whoever read our output has seen enough (`t5x_scale infer … | head`). What is left goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_PIPE
 
 
 def console_entry() -> NoReturn:

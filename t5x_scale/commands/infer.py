@@ -12,6 +12,7 @@ import jax
 from t5x_scale import run_files
 from t5x_scale.checkpoint.restore import restore_parameters
 from t5x_scale.core import files
+from t5x_scale.core.distributed import join_run
 from t5x_scale.core.errors import UserError
 from t5x_scale.data.vocabulary import load_vocabulary
 from t5x_scale.decode.generation import Generator
@@ -67,6 +68,7 @@ def infer(
     Returns:
       0.
     """
+    join_run()
     sampling = SamplingConfig(temperature, top_k, top_p, max_new_tokens, seed)
     texts = _gather(prompts, prompts_file)
     vocabulary_ = load_vocabulary(vocabulary)
