@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from t5x_scale.core import batch as fields
 from t5x_scale.core.errors import UserError
@@ -23,7 +23,7 @@ from t5x_scale.models.interface import DecoderModel, Params
 from t5x_scale.optim.interface import Optimizer, frozen_paths
 from t5x_scale.partitioning.mesh import MeshConfig
 from t5x_scale.partitioning.rules import Rules, fsdp
-from t5x_scale.partitioning.shardings import activation_rules, make_sharding, to_spec
+from t5x_scale.partitioning.shardings import activation_rules, check_rules_use, make_sharding, to_spec
 from t5x_scale.step import StepConfig, make_eval_step, make_record, make_train_step
 from t5x_scale.train_state import TrainState
 
@@ -73,7 +73,11 @@ class Runtime:
       mesh: the mesh.
     """
 
-    def __init__(self, program: Program, mesh: Mesh):
+    def __init__(self, program: Program, mesh: Mesh | AbstractMesh):
+        """Raises:
+        UserError: the mesh has an axis over which the rules split nothing.
+        """
+        check_rules_use(mesh, program.rules)
         self.program = program
         self.mesh = mesh
 

@@ -52,6 +52,19 @@ def check_settings(model_dir: str, **counts: int) -> None:
             raise UserError(f"{name} is {value!r}; it must be a whole number, 1 or more")
 
 
+def check_shapes(runtime: Runtime, data: DataConfig, eval_batch_size: int | None = None) -> None:
+    """Checks that every batch divides over the mesh and into micro-batches; reads no file.
+
+    Raises:
+      UserError: naming the sizes.
+    """
+    for size in data.schedule.sizes():
+        runtime.check_batch_size(size, data.sequence_length)
+    if eval_batch_size is not None:
+        shape = (eval_batch_size, data.sequence_length)
+        make_sharding(runtime.mesh, runtime.program.rules, fields.AXES, shape, "an evaluation batch")
+
+
 def check_data(runtime: Runtime, data: DataConfig, eval_batch_size: int | None = None) -> None:
     """Checks that the data fits the program.
 
@@ -65,11 +78,7 @@ def check_data(runtime: Runtime, data: DataConfig, eval_batch_size: int | None =
             f"the vocabulary {data.vocabulary} has {vocabulary.size} ids and the model's embedding {rows} rows: "
             f"set ModelConfig.vocab_size to {vocabulary.size} or more"
         )
-    for size in data.schedule.sizes():
-        runtime.check_batch_size(size, data.sequence_length)
-    if eval_batch_size is not None:
-        shape = (eval_batch_size, data.sequence_length)
-        make_sharding(runtime.mesh, runtime.program.rules, fields.AXES, shape, "an evaluation batch")
+    check_shapes(runtime, data, eval_batch_size)
 
 
 def check_run(model_dir: str, record: dict[str, Any], train_steps: int) -> None:
@@ -102,7 +111,11 @@ def check_run(model_dir: str, record: dict[str, Any], train_steps: int) -> None:
 
 
 def make_record(
-    runtime: Runtime, data: DataConfig, train_steps: int, source: BatchSource | None = None
+    runtime: Runtime,
+    data: DataConfig,
+    train_steps: int,
+    initial_checkpoint_path: str | None = None,
+    source: BatchSource | None = None,
 ) -> dict[str, Any]:
     """What the resume policy compares: free, recorded and refused entries, and the environment.
 
@@ -116,6 +129,7 @@ def make_record(
             "optimizer": describe(program.optimizer),
             "step": describe(program.step),
             "batch_size": describe(data.schedule.steps),
+            "initial_checkpoint_path": initial_checkpoint_path,
         },
         refused={
             "model": program.model.architecture(),
@@ -136,7 +150,7 @@ def write_run_files(
     directory = to_path(model_dir)
     write_text(directory / "config.gin", config_text)
     write_text(directory / "model-info.txt", parameter_report(runtime) + "\n\n" + source.describe() + "\n")
-    write_json(directory / "run.json", {**record, "command_line": command_line, "data": source.state(0)["parts"]})
+    write_json(directory / "run.json", {**record, "command_line": command_line, "data": source.parts})
 
 
 def write_origin(model_dir: str, report: OriginReport) -> None:
@@ -164,6 +178,17 @@ def _flops_per_token(runtime: Runtime, length: int, convention: str) -> float:
     return accounting.train_flops_per_token(counts, runtime.program.model.config, length, convention=convention)
 
 
+def banner(model_dir: str, runtime: Runtime, step: int, train_steps: int) -> str:
+    """One line that says what starts, or goes on, and where."""
+    count = sum(row.count for row in runtime.parameter_rows())
+    begins = f"resuming at step {step}" if step else "starting"
+    return f"{begins} of {train_steps}: {count:,} parameters on {_mesh_text(runtime)}, in {model_dir}"
+
+
+def _mesh_text(runtime: Runtime) -> str:
+    return " x ".join(f"{name}={size}" for name, size in runtime.mesh.shape.items() if size > 1) or "one device"
+
+
 def parameter_report(runtime: Runtime) -> str:
     """The parameter table (path, shape, dtype, axes, partition, count) and totals, without allocating anything."""
     rows = list(runtime.parameter_rows())
@@ -182,11 +207,11 @@ def parameter_report(runtime: Runtime) -> str:
     widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells]
     total = sum(row.count for row in rows)
-    mesh = " x ".join(f"{name}={size}" for name, size in runtime.mesh.shape.items() if size > 1) or "one device"
-    lines += ["", f"total: {total:,} parameters in {len(rows)} arrays; mesh: {mesh}"]
+    lines += ["", f"total: {total:,} parameters in {len(rows)} arrays; mesh: {_mesh_text(runtime)}"]
     lines += [_bytes_line("parameters", runtime.abstract_params)]
     if runtime.program.optimizer is not None:
         lines += [_bytes_line("optimiser state", runtime.abstract_state.opt_state)]
+    lines += ["(gradients, activations and logits come on top while a step runs)"]
     return "\n".join(lines)
 
 
@@ -198,7 +223,11 @@ def _bytes_line(name: str, tree: Any) -> str:
     leaves = jax.tree.leaves(tree)
     whole = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
     shard = sum(_size(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves)
-    return f"{name}: {whole / 2**30:.3f} GiB in all, {shard / 2**30:.3f} GiB a device"
+    return f"{name}: {_bytes_text(whole)} in all, {_bytes_text(shard)} a device"
+
+
+def _bytes_text(number: int) -> str:
+    return f"{number / 2**30:.3f} GiB" if number >= 2**28 else f"{number / 2**20:.3f} MiB"
 
 
 def _size(shape: tuple[int, ...]) -> int:

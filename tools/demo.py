@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import pathlib
+import shlex
 import shutil
 import signal
 import subprocess
@@ -22,7 +23,7 @@ from t5x_scale.monitor.metric_log import read_metrics
 
 ROOT = pathlib.Path("runs/demo")
 # Token shares of the pretraining mixture, as gin/runs/demo.gin sets them; validation is weighted in the same way.
-SHARES = {"stdlib_code": 0.75, "stdlib_docs": 0.25}
+SHARES = {"stdlib_code": 0.85, "stdlib_docs": 0.15}
 PRETRAIN = ["train", "--gin_file=gin/runs/demo.gin"]
 PROMPT = "def read_lines(path):\n"
 REQUIRED_GAIN = 1.5  # nats below the unigram entropy
@@ -40,13 +41,13 @@ def say(text: str) -> None:
 
 def run(arguments: list[str]) -> None:
     """Runs a command and stops the demo if it fails."""
-    print("$ t5x_scale " + " ".join(arguments), flush=True)
+    print("$ " + shlex.join(["t5x_scale", *arguments]), flush=True)
     subprocess.run(command(arguments), check=True)
 
 
 def kill_in_the_middle(model_dir: pathlib.Path, after_step: int) -> None:
     """Starts the run and kills it with SIGKILL once its log has passed `after_step`."""
-    print("$ t5x_scale " + " ".join(PRETRAIN), flush=True)
+    print("$ " + shlex.join(["t5x_scale", *PRETRAIN]), flush=True)
     process = subprocess.Popen(command(PRETRAIN))
     while process.poll() is None:
         time.sleep(0.2)
@@ -62,7 +63,8 @@ def last_step(model_dir: pathlib.Path) -> int:
     """The newest step that the run has on record; 0 when there is none yet."""
     if not list(model_dir.glob("metrics/metrics.jsonl*")):
         return 0
-    return max(read_metrics(model_dir).series.get("train/loss", {0: 0.0}))
+    series = read_metrics(model_dir).series.get("train/loss")
+    return 0 if series is None else int(series.steps[-1])
 
 
 def evaluate(name: str) -> dict[str, float]:

@@ -70,14 +70,16 @@ def train(
     run_files.check_settings(model_dir, train_steps=train_steps, log_every_steps=log_every_steps)
     runtime = program.make()
     run_files.check_data(runtime, data, evaluation.batch_size)
-    run_files.check_run(model_dir, run_files.make_record(runtime, data, train_steps), train_steps)
+    run_files.check_run(
+        model_dir, run_files.make_record(runtime, data, train_steps, initial_checkpoint_path), train_steps
+    )
     make_directory(model_dir)
     options = run_files.data_options(model_dir)
     source = make_pipeline(data, **options)
     eval_sources = {} if evaluation.every_steps == 0 else make_eval_sources(data, **evaluation.options(), **options)
 
     with CheckpointManager(model_dir, checkpoint) as manager, StopSignal() as stop:
-        record = run_files.make_record(runtime, data, train_steps, source)
+        record = run_files.make_record(runtime, data, train_steps, initial_checkpoint_path, source)
         if manager.latest() is not None:
             state, record, position, step = _resume(manager, runtime, record)
             source = source.resumed(position, step)
@@ -86,6 +88,8 @@ def train(
             source.check_enough(train_steps)
             state, step = _begin(model_dir, runtime, initial_checkpoint_path), 0
         run_files.write_run_files(model_dir, runtime, source, record, config_text, command_line)
+        if jax.process_index() == 0:
+            print(run_files.banner(model_dir, runtime, step, train_steps), flush=True)
         throughput = run_files.make_throughput(runtime, data)
         loop = _Loop(runtime, source, eval_sources, manager, evaluation, record, log_every_steps, throughput)
         code = loop.run(model_dir, state, step, train_steps, stop)
@@ -117,7 +121,6 @@ def _resume(
         logger.warning("%s", warning)
     for change in decision.changes:
         logger.warning("changed from step %d on: %s", restored.step, change.render())
-    logger.info("resuming at step %d", restored.step)
     return restored.state, decision.record, restored.metadata["data"], restored.step
 
 
@@ -204,7 +207,8 @@ class _Loop:
     def _save(self, step: int, state: TrainState, force: bool = False) -> None:
         with self.throughput.pause(CHECKPOINT):
             # Metrics first: a step that is saved is never computed again, so its line must not be lost.
-            self.writers.flush()
+            if not self.writers.flush():
+                logger.warning("the metrics up to step %d are not all written; the run goes on", step)
             metadata = {"data": self.source.state(step), "run": self.record}
             self.manager.save(step, state, metadata, force=force)
             if force:
@@ -219,9 +223,13 @@ class _Loop:
             metrics = evaluate(runtime.eval_step, runtime.batch_sharding, state.params, self.eval_sources)
         self.writers.write(step, metrics)
         losses = {name: value for name, value in metrics.items() if name.endswith("/loss")}
-        self.line.note(f"step {step}: " + "  ".join(f"{name} {value:.4f}" for name, value in losses.items()))
+        part = self.evaluation.max_batches
+        subset = "" if part is None else f" (first {part} batches)"
+        self.line.note(f"step {step}{subset}: " + "  ".join(f"{name} {value:.4f}" for name, value in losses.items()))
 
 
-def dry_run(program: Program, data: DataConfig | None = None, **_: Any) -> str:
-    """The parameter table and totals, without allocating anything."""
-    return run_files.parameter_report(Runtime(program, program.mesh.make_abstract_mesh()))
+def dry_run(program: Program, data: DataConfig, **_: Any) -> str:
+    """The parameter table and totals, without allocating anything; what train refuses for its shapes is refused."""
+    runtime = Runtime(program, program.mesh.make_abstract_mesh())
+    run_files.check_shapes(runtime, data)
+    return run_files.parameter_report(runtime)

@@ -41,7 +41,7 @@ class Recorder:
         self._writers, self._throughput, self._line = writers, throughput, status_line
         self._total_steps, self._tokens_before = total_steps, tokens_before
         self._pending: collections.deque[tuple[int, int, Any]] = collections.deque()
-        self._saved_at = time.monotonic()
+        self._saved_at: float | None = None
         self.last: dict[str, float] = {}
 
     def push(self, first: int, end: int, buffer: Any, wait: bool = False) -> None:
@@ -58,7 +58,7 @@ class Recorder:
             self._write([self._pending.popleft()])
 
     def saved(self) -> None:
-        """A checkpoint was committed now."""
+        """A checkpoint was handed over to be written now."""
         self._saved_at = time.monotonic()
 
     def _write(self, intervals: Sequence[tuple[int, int, Any]]) -> None:
@@ -82,6 +82,6 @@ class Recorder:
                 mfu=rates.mfu if rates else None,
                 eta_seconds=self._throughput.eta(self._total_steps),
                 data_wait_fraction=rates.data_wait_fraction if rates else None,
-                checkpoint_age_seconds=time.monotonic() - self._saved_at,
+                checkpoint_age_seconds=None if self._saved_at is None else time.monotonic() - self._saved_at,
             )
         )

@@ -31,7 +31,7 @@ class Status:
       mfu: full-attention model FLOPs utilisation, 0 to 1.
       eta_seconds: until `total_steps`.
       data_wait_fraction: share of the time spent waiting for batches, 0 to 1.
-      checkpoint_age_seconds: since the newest committed checkpoint.
+      checkpoint_age_seconds: since the state that the newest checkpoint holds.
     """
 
     step: int

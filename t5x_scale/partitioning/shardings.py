@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from t5x_scale.core.errors import UserError
 from t5x_scale.partitioning.axes import STORAGE_AXES, Axes
@@ -52,6 +52,21 @@ def make_sharding(mesh: Mesh, rules: Rules, axes: Axes, shape: tuple[int, ...], 
                 f"{' x '.join(f'{n}={mesh.shape[n]}' for n in names)} = {parts} devices"
             )
     return NamedSharding(mesh, spec)
+
+
+def check_rules_use(mesh: Mesh | AbstractMesh, rules: Rules) -> None:
+    """Checks that the rules split something over every axis of the mesh that has more than one device.
+
+    Raises:
+      UserError: naming the axes over which every device would hold and compute the same.
+    """
+    used = {name for names in rules.values() for name in names}
+    idle = [f"{name}={size}" for name, size in mesh.shape.items() if size > 1 and name not in used]
+    if idle:
+        raise UserError(
+            f"the mesh has {' and '.join(idle)}, but the rules split nothing over it: every device there would do the "
+            "same work. Give the hardware or sharding file after the run file, since both set RULES, or set that axis to 1"
+        )
 
 
 @contextlib.contextmanager

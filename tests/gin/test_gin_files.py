@@ -94,13 +94,16 @@ def test_run(name):
 
 
 class TestSharding:
-    @pytest.mark.parametrize("name", names("sharding"))
+    @pytest.mark.parametrize("name", ["gin/sharding/data_parallel.gin", "gin/sharding/fsdp.gin"])
+    def test_leaves_no_axis_of_the_machine_idle(self, name):
+        with pytest.raises(UserError, match="model=2.*split nothing over it"):
+            _runtime(TINY, hardware="gin/hardware/cpu_8.gin", more=(name,))
+
+    @pytest.mark.parametrize("name", [name for name in names("sharding") if "fsdp_model" in name])
     def test_overrides_the_machine(self, name):
         runtime = _runtime(TINY, hardware="gin/hardware/cpu_8.gin", more=(name,))
         specs = {path: leaf.sharding.spec for path, leaf in flatten(runtime.abstract_params).items()}
         expected = {
-            "data_parallel": (P(), P()),
-            "fsdp": (P(None, "fsdp"), P(None, "fsdp")),
             "fsdp_model": (P("model", "fsdp"), P(None, "fsdp", "model")),
             "fsdp_model_vocab_fsdp": (P("fsdp", "model"), P(None, "fsdp", "model")),
         }[pathlib.Path(name).stem]
