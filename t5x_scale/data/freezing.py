@@ -25,6 +25,8 @@ from t5x_scale.data.token_store import TokenStore, TokenStoreWriter
 # Seconds between two signs of life of a builder, and between two looks of those that wait.
 _HEARTBEAT = 5.0
 _POLL = 0.2
+# Each look at an object store is a request, by every waiting process.
+_REMOTE_POLL = 5.0
 # Seconds without a sign of life after which waiting is given up. A source may download before its first document.
 PATIENCE = 1800.0
 
@@ -170,7 +172,7 @@ def _wait(target: files.Path, patience: float) -> None:
                 f"waited {patience:g} s for process 0 to build the token store {target}: it failed, or store_dir is "
                 "not on a disk that every process sees"
             )
-        time.sleep(_POLL)
+        time.sleep(_REMOTE_POLL if files.is_remote(target) else _POLL)
 
 
 def _sign_of_life(target: files.Path) -> object:

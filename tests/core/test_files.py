@@ -102,6 +102,32 @@ assert files.read_appended(path) == [f"line {number}" for number in range(5)] + 
 """
 
 
+OTHERS_PROGRAM = """
+import os, urllib.request
+from t5x_scale.core import files
+directory = files.to_path("gs://bucket/run")
+(directory / "first").write_text("")
+assert [path.name for path in directory.iterdir()] == ["first"]
+assert not (directory / "second").exists()
+# Another process writes: not through the client of this one.
+address = os.environ["STORAGE_EMULATOR_HOST"] + "/upload/storage/v1/b/bucket/o?uploadType=media&name=run/second"
+urllib.request.urlopen(urllib.request.Request(address, data=b"x", method="POST"))
+assert (directory / "second").exists()
+assert sorted(path.name for path in directory.iterdir()) == ["first", "second"]
+"""
+
+
+def test_what_other_processes_write_to_a_bucket_is_seen():
+    pytest.importorskip("gcsfs")
+    with FakeStorage(["bucket"]) as storage:
+        environment = {**os.environ, **storage.environment()}
+        # Inherited from this process, which has imported the module already.
+        environment = {name: value for name, value in environment.items() if not name.startswith("FSSPEC_")}
+        command = [sys.executable, "-c", OTHERS_PROGRAM]
+        result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+        assert result.returncode == 0, result.stderr[-3000:]
+
+
 def test_gs_paths_and_logs_in_parts():
     pytest.importorskip("gcsfs")
     with FakeStorage(["bucket"]) as storage:

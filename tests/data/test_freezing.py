@@ -8,6 +8,7 @@ import time
 import numpy as np
 import pytest
 
+from t5x_scale.core import files
 from t5x_scale.core.errors import UserError
 from t5x_scale.data import freezing
 from t5x_scale.data.token_store import TokenStore
@@ -120,3 +121,12 @@ def test_waiting_goes_on_while_the_builder_lives(tmp_path, monkeypatch):
     store = freezing.ensure_store(tmp_path / "s", documents, process_index=1, patience=1.0, **SETTINGS)
     builder.join()
     assert store.num_tokens == 40
+
+
+def test_an_object_store_is_asked_rarely(monkeypatch):
+    looks, pauses = iter([False, False, True]), []
+    monkeypatch.setattr(freezing, "is_finished", lambda target: next(looks))
+    monkeypatch.setattr(freezing, "_sign_of_life", lambda target: None)
+    monkeypatch.setattr(freezing.time, "sleep", pauses.append)
+    freezing._wait(files.to_path("gs://bucket/s"), 60.0)
+    assert pauses == [5.0, 5.0]
