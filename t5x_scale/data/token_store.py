@@ -276,7 +276,10 @@ class TokenStoreWriter:
 
 
 def _open_zarr(path: files.Path, *, writable: bool = False, metadata: dict[str, Any] | None = None) -> Any:
-    """Opens, or with `metadata` creates, a zarr3 array through TensorStore."""
+    """Opens, or with `metadata` creates, a zarr3 array through TensorStore.
+
+    Creating deletes what is there: in an object store a build that was killed leaves its arrays behind.
+    """
     import tensorstore as ts  # A local store is read without it.
 
     text = os.fspath(path)
@@ -289,7 +292,13 @@ def _open_zarr(path: files.Path, *, writable: bool = False, metadata: dict[str, 
     if metadata:
         spec["metadata"] = metadata
     context = ts.Context({"cache_pool": {"total_bytes_limit": 0 if writable else _REMOTE_CACHE_BYTES}})
-    return ts.open(spec, context=context, create=bool(metadata), read=True, write=writable).result()
+    create = bool(metadata)
+    return ts.open(spec, context=context, create=create, delete_existing=create, read=True, write=writable).result()
+
+
+def _reason(error: Exception) -> str:
+    """What TensorStore says went wrong, without the specification of the array that it appends."""
+    return str(error).split(" [tensorstore_spec", 1)[0]
 
 
 class _ArrayWriter:
@@ -337,7 +346,7 @@ class _ArrayWriter:
             self._array = self._array.resize(exclusive_max=[end], resize_metadata_only=True).result()
             self._array[begin:end].write(values).result()
         except (ValueError, OSError) as error:
-            raise UserError(f"cannot write the token store at {self._path}: {error}") from error
+            raise UserError(f"cannot write the token store at {self._path}: {_reason(error)}") from error
         self._written, self._filled = end, 0
         self._sum(values)
 
@@ -372,7 +381,7 @@ class _RemoteArray:
         try:
             self._array = _open_zarr(path)
         except (ValueError, OSError) as error:
-            raise UserError(f"the token store {path.parent} is damaged or cannot be read: {error}") from error
+            raise UserError(f"the token store {path.parent} is damaged or cannot be read: {_reason(error)}") from error
 
     def read_into(self, starts: np.ndarray, out: np.ndarray, rows: np.ndarray | None = None) -> None:
         check_ranges(starts, out.shape[1], self._size, self._path)

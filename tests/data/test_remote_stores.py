@@ -25,6 +25,25 @@ for name in ("a", "b"):
     with open(os.path.join(sys.argv[1], f"{name}.txt"), "w") as file:
         file.write(text + name)
 
+# A build that dies leaves its objects in the bucket; the next one takes their place.
+import numpy as np
+from t5x_scale.data.freezing import freeze
+
+def die():
+    for _ in range(9):
+        yield np.array([5, 6, 7])
+    raise KeyboardInterrupt
+
+place = "gs://bucket/repeated"
+settings = dict(source={}, vocabulary_fingerprint="v", vocabulary_size=99, separator_id=1)
+try:
+    freeze(die(), place, chunk=16, **settings)
+except KeyboardInterrupt:
+    assert (files.to_path(place) / "tokens" / "zarr.json").exists()
+again = freeze([np.array([8, 9])], place, chunk=2, **settings)
+again.verify()
+assert again.tokens(0, 3).tolist() == [8, 9, 1]
+
 def make(source, store_dir):
     config = DataConfig(source, "bytes", {"targets": 64}, 8, store_dir=store_dir)
     return make_pipeline(config, default_store_dir="unused")

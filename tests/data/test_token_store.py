@@ -196,10 +196,27 @@ def test_ids_outside_the_vocabulary(tmp_path, bad):
         write(tmp_path / "s", [[5], [6, bad]])
 
 
+def test_a_killed_build_is_built_again_in_its_place(tmp_path):
+    settings = {"source": {}, "vocabulary_fingerprint": "v", "vocabulary_size": 1000, "separator_id": EOD}
+    # Larger than what follows, in files of another length, and without a manifest.
+    killed = TokenStoreWriter(tmp_path / "s", chunk=16, **settings)
+    for _ in range(20):
+        killed.add(np.arange(2, 30))
+    store = write(tmp_path / "s", [[5, 6, 7]], chunk=3)
+    store.verify()
+    assert store.tokens(0, 4).tolist() == [5, 6, 7, EOD]
+    assert len(os.listdir(tmp_path / "s" / "tokens" / "c")) == 2
+
+
 def test_unwritable(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write"):
         write(tmp_path / "file" / "s", [[5]])
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / "tokens").write_text("")
+    with pytest.raises(UserError, match="cannot write the token store at .*/tokens: ") as caught:
+        write(tmp_path / "s", [[5]])
+    assert "tensorstore_spec" not in str(caught.value)
 
 
 def test_a_full_disk(tmp_path):
