@@ -12,8 +12,8 @@ from typing import Any
 # Decided before etils is imported: gs:// goes through gcsfs, never through TensorFlow.
 os.environ.setdefault("EPATH_USE_TF", "false")
 # gcsfs would never list a directory twice: what another process writes after the first look would stay unseen.
-for _name in ("FSSPEC_GCS", "FSSPEC_GS"):
-    os.environ.setdefault(_name, '{"use_listings_cache": false}')
+os.environ.setdefault("FSSPEC_GCS", '{"use_listings_cache": false}')
+os.environ.setdefault("FSSPEC_GS", '{"use_listings_cache": false}')
 
 from etils import epath
 

@@ -214,7 +214,7 @@ def test_unwritable(tmp_path):
         write(tmp_path / "file" / "s", [[5]])
     (tmp_path / "s").mkdir()
     (tmp_path / "s" / "tokens").write_text("")
-    with pytest.raises(UserError, match="cannot write the token store at .*/tokens: ") as caught:
+    with pytest.raises(UserError, match=r"cannot write the token store at .*/tokens: ") as caught:
         write(tmp_path / "s", [[5]])
     assert "tensorstore_spec" not in str(caught.value)
 
