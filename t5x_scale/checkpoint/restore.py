@@ -65,7 +65,7 @@ def restore_parameters(path: str | os.PathLike, abstract_params: Mapping[str, An
       UserError: nothing is there, a leaf is missing, unexpected or of another shape (all found before
         anything is read), or nothing there verifies.
     """
-    directory, steps = layout.find_step_directory(path)
+    directory, steps = _find_steps(path)
     wanted = trees.flatten(abstract_params)
 
     def read(step: int) -> tuple[Any, OriginReport]:
@@ -88,6 +88,20 @@ def restore_parameters(path: str | os.PathLike, abstract_params: Mapping[str, An
         return trees.unflatten(params), OriginReport(str(step_path), step, origins)
 
     return first_that_verifies(directory, steps, read)[1]
+
+
+def _find_steps(path: str | os.PathLike) -> tuple[files.Path, list[int]]:
+    """`layout.find_step_directory`, with one outcome for all processes of a run: a listing may race with a save."""
+    directory, steps, failure = None, [], None
+    try:
+        directory, steps = layout.find_step_directory(path)
+    except UserError as error:
+        failure = error
+    if not multihost.all_agree(failure is None):
+        raise failure or UserError(
+            f"another process finds no checkpoint in {path}; it must be where every process sees it"
+        )
+    return directory, multihost.share_steps(steps[::-1])[::-1]
 
 
 def check_parameters(document: Document, wanted: Mapping[str, Any], where: str) -> None:

@@ -7,6 +7,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from t5x_scale.checkpoint import multihost
 from t5x_scale.checkpoint.manager import CheckpointConfig, CheckpointManager
 from t5x_scale.checkpoint.restore import restore_parameters
 from t5x_scale.core.errors import UserError
@@ -79,3 +80,20 @@ def test_parameters_are_verified(model_dir):
     assert report.step == 1
     with pytest.raises(UserError, match="can be trusted: step 2"):
         restore_parameters(model_dir / "checkpoints" / "2", make_abstract())
+
+
+def test_processes_read_the_steps_of_the_first(model_dir, monkeypatch):
+    listed = []
+    # Process 0 listed the directory before step 2 was there.
+    monkeypatch.setattr(multihost, "share_steps", lambda steps: listed.append(steps) or [1])
+    _, report = restore_parameters(model_dir, make_abstract())
+    assert report.step == 1
+    assert listed == [[1, 2]]
+
+
+def test_a_checkpoint_that_another_process_does_not_see_stops_all(model_dir, monkeypatch):
+    monkeypatch.setattr(multihost, "all_agree", lambda ok: False)
+    with pytest.raises(UserError, match="another process finds no checkpoint"):
+        restore_parameters(model_dir, make_abstract())
+    with pytest.raises(UserError, match="does not exist"):
+        restore_parameters(model_dir / "absent", make_abstract())
