@@ -124,7 +124,7 @@ class Catalog:
     def _check_unchanged(self, name: str, split: str, store: TokenStore) -> None:
         recorded = store.manifest.source
         if text_source.is_text_source(name):
-            text_source.check_unchanged(name, recorded)
+            text_source.check_unchanged(name, recorded, store.directory)
             return
         if recorded.get("modules") == _hash_modules(self.task_modules):
             return
@@ -135,8 +135,8 @@ class Catalog:
             return
         if now != recorded.get("fingerprint"):
             raise UserError(
-                f"the task '{name}' changed since its token store {store.directory} was frozen: delete that store to "
-                "freeze it again, or name another store_dir"
+                f"the task '{name}' changed since its token store {store.directory} was frozen: a run in progress "
+                "needs the old task back; a new run can name another store_dir or delete that store"
             )
 
     def _separator(self) -> int:

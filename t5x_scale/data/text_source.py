@@ -80,8 +80,13 @@ def describe_source(name: str, split: str) -> dict[str, Any]:
     }
 
 
-def check_unchanged(name: str, source: Mapping[str, Any]) -> None:
+def check_unchanged(name: str, source: Mapping[str, Any], store: str | os.PathLike) -> None:
     """Compares the files with the description in a store's manifest. Files that are gone are no change.
+
+    Args:
+      name: `text:PATTERN`.
+      source: the description in the manifest.
+      store: where the store lies, for the message.
 
     Raises:
       UserError: files were added, removed or edited since the store was frozen.
@@ -94,8 +99,8 @@ def check_unchanged(name: str, source: Mapping[str, Any]) -> None:
     # Names, sizes and times are a quick look; times change when files are copied, so content decides.
     if source.get("listing") != _hash_listing(found) and source.get("content") != _hash_content(found):
         raise UserError(
-            f"the files behind '{name}' changed since their token store was frozen: "
-            "delete that store to freeze them again, or name another store_dir"
+            f"the files behind '{name}' changed since their token store {os.fspath(store)} was frozen: a run in "
+            "progress needs the old files back; a new run can name another store_dir or delete that store"
         )
 
 

@@ -103,15 +103,15 @@ def test_changes_are_noticed(tmp_path):
     name = write(tmp_path, {"a.txt": "one", "b.txt": "two"})
     source = text_source.describe_source(name, "train")
     assert (source["files"], source["bytes"]) == (2, 6)
-    text_source.check_unchanged(name, source)
+    text_source.check_unchanged(name, source, "stores/s")
     os.utime(tmp_path / "a.txt", (1, 1))
-    text_source.check_unchanged(name, source)
+    text_source.check_unchanged(name, source, "stores/s")
     (tmp_path / "a.txt").write_text("ONE")
-    with pytest.raises(UserError, match="changed since their token store was frozen"):
-        text_source.check_unchanged(name, source)
+    with pytest.raises(UserError, match="token store stores/s was frozen: a run in progress needs the old files"):
+        text_source.check_unchanged(name, source, "stores/s")
     write(tmp_path, {"a.txt": "one", "c.txt": "x"})
     with pytest.raises(UserError, match="changed since"):
-        text_source.check_unchanged(name, source)
+        text_source.check_unchanged(name, source, "stores/s")
     for file in tmp_path.iterdir():
         file.unlink()
-    text_source.check_unchanged(name, source)
+    text_source.check_unchanged(name, source, "stores/s")
