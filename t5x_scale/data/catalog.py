@@ -49,15 +49,15 @@ class Catalog:
 
     def directory(self, name: str, split: str) -> files.Path:
         """Where the store of a source's split lies; every vocabulary has its own."""
-        part = re.sub(r"\W+", "_", split)
-        return files.to_path(self.store_dir) / f"{_file_name(name)}-{part}-{self.vocabulary.fingerprint[:8]}"
+        directory = f"{_file_name(name)}-{_file_name(split)}-{self.vocabulary.fingerprint[:8]}"
+        return files.to_path(self.store_dir) / directory
 
     def open(self, name: str, split: str) -> TokenStore:
         """Opens the store of a task or of text files, freezing it first if there is none.
 
         Raises:
-          UserError: what `data.freezing`, `data.seqio_source` and `data.text_source` raise; or the source changed
-            since its store was frozen.
+          UserError: what `data.freezing`, `data.seqio_source` and `data.text_source` raise; the source changed
+            since its store was frozen; or the store is of another split.
         """
         directory = self.directory(name, split)
         finished = is_finished(directory)
@@ -72,6 +72,12 @@ class Catalog:
             separator_id=self._separator(),
             process_index=self.process_index,
         )
+        recorded = store.manifest.source.get("split", split)
+        if recorded != split:
+            raise UserError(
+                f"the token store {directory} holds the split '{recorded}' of '{name}', not '{split}': "
+                "name another store_dir"
+            )
         if finished:
             self._check_unchanged(name, split, store)
         return store
@@ -155,7 +161,7 @@ def token_rates(rates: Mapping[str, float], stores: Mapping[str, TokenStore]) ->
 
 
 def _file_name(name: str) -> str:
-    """A name without hyphens that can stand in a path; no two sources share one."""
+    """A name without hyphens that can stand in a path; no two sources, and no two splits, share one."""
     readable = re.sub(r"\W+", "_", name).strip("_")[:60]
     return readable if readable == name else f"{readable}_{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 

@@ -33,6 +33,7 @@ seqio.MixtureRegistry.remove("catalog_mix")
 seqio.MixtureRegistry.add("catalog_mix", [("catalog_long", 1.0), ("catalog_short", 3.0)])
 """
 TEXTS = {"catalog_long": ["l" * 299] * 4, "catalog_short": ["s" * 99] * 4}
+SPLITS = ("train", "train[:1%]", "train[1%:]", "train[:90%]", "train[90%:]", "a-b", "a_b")
 # What a machine that only trains may not import.
 BLOCKED = (
     "import sys\n"
@@ -138,9 +139,17 @@ def test_unknown_names(folder):
 def test_directories_never_collide(folder):
     catalog = make_catalog(folder)
     names = ["a", "a-b", "a_b", "a b", "text:/x/*.txt", "text:/x/_.txt", "x" * 100, "x" * 101]
-    directories = [catalog.directory(name, split) for name in names for split in ("train", "train[:1%]")]
+    directories = [catalog.directory(name, split) for name in names for split in SPLITS]
     assert len(set(directories)) == len(directories)
     assert catalog.directory("a", "train").name == f"a-train-{catalog.vocabulary.fingerprint[:8]}"
+
+
+def test_a_store_of_another_split_is_refused(folder):
+    catalog = make_catalog(folder)
+    directory = catalog.open("catalog_long", "train").directory
+    os.rename(directory, catalog.directory("catalog_long", "train[90%:]"))
+    with pytest.raises(UserError, match=r"holds the split 'train' of 'catalog_long', not 'train\[90%:\]'"):
+        catalog.open("catalog_long", "train[90%:]")
 
 
 def test_a_task_is_known_by_its_store_alone(folder):
