@@ -9,14 +9,19 @@ from __future__ import annotations
 import json
 import mmap
 import os
+import threading
+import weakref
 
 import numpy as np
 
 from t5x_scale.core import files
 from t5x_scale.core.errors import UserError
 
-# A mapping holds a file descriptor, and a process has about a thousand of them.
+# Of all arrays together: a mapping holds a file descriptor, and a process has about a thousand of them.
 MAX_MAPPED_FILES = 256
+# Guards the set of arrays and what is added to their mappings; what is mapped already is read without it.
+_LOCK = threading.Lock()
+_ARRAYS: weakref.WeakSet[MappedArray] = weakref.WeakSet()
 
 
 class MappedArray:
@@ -37,6 +42,8 @@ class MappedArray:
         self._maps: dict[int, tuple[mmap.mmap, np.ndarray]] = {}
         self._chunk = _read_chunk_length(path)
         _check_files(path, -(-size // self._chunk), self._chunk * dtype.itemsize)
+        with _LOCK:
+            _ARRAYS.add(self)
 
     def read_into(self, starts: np.ndarray, out: np.ndarray, rows: np.ndarray | None = None) -> None:
         """Fills row `rows[i]` of `out` [any, length] with the elements from `starts[i]` on, cast to its dtype.
@@ -81,14 +88,18 @@ class MappedArray:
 
     def _map(self, index: int) -> tuple[mmap.mmap, np.ndarray]:
         mapped = self._maps.get(index)
-        if mapped is None:
-            if len(self._maps) >= MAX_MAPPED_FILES:
-                # Replaced, not emptied: another thread may be reading it.
-                self._maps = {}
+        return self._add_map(index) if mapped is None else mapped
+
+    def _add_map(self, index: int) -> tuple[mmap.mmap, np.ndarray]:
+        with _LOCK:
+            if sum(len(array._maps) for array in _ARRAYS) >= MAX_MAPPED_FILES:
+                # Replaced, not emptied: another thread may be reading them.
+                for array in _ARRAYS:
+                    array._maps = {}
             with open(self._path / "c" / str(index), "rb") as file:
                 buffer = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
             mapped = self._maps[index] = (buffer, np.frombuffer(buffer, self._dtype))
-        return mapped
+            return mapped
 
 
 def check_ranges(starts: np.ndarray, length: int, size: int, path: files.Path) -> None:

@@ -99,6 +99,16 @@ def test_many_files_with_few_mappings(tmp_path, monkeypatch):
     assert store.tokens(0, 298).tolist() == list(range(2, 300))
 
 
+def test_stores_share_the_mappings_of_the_process(tmp_path, monkeypatch):
+    monkeypatch.setattr(mapped_array, "MAX_MAPPED_FILES", 5)
+    stores = [write(tmp_path / name, [list(range(2, 30))], chunk=7) for name in "abc"]
+    for store in stores * 2:
+        assert store.tokens(0, 28).tolist() == list(range(2, 30))
+        links = [f"/proc/self/fd/{number}" for number in os.listdir("/proc/self/fd")]
+        held = [os.readlink(link) for link in links if os.path.islink(link)]
+        assert 0 < sum(name.startswith(str(tmp_path)) for name in held) <= 5
+
+
 def test_a_chunk_of_zeros_is_a_file(tmp_path):
     store = write(tmp_path / "s", [[0] * 20], chunk=5)
     assert store.tokens(0, 20).tolist() == [0] * 20
