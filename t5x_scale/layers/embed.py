@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from t5x_scale.layers.initializers import Initializer, Normal
-from t5x_scale.partitioning.shardings import gather
+from t5x_scale.layers.ops.lookup import lookup
 
 
 class TokenEmbedder(nn.Module):
@@ -28,5 +28,4 @@ class TokenEmbedder(nn.Module):
             lambda key, shape, dtype: self.table_init(key, shape, dtype, self.embed_dim), ("vocab", "embed")
         )
         table = self.param("embedding", draw, (self.vocab_size, self.embed_dim), self.param_dtype)
-        # Ids are checked where they are made; clipping keeps a bad one from turning the whole row to NaN.
-        return jnp.take(gather(table.astype(self.dtype), ("vocab", "embed")), tokens, axis=0, mode="clip")
+        return lookup(table, tokens, ("vocab", "embed"), self.dtype)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from t5x_scale.layers.initializers import FanIn, Initializer, Normal
+from t5x_scale.layers.ops.lookup import lookup
 from t5x_scale.layers.ops.matmul import matmul
 
 
@@ -146,7 +147,7 @@ class LearnedPositions(nn.Module):
             lambda key, shape, dtype: self.table_init(key, shape, dtype, 1), (None, "embed")
         )
         table = self.param("embedding", draw, (self.max_length, self.embed_dim), self.param_dtype)
-        return jnp.take(table.astype(self.dtype), positions, axis=0, mode="clip")
+        return lookup(table, positions, (None, "embed"), self.dtype)
 
 
 def _sinusoids(distances: jax.Array, dim: int) -> jax.Array:
