@@ -242,3 +242,13 @@ def test_packed_documents_are_read_as_if_alone():
 def test_unknown_remat_policy():
     with pytest.raises(UserError, match=r"unknown policy 'minimum' \(did you mean 'minimal'"):
         palm(remat="minimum").abstract_params()
+
+
+def test_each_remat_policy_computes_less_again_than_the_next():
+    flops = {}
+    for remat in ("none", "minimal", "full"):
+        model = palm(remat=remat)
+        tokens = {fields.INPUT_TOKENS: np.zeros((2, 8), np.int32)}
+        grad = jax.grad(lambda params, model=model, tokens=tokens: model.hidden(params, tokens).hidden.sum())
+        flops[remat] = jax.jit(grad).lower(model.abstract_params()).compile().cost_analysis()["flops"]
+    assert flops["none"] < flops["minimal"] < flops["full"]
