@@ -15,8 +15,6 @@ import jax.numpy as jnp
 
 from t5x_scale.partitioning.shardings import constrain, gather
 
-TABLE_AXES = ("embed", "vocab")
-
 
 class TokenLosses(NamedTuple):
     """Sums over tokens, each float32 and weighted; divide by `weight` once, after all sums are made.
@@ -72,7 +70,7 @@ def cross_entropy(
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
 def _summed(projection, z_loss, chunk_length, hidden, table, targets, weights):
     chunks = _to_chunks(chunk_length, hidden, targets, weights)
-    table_DV = gather(_to_DV(projection, table.astype(hidden.dtype)), TABLE_AXES)
+    table_DV = _gather_DV(projection, table.astype(hidden.dtype))
 
     def add(sums, chunk):
         losses, _ = _chunk_losses(projection, z_loss, table_DV, *chunk)
@@ -84,7 +82,7 @@ def _summed(projection, z_loss, chunk_length, hidden, table, targets, weights):
 
 def _summed_forward(projection, z_loss, chunk_length, hidden, table, targets, weights):
     chunks = _to_chunks(chunk_length, hidden, targets, weights)
-    table_DV = gather(_to_DV(projection, table.astype(hidden.dtype)), TABLE_AXES)
+    table_DV = _gather_DV(projection, table.astype(hidden.dtype))
 
     def add(carry, chunk):
         sums, d_table = carry
@@ -93,12 +91,12 @@ def _summed_forward(projection, z_loss, chunk_length, hidden, table, targets, we
         d_hidden = jax.lax.dot_general(d_logits, table_DV, (((2,), (1,)), ((), ())))
         over_tokens = (((0, 1), (0, 1)), ((), ()))
         d_table += jax.lax.dot_general(chunk[0], d_logits, over_tokens, preferred_element_type=jnp.float32)
-        return (jax.tree.map(jnp.add, sums, losses), constrain(d_table, TABLE_AXES)), d_hidden
+        return (jax.tree.map(jnp.add, sums, losses), _scatter_DV(projection, d_table)), d_hidden
 
     start = (_zeros(), jnp.zeros(table_DV.shape, jnp.float32))
     (sums, d_table), d_hidden = jax.lax.scan(add, start, chunks)
     d_hidden = _from_chunks(d_hidden, hidden.shape[1])
-    return (sums[0] + sums[1], sums), (d_hidden, _to_DV(projection, d_table).astype(table.dtype))
+    return (sums[0] + sums[1], sums), (d_hidden, _turn(projection, d_table).astype(table.dtype))
 
 
 def _summed_backward(projection, z_loss, chunk_length, gradients, cotangents):
@@ -111,10 +109,23 @@ def _summed_backward(projection, z_loss, chunk_length, gradients, cotangents):
 _summed.defvjp(_summed_forward, _summed_backward)
 
 
-def _to_DV(projection, table):
+def _turn(projection, table):
     # Transposed once, and its gradient once back: with [V, D] inside the loop, the CPU backend would transpose the
     # logits of every chunk instead.
     return table.T if projection.vocab_first else table
+
+
+def _stored_axes(projection):
+    return ("vocab", "embed") if projection.vocab_first else ("embed", "vocab")
+
+
+def _gather_DV(projection, table):
+    # Gathered in the order in which it is stored: a rule may give the first dimension what the second would take.
+    return _turn(projection, gather(table, _stored_axes(projection)))
+
+
+def _scatter_DV(projection, d_table):
+    return _turn(projection, constrain(_turn(projection, d_table), _stored_axes(projection)))
 
 
 def _zeros() -> tuple[jax.Array, ...]:

@@ -97,7 +97,7 @@ def _arrange(devices: list[jax.Device], ici: tuple[int, ...], dcn: tuple[int, ..
     """Devices as an array of the mesh's shape, laid along the physical links where the platform has any."""
     if math.prod(dcn) > 1:
         if devices[0].platform == "tpu":
-            return mesh_utils.create_hybrid_device_mesh(ici, dcn, devices=devices)
+            return mesh_utils.create_hybrid_device_mesh(ici, dcn, devices=devices, allow_split_physical_axes=True)
         # Simulated slices: consecutive devices form a slice, slices vary slowest along their axis.
         array = np.asarray(devices).reshape(dcn + ici)
         order = [axis for pair in zip(range(len(dcn)), range(len(dcn), 2 * len(dcn)), strict=True) for axis in pair]

@@ -65,7 +65,8 @@ def check_rules_use(mesh: Mesh | AbstractMesh, rules: Rules) -> None:
     if idle:
         raise UserError(
             f"the mesh has {' and '.join(idle)}, but the rules split nothing over it: every device there would do the "
-            "same work. Give the hardware or sharding file after the run file, since both set RULES, or set that axis to 1"
+            "same work. Give the hardware or sharding file after the run file, since both set RULES, or set that axis "
+            "to 1"
         )
 
 
@@ -91,11 +92,16 @@ def constrain(x: jax.Array, axes: Axes) -> jax.Array:
     mesh, rules = context
     if mesh.size == 1:
         return x
-    try:
-        sharding = make_sharding(mesh, rules, axes, x.shape)
-    except UserError:
-        return x
-    return jax.lax.with_sharding_constraint(x, sharding)
+    if len(axes) != x.ndim:
+        raise ValueError(f"an activation of shape {x.shape} has {len(axes)} axes: {axes}")
+    entries = zip(to_spec(rules, axes, mesh), x.shape, strict=False)
+    spec = PartitionSpec(*(entry if size % _parts(mesh, entry) == 0 else None for entry, size in entries))
+    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec))
+
+
+def _parts(mesh: Mesh, entry: str | tuple[str, ...] | None) -> int:
+    names = () if entry is None else (entry,) if isinstance(entry, str) else entry
+    return math.prod(mesh.shape[name] for name in names)
 
 
 def gather(x: jax.Array, axes: Axes) -> jax.Array:

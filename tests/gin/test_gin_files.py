@@ -96,7 +96,7 @@ def test_run(name):
 class TestSharding:
     @pytest.mark.parametrize("name", ["gin/sharding/data_parallel.gin", "gin/sharding/fsdp.gin"])
     def test_leaves_no_axis_of_the_machine_idle(self, name):
-        with pytest.raises(UserError, match="model=2.*split nothing over it"):
+        with pytest.raises(UserError, match=r"model=2.*split nothing over it"):
             _runtime(TINY, hardware="gin/hardware/cpu_8.gin", more=(name,))
 
     @pytest.mark.parametrize("name", [name for name in names("sharding") if "fsdp_model" in name])

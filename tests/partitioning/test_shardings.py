@@ -76,8 +76,13 @@ class TestConstrain:
     def test_pins(self):
         assert self.place((4, 6)).shard_shape((4, 6)) == (1, 3)
 
-    def test_odd_shapes_stay_free(self):
-        assert self.place((3, 6)).shard_shape((3, 6)) == (3, 6)
+    def test_odd_dimensions_stay_free_and_the_others_are_pinned(self):
+        assert self.place((3, 6)).shard_shape((3, 6)) == (3, 3)
+        assert self.place((4, 5)).shard_shape((4, 5)) == (1, 5)
+
+    def test_axes_of_another_rank_are_a_mistake(self):
+        with pytest.raises(ValueError, match="has 2 axes"):
+            self.place((4, 6, 2))
 
     def test_outside_of_the_context_it_is_the_identity(self):
         x = np.zeros((4, 6))
