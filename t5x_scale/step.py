@@ -21,7 +21,8 @@ from t5x_scale.models.interface import DecoderModel
 from t5x_scale.optim import guards
 from t5x_scale.train_state import TrainState
 
-# One float32 of each step, in this order; see `make_record`.
+# One float32 of each step, in this order; see `make_record`. The learning rate is the schedule's at this step; an
+# optimiser counts its updates, and lags behind by those that were skipped.
 METRICS = (
     "train/loss",
     "train/z_loss",
@@ -84,7 +85,7 @@ def make_train_step(
     def train_step(state: TrainState, batch: Batch, record: jax.Array) -> tuple[TrainState, jax.Array]:
         sums, grads = _accumulate(model, config, frozen, state.params, batch)
         weight = jnp.maximum(sums.weight, 1.0)
-        grads = jax.tree.map(lambda g: g / weight.astype(g.dtype), grads)
+        grads = jax.tree.map(lambda g: g.astype(jnp.float32) / weight, grads)
         norm = guards.global_norm(grads)
         if config.max_grad_norm is not None:
             grads = guards.clip_by_global_norm(grads, norm, config.max_grad_norm)
@@ -153,7 +154,7 @@ def _accumulate(
     def add(carry: Any, part: Batch) -> tuple[Any, None]:
         return jax.tree.map(jnp.add, carry, sums_and_gradients(part)), None
 
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), params)
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), params)
     start = (TokenLosses(*(jnp.zeros((), jnp.float32),) * len(TokenLosses._fields)), zeros)
     return jax.lax.scan(add, start, _split(batch, config.micro_batches))[0]
 

@@ -10,8 +10,9 @@ from t5x_scale.data.vocabulary import Vocabulary
 from t5x_scale.decode.generation import Piece
 from t5x_scale.decode.text_stream import TextStream
 
-# Pictures of control characters: a model must not be able to steer a terminal.
+# Pictures of control characters, those above ASCII included: a model must not be able to steer a terminal.
 _PICTURES = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"} | {0x7F: 0x2421}
+_PICTURES |= dict.fromkeys(range(0x80, 0xA0), 0xFFFD)
 
 
 class Transcript:

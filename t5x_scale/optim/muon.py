@@ -131,7 +131,8 @@ class Muon:
 def matrix_dimensions(names: Axes, adam_axes: tuple[str, ...]) -> optax.contrib.MuonDimensionNumbers | None:
     """The input and output dimensions of a matrix with these logical axes, or None for what is no matrix."""
     sides = tuple(d for d, name in enumerate(names) if name not in STACKS)
-    if len(sides) < 2 or any(name in adam_axes for name in names):
+    # A side without a name is a list of rows, such as a table of positions.
+    if len(sides) < 2 or any(name in adam_axes or name is None for name in names):
         return None
     if names[sides[0]] == "embed":
         return optax.contrib.MuonDimensionNumbers(sides[:1], sides[1:])

@@ -15,6 +15,8 @@ import optax
 from t5x_scale.core.trees import flatten, map_with_path, unflatten
 from t5x_scale.optim.interface import Axes, AxesTree, Options, layer_dims
 
+HEADS = ("heads", "kv_heads", "kv")
+
 
 class CountState(NamedTuple):
     """Number of updates made, an int32 scalar."""
@@ -91,9 +93,15 @@ def decay_factors(axes: AxesTree, options: Options, min_rank: int) -> dict[str, 
     factors = {}
     for path, names in flatten(axes).items():
         asked = options[path].decay if path in options else None
-        if asked or (asked is None and len(layer_dims(names)) >= min_rank):
+        if asked or (asked is None and _rank(names) >= min_rank):
             factors[path] = 1.0
     return factors
+
+
+def _rank(names: Axes) -> int:
+    """Dimensions of one layer's tensor; a vector laid out by heads (a bias of a query, say) is still a vector."""
+    own = [names[d] for d in layer_dims(names)]
+    return min(len(own), 1) if all(name in HEADS for name in own) else len(own)
 
 
 def split(
