@@ -52,7 +52,7 @@ class EvalBatches(Protocol):
     num_batches: int
     batch_size: int
 
-    def batch(self, index: int, rows: slice | None = None) -> dict[str, np.ndarray]: ...
+    def batch(self, index: int, rows: np.ndarray | slice | None = None) -> dict[str, np.ndarray]: ...
 
 
 def evaluate(

@@ -17,7 +17,7 @@ from t5x_scale.core.errors import UserError
 from t5x_scale.data.batch_schedule import BatchSchedule
 from t5x_scale.data.mixture import Mixture
 from t5x_scale.data.objectives import Objective, RowKeys
-from t5x_scale.data.order import load_index_shuffle, order_key, permute
+from t5x_scale.data.order import load_index_shuffle, order_key, permute, to_rows
 from t5x_scale.data.skipping import SkipList
 from t5x_scale.data.token_store import TokenStore
 
@@ -95,7 +95,7 @@ class BatchSource:
         self._raw_length, self._stride = objective.raw_length(length), objective.stride(length)
         self.rows_per_epoch = {name: self._count_windows(name) for name in self.names}
 
-    def batch(self, step: int, rows: slice | None = None) -> dict[str, np.ndarray]:
+    def batch(self, step: int, rows: np.ndarray | slice | None = None) -> dict[str, np.ndarray]:
         """The batch of `step`.
 
         Args:
@@ -109,7 +109,7 @@ class BatchSource:
           UserError: a source would be gone through more than `max_epochs` times.
         """
         rows = self.host_rows(step) if rows is None else rows
-        consumed = self.schedule.first_row(step) + np.arange(*rows.indices(self.schedule.size(step)))
+        consumed = self.schedule.first_row(step) + to_rows(rows, self.schedule.size(step))
         fields = self.fields(self.locate(self.skip.to_global(consumed)))
         check_batch(fields)
         return fields

@@ -7,6 +7,7 @@ import numpy as np
 from t5x_scale.core.batch import LOSS_WEIGHTS, check_batch
 from t5x_scale.core.errors import UserError
 from t5x_scale.data.objectives import Objective, RowKeys
+from t5x_scale.data.order import to_rows
 from t5x_scale.data.token_store import TokenStore
 
 
@@ -68,7 +69,7 @@ class EvalSource:
         rows = min(self.num_rows, self.num_batches * batch_size)
         self.num_targets = min(rows, self._full_rows) * length + (self._tail if rows > self._full_rows else 0)
 
-    def batch(self, index: int, rows: slice | None = None) -> dict[str, np.ndarray]:
+    def batch(self, index: int, rows: np.ndarray | slice | None = None) -> dict[str, np.ndarray]:
         """Batch `index` of the pass: the fields of `core.batch`, each [rows, L]; this host's rows when None.
 
         Raises:
@@ -80,7 +81,7 @@ class EvalSource:
             place, count = self._process
             size = self.batch_size // count
             rows = slice(place * size, (place + 1) * size)
-        numbers = index * self.batch_size + np.arange(*rows.indices(self.batch_size))
+        numbers = index * self.batch_size + to_rows(rows, self.batch_size)
         raw = np.zeros((len(numbers), self._raw_length), np.int32)
         full = np.flatnonzero(numbers < self._full_rows)
         self.store.read_windows(numbers[full] * self._stride, raw, full)

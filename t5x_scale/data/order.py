@@ -51,3 +51,8 @@ def permute(indices: np.ndarray, size: int, key: int) -> np.ndarray:
     shuffle = load_index_shuffle()
     last = size - 1
     return np.array([shuffle(index, last, key, _ROUNDS) for index in indices.tolist()], dtype=np.int64)
+
+
+def to_rows(rows: np.ndarray | slice, size: int) -> np.ndarray:
+    """Row numbers in a batch of `size`, int64, from a slice of it or from themselves."""
+    return np.arange(*rows.indices(size)) if isinstance(rows, slice) else np.asarray(rows, np.int64)

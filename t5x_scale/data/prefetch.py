@@ -13,7 +13,7 @@ import numpy as np
 
 
 class _Source(Protocol):
-    def batch(self, step: int, rows: slice | None = None) -> dict[str, np.ndarray]: ...
+    def batch(self, step: int, rows: np.ndarray | slice | None = None) -> dict[str, np.ndarray]: ...
 
 
 class Prefetcher:
@@ -32,7 +32,7 @@ class Prefetcher:
         start_step: int,
         make_global: Callable[[Mapping[str, np.ndarray]], Any],
         depth: int = 2,
-        rows: Callable[[int], slice | None] | None = None,
+        rows: Callable[[int], np.ndarray | slice | None] | None = None,
     ):
         """Args:
         source: gives this host's rows of any step.
@@ -102,29 +102,48 @@ class Prefetcher:
 
 
 def make_global_batch(sharding: jax.sharding.Sharding) -> Callable[[Mapping[str, np.ndarray]], dict[str, jax.Array]]:
-    """A function from this host's rows of a batch to global arrays sharded by `sharding`.
-
-    The rows must be `host_rows(sharding, size)`, which for a batch axis split evenly among hosts are this host's
-    equal share in order.
-    """
+    """A function from this host's rows of a batch (see `host_rows`) to global arrays sharded by `sharding`."""
+    blocks, mine = _row_blocks(sharding)
 
     def make_global(batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
-        return {name: jax.make_array_from_process_local_data(sharding, field) for name, field in batch.items()}
+        return {name: place(field) for name, field in batch.items()}
+
+    def place(field: np.ndarray) -> jax.Array:
+        height = field.shape[0] // len(mine)
+        shape = (height * blocks, *field.shape[1:])
+
+        def shard(index: tuple[slice, ...]) -> np.ndarray:
+            first = mine.index(index[0].indices(shape[0])[0] // height) * height
+            return field[(slice(first, first + height), *index[1:])]
+
+        return jax.make_array_from_callback(shape, sharding, shard)
 
     return make_global
 
 
-def host_rows(sharding: jax.sharding.Sharding, size: int, length: int = 1) -> slice:
-    """The rows of a global batch [size, length] that this process's devices hold, as one slice.
+def host_rows(sharding: jax.sharding.Sharding, size: int) -> np.ndarray:
+    """The rows of a global batch of `size` that this process's devices hold, int64, ascending.
 
-    Where a model is split over several hosts, they need the same rows; where the batch is, each needs its own.
+    They need not lie together: meshes follow the links of a torus, and a host's chips stand where they stand. Where a
+    model is split over several hosts, these hold the same rows.
 
     Raises:
-      ValueError: the rows of this process do not lie together.
+      ValueError: the rows do not divide over the mesh.
     """
-    indices = sharding.addressable_devices_indices_map((size, length)).values()
-    bounds = {index[0].indices(size)[:2] for index in indices}
-    start, stop = min(first for first, _ in bounds), max(end for _, end in bounds)
-    if sum(end - first for first, end in bounds) != stop - start:
-        raise ValueError(f"the rows of this process, {sorted(bounds)}, do not lie together")
-    return slice(start, stop)
+    blocks, mine = _row_blocks(sharding)
+    if size % blocks:
+        raise ValueError(f"{size} rows do not divide over {blocks} groups of devices")
+    height = size // blocks
+    return (np.asarray(mine, np.int64)[:, None] * height + np.arange(height)).reshape(-1)
+
+
+def _row_blocks(sharding: jax.sharding.Sharding) -> tuple[int, list[int]]:
+    """Into how many blocks of rows a batch is cut, and which of them this process's devices hold, ascending."""
+    # Divides over any part of the mesh, in both dimensions.
+    probe = (len(sharding.device_set),) * 2
+
+    def starts(indices: Mapping[Any, tuple[slice, ...]]) -> list[int]:
+        return sorted({index[0].indices(probe[0])[0] for index in indices.values()})
+
+    everyone = starts(sharding.devices_indices_map(probe))
+    return len(everyone), [everyone.index(start) for start in starts(sharding.addressable_devices_indices_map(probe))]

@@ -4,7 +4,7 @@ import time
 import jax
 import numpy as np
 import pytest
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from t5x_scale.data.prefetch import Prefetcher, host_rows, make_global_batch
 
@@ -99,24 +99,47 @@ def test_rows_are_asked_for():
 
 
 def test_host_rows_of_one_process_are_all():
-    assert host_rows(make_sharding(), 8, 4) == slice(0, 8)
+    np.testing.assert_array_equal(host_rows(make_sharding(), 8), np.arange(8))
     mesh = jax.make_mesh((8,), ("model",), axis_types=(AxisType.Auto,))
-    assert host_rows(NamedSharding(mesh, PartitionSpec()), 8) == slice(0, 8)
+    np.testing.assert_array_equal(host_rows(NamedSharding(mesh, PartitionSpec()), 8), np.arange(8))
+    with pytest.raises(ValueError, match="6 rows do not divide over 4"):
+        host_rows(make_sharding(), 6)
 
 
-class _TwoHosts:
-    """A sharding of rows over two processes of two devices, as the second or first of them sees it."""
+class _Hosts:
+    """A sharding of rows over several processes: the block of every device, and the devices of this process."""
 
-    def __init__(self, slices):
-        self._slices = slices
+    def __init__(self, blocks, mine):
+        self.device_set = set(range(len(blocks)))
+        self._blocks, self._mine = blocks, mine
+
+    def devices_indices_map(self, shape):
+        height = shape[0] // (max(self._blocks) + 1)
+        return {d: (slice(b * height, (b + 1) * height), slice(None)) for d, b in enumerate(self._blocks)}
 
     def addressable_devices_indices_map(self, shape):
-        return {device: (rows, slice(None)) for device, rows in enumerate(self._slices)}
+        return {d: index for d, index in self.devices_indices_map(shape).items() if d in self._mine}
 
 
-def test_host_rows_of_several_processes():
-    assert host_rows(_TwoHosts([slice(4, 6), slice(6, 8)]), 8) == slice(4, 8)
-    # Replicated over this host's devices.
-    assert host_rows(_TwoHosts([slice(4, 8), slice(4, 8)]), 8) == slice(4, 8)
-    with pytest.raises(ValueError, match="do not lie together"):
-        host_rows(_TwoHosts([slice(0, 2), slice(4, 6)]), 8)
+@pytest.mark.parametrize(
+    ("blocks", "mine", "rows"),
+    [
+        ([0, 1, 2, 3], {2, 3}, [4, 5, 6, 7]),
+        # One copy a device, as on a machine whose hosts share a model.
+        ([0, 0, 1, 1], {2, 3}, [4, 5, 6, 7]),
+        # A torus: this host's chips stand apart.
+        ([0, 2, 1, 3], {0, 1}, [0, 1, 4, 5]),
+        ([3, 0, 2, 1], {0, 1}, [0, 1, 6, 7]),
+    ],
+)
+def test_host_rows_of_several_processes(blocks, mine, rows):
+    np.testing.assert_array_equal(host_rows(_Hosts(blocks, mine), 8), rows)
+
+
+def test_rows_find_their_place_on_a_mesh_in_any_order():
+    devices = np.asarray(jax.devices())[[5, 0, 3, 6, 1, 7, 2, 4]].reshape(4, 2)
+    sharding = NamedSharding(Mesh(devices, ("data", "context")), PartitionSpec("data", "context"))
+    batch = np.arange(32, dtype=np.int32).reshape(8, 4)
+    placed = make_global_batch(sharding)({"x": batch[host_rows(sharding, 8)]})["x"]
+    np.testing.assert_array_equal(placed, batch)
+    assert placed.sharding == sharding
