@@ -30,7 +30,7 @@ def test_two_processes_are_killed_stopped_and_resumed(runner, source, tmp_path):
 
     # One of them is told to stop; both stop before the same step.
     stopped = start(run)
-    stopped[0].until(lambda process: "/12 |" in process.out)
+    stopped[0].until(lambda process: " parameters on " in process.out)
     stopped[1].kill(signal.SIGTERM)
     assert [process.wait() for process in stopped] == [75, 75]
     assert f"stopped at step {steps(run)[-1]} and saved" in stopped[0].out
