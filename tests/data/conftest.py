@@ -6,7 +6,7 @@ import pytest
 from t5x_scale.data.batch_schedule import BatchSchedule
 from t5x_scale.data.batch_source import BatchSource
 from t5x_scale.data.freezing import freeze
-from t5x_scale.data.objectives import causal_lm
+from t5x_scale.data.objectives import CausalLm
 
 VOCABULARY_SIZE = 60_000
 
@@ -38,4 +38,4 @@ def _make_source(stores, rates=None, batch_size=8, *, length=16, seed=0, objecti
     """A causal source over stores, at equal rates unless given."""
     schedule = batch_size if isinstance(batch_size, BatchSchedule) else BatchSchedule(batch_size)
     rates = rates or dict.fromkeys(stores, 1.0)
-    return BatchSource(stores, rates, schedule, objective or causal_lm(), length=length, seed=seed, **options)
+    return BatchSource(stores, rates, schedule, objective or CausalLm(), length=length, seed=seed, **options)

@@ -12,7 +12,7 @@ from t5x_scale.data import objectives
 
 @given(rows=st.integers(1, 5), length=st.integers(1, 20), data=st.data())
 def test_causal_lm_shifts_by_one(rows, length, data):
-    objective = objectives.causal_lm()
+    objective = objectives.CausalLm()
     raw = np.array(
         data.draw(
             st.lists(
@@ -31,7 +31,7 @@ def test_causal_lm_shifts_by_one(rows, length, data):
 
 
 def test_neighbouring_rows_cover_every_target_once():
-    objective, length = objectives.causal_lm(), 8
+    objective, length = objectives.CausalLm(), 8
     stream = np.arange(8 * 4 + 1, dtype=np.int32)
     starts = np.arange(4) * objective.stride(length)
     raw = np.stack([stream[s : s + objective.raw_length(length)] for s in starts])
@@ -41,7 +41,7 @@ def test_neighbouring_rows_cover_every_target_once():
 
 def test_wrong_window_length():
     with pytest.raises(ValueError, match="needs windows of 9"):
-        objectives.causal_lm()(np.zeros((1, 8), np.int32), objectives.RowKeys(0, np.arange(1)), 8)
+        objectives.CausalLm()(np.zeros((1, 8), np.int32), objectives.RowKeys(0, np.arange(1)), 8)
 
 
 def test_row_keys_depend_on_seed_and_row_alone():
@@ -60,7 +60,16 @@ def test_row_keys_depend_on_seed_and_row_alone():
 
 def test_causal_lm_is_an_objective():
     assert isinstance(objectives.CausalLm(), objectives.Objective)
-    assert objectives.CausalLm() == objectives.causal_lm()
+    assert objectives.CausalLm() == objectives.CausalLm()
+
+
+def test_example_predicts_every_token_of_a_piece_once():
+    piece = objectives.Piece(np.array([5, 6, 1], np.int32), previous=1)
+    example = objectives.CausalLm().example(piece, 0, np.random.default_rng(0))
+    assert example.inputs.tolist() == [1, 5, 6]
+    assert example.targets.tolist() == [5, 6, 1]
+    assert example.weights.tolist() == [1, 1, 1]
+    assert example.prefix == 0
 
 
 def test_imports_only_numpy():
