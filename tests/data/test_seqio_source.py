@@ -68,7 +68,7 @@ class TestTextTasks:
     def test_batches_do_not_show(self, register, monkeypatch):
         task = register({"targets": TEXTS * 5}, {"targets": TEXT})
         whole = decoded(task, SHIPPED_8K)
-        monkeypatch.setattr(seqio_source, "BATCH_CHARACTERS", 10)
+        monkeypatch.setattr(seqio_source.documents, "BATCH_CHARACTERS", 10)
         assert decoded(task, SHIPPED_8K) == whole
 
     def test_bytes_that_are_no_utf8_are_replaced(self, register):
