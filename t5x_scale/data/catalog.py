@@ -14,7 +14,7 @@ import importlib.util
 import logging
 import pathlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -49,7 +49,7 @@ class Catalog:
 
     def directory(self, name: str, split: str) -> files.Path:
         """Where the store of a source's split lies; every vocabulary has its own."""
-        directory = f"{_file_name(name)}-{_file_name(split)}-{self.vocabulary.fingerprint[:8]}"
+        directory = f"{file_name(name)}-{file_name(split)}-{self.vocabulary.fingerprint[:8]}"
         return files.to_path(self.store_dir) / directory
 
     def open(self, name: str, split: str) -> TokenStore:
@@ -82,49 +82,25 @@ class Catalog:
             self._check_unchanged(name, split, store)
         return store
 
-    def resolve(self, name: str) -> tuple[dict[str, float], bool]:
-        """The sources behind a registered name.
-
-        Returns:
-          ({source: rate}, whether the rates count examples instead of tokens). A task, and `text:...`, is itself.
-
-        Raises:
-          UserError: nothing of that name is registered.
-        """
-        if text_source.is_text_source(name) or self._has_store(name):
-            return {name: 1.0}, False
-        record = files.to_path(self.store_dir) / f"{_file_name(name)}.mixture.json"
-        modules = _hash_modules(self.task_modules)
-        if record.exists():
-            recorded = files.read_json(record)
-            if recorded["modules"] == modules:
-                return recorded["rates"], True
-        rates = _import_seqio_source(self.task_modules).task_or_mixture_names(name)
-        if rates == {name: 1.0}:
-            return rates, False
-        if self.process_index == 0:
-            files.make_directory(self.store_dir)
-            files.write_json(record, {"name": name, "rates": rates, "modules": modules})
-        return rates, True
-
-    def _has_store(self, name: str) -> bool:
+    def has_store(self, name: str) -> bool:
+        """Whether a split of this source has been frozen already, with any vocabulary."""
         parent = files.to_path(self.store_dir)
         found = parent.iterdir() if parent.exists() else ()
-        return any(path.name.startswith(f"{_file_name(name)}-") and is_finished(path) for path in found)
+        return any(path.name.startswith(f"{file_name(name)}-") and is_finished(path) for path in found)
 
     def _documents(self, name: str, split: str) -> Iterable[np.ndarray]:
         if text_source.is_text_source(name):
             return text_source.iterate_documents(name, split, self.vocabulary)
-        return _import_seqio_source(self.task_modules).iterate_documents(name, split, self.vocabulary)
+        return import_seqio_source(self.task_modules).iterate_documents(name, split, self.vocabulary)
 
     def _describe(self, name: str, split: str) -> dict[str, Any]:
         if text_source.is_text_source(name):
             return text_source.describe_source(name, split)
-        source = _import_seqio_source(self.task_modules)
+        source = import_seqio_source(self.task_modules)
         return {
             **source.describe_document_source(name, split),
             "fingerprint": source.document_source_fingerprint(name, split),
-            "modules": _hash_modules(self.task_modules),
+            "modules": hash_modules(self.task_modules),
         }
 
     def _check_unchanged(self, name: str, split: str, store: TokenStore) -> None:
@@ -132,10 +108,10 @@ class Catalog:
         if text_source.is_text_source(name):
             text_source.check_unchanged(name, recorded, store.directory)
             return
-        if recorded.get("modules") == _hash_modules(self.task_modules):
+        if recorded.get("modules") == hash_modules(self.task_modules):
             return
         try:
-            now = _import_seqio_source(self.task_modules).document_source_fingerprint(name, split)
+            now = import_seqio_source(self.task_modules).document_source_fingerprint(name, split)
         except UserError as error:
             logger.warning("cannot compare '%s' with the task its token store was frozen from: %s", name, error)
             return
@@ -153,20 +129,18 @@ class Catalog:
         return self.vocabulary.eod_id
 
 
-def token_rates(rates: Mapping[str, float], stores: Mapping[str, TokenStore]) -> dict[str, float]:
-    """Rates by tokens from rates by examples: a source whose examples are longer has more of the tokens."""
-    return {
-        name: rate * stores[name].num_tokens / stores[name].num_documents for name, rate in rates.items() if rate > 0
-    }
-
-
-def _file_name(name: str) -> str:
+def file_name(name: str) -> str:
     """A name without hyphens that can stand in a path; no two sources, and no two splits, share one."""
     readable = re.sub(r"\W+", "_", name).strip("_")[:60]
     return readable if readable == name else f"{readable}_{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
-def _import_seqio_source(task_modules: Sequence[str]) -> ModuleType:
+def import_seqio_source(task_modules: Sequence[str]) -> ModuleType:
+    """`data.seqio_source`, with the modules that register tasks imported.
+
+    Raises:
+      UserError: SeqIO or TensorFlow is not installed, or a module cannot be imported.
+    """
     try:
         from t5x_scale.data import seqio_source
     except ImportError as error:
@@ -178,7 +152,7 @@ def _import_seqio_source(task_modules: Sequence[str]) -> ModuleType:
     return seqio_source
 
 
-def _hash_modules(modules: Sequence[str]) -> str:
+def hash_modules(modules: Sequence[str]) -> str:
     """A hash of the Python files beside each module, found without importing them."""
     digest = hashlib.sha256()
     for module in modules:

@@ -13,10 +13,11 @@ from collections.abc import Mapping, Sequence
 from t5x_scale.core.errors import UserError, did_you_mean
 from t5x_scale.data.batch_schedule import BatchSchedule, make_batch_schedule
 from t5x_scale.data.batch_source import BatchSource
-from t5x_scale.data.catalog import Catalog, token_rates
+from t5x_scale.data.catalog import Catalog
 from t5x_scale.data.eval_source import EvalSource
 from t5x_scale.data.mixture import Mixture
 from t5x_scale.data.objectives import CausalLm, Objective
+from t5x_scale.data.rates import resolve_name, token_rates
 from t5x_scale.data.token_store import TokenStore
 from t5x_scale.data.vocabulary import load_vocabulary
 
@@ -175,7 +176,7 @@ def open_sources(
     if isinstance(given, Mapping):
         rates, by_examples = dict(given), False
     else:
-        rates, by_examples = catalog.resolve(given)
+        rates, by_examples = resolve_name(given, catalog)
         rates = {name: rate for name, rate in rates.items() if rate > 0}
     # A bad rate is found before a store is built.
     Mixture(rates)

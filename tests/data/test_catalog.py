@@ -8,6 +8,7 @@ import pytest
 from t5x_scale.core.errors import UserError
 from t5x_scale.data import catalog as catalog_lib
 from t5x_scale.data.catalog import Catalog
+from t5x_scale.data.rates import resolve_name, token_rates
 from t5x_scale.data.vocabulary import load_vocabulary
 
 TASKS = """
@@ -70,7 +71,7 @@ def run_without_tensorflow(folder, name):
 
 def open_all(folder, name):
     catalog = make_catalog(folder)
-    rates, by_examples = catalog.resolve(name)
+    rates, by_examples = resolve_name(name, catalog)
     stores = {task: catalog.open(task, "train") for task in rates}
     return rates, by_examples, stores
 
@@ -80,7 +81,7 @@ def test_a_registered_mixture_keeps_its_meaning_in_examples(folder):
     assert by_examples
     assert rates == {"catalog_long": 0.25, "catalog_short": 0.75}
     assert stores["catalog_long"].num_tokens == 4 * 300
-    shares = catalog_lib.token_rates(rates, stores)
+    shares = token_rates(rates, stores)
     # One long example of 300 tokens to three short ones of 100: as many tokens.
     assert shares["catalog_long"] == pytest.approx(shares["catalog_short"])
 
@@ -128,7 +129,7 @@ def test_without_tensorflow_an_edited_task_is_only_warned_about(folder):
 
 def test_unknown_names(folder):
     with pytest.raises(UserError, match=r"did you mean 'catalog_mix'"):
-        make_catalog(folder).resolve("catalog_mixx")
+        resolve_name("catalog_mixx", make_catalog(folder))
     with pytest.raises(UserError, match="catalog_lnog"):
         make_catalog(folder).open("catalog_lnog", "train")
     with pytest.raises(UserError, match="has no split 'test'"):
@@ -154,17 +155,15 @@ def test_a_store_of_another_split_is_refused(folder):
 
 def test_a_task_is_known_by_its_store_alone(folder):
     open_all(folder, "catalog_long")
-    assert Catalog(str(folder / "stores"), load_vocabulary("bytes")).resolve("catalog_long") == (
-        {"catalog_long": 1.0},
-        False,
-    )
+    catalog = Catalog(str(folder / "stores"), load_vocabulary("bytes"))
+    assert resolve_name("catalog_long", catalog) == ({"catalog_long": 1.0}, False)
 
 
 def test_modules_are_hashed_without_being_imported(folder):
     (folder / "code" / "pack").mkdir()
     (folder / "code" / "pack" / "__init__.py").write_text("raise SystemExit('imported')")
     (folder / "code" / "pack" / "inner.py").write_text("x = 1")
-    first = catalog_lib._hash_modules(["pack.inner"])
+    first = catalog_lib.hash_modules(["pack.inner"])
     (folder / "code" / "pack" / "inner.py").write_text("x = 2")
-    assert catalog_lib._hash_modules(["pack.inner"]) != first
-    assert catalog_lib._hash_modules(["no_such_module.x"]) != catalog_lib._hash_modules([])
+    assert catalog_lib.hash_modules(["pack.inner"]) != first
+    assert catalog_lib.hash_modules(["no_such_module.x"]) != catalog_lib.hash_modules([])
