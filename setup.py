@@ -17,7 +17,6 @@ INSTALL_REQUIRES = [
     "tensorstore>=0.1.86,<0.2",
     "gin-config==0.5.0",
     "seqio==0.0.20",
-    "grain>=0.2.18,<0.3",
     "etils[epath]>=1.13,<2",
     "numpy>=2.0,<3",
     "sentencepiece>=0.2.1,<0.3",
@@ -32,7 +31,13 @@ EXTRAS = {
     "gpu": ["jax[cuda13]>=0.10.2,<0.12"],
     # Hugging Face tokenizer.json vocabularies.
     "hf": ["tokenizers>=0.22,<0.24"],
+    # Building token stores on Dataflow, Flink or Spark, in an environment of its own (`make beam`): Beam wants
+    # protobuf < 7, and sentencepiece from 0.2.2 on wants more. Nothing else asks for google-crc32c by name, and
+    # SeqIO's readers need it.
+    "beam": ["apache-beam[gcp]>=2.77,<3", "sentencepiece<0.2.2", "google-crc32c>=1.5,<2"],
     "test": [
+        # Measured against in tools/benchmark_data.py.
+        "grain>=0.2.18,<0.3",
         "pytest>=8.4,<10",
         "pytest-xdist>=3.6,<4",
         "hypothesis>=6.130,<7",
