@@ -11,6 +11,8 @@ import mmap
 import os
 import threading
 import weakref
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -69,6 +71,23 @@ class MappedArray:
             else:
                 self._read_across(start, out[row])
 
+    def count_not_above(self, values: np.ndarray) -> np.ndarray:
+        """For an array that ascends: how many elements are <= each value, int64 [n].
+
+        Touches a page or two of the array for each value, not the array.
+        """
+        heads = np.arange(0, self._size, self._chunk, dtype=np.int64)
+        first = np.empty((len(heads), 1), np.int64)
+        self.read_into(heads, first)
+        chunks = np.searchsorted(first[:, 0], values, "right") - 1
+        counts = np.zeros(len(values), np.int64)
+        for chunk in np.unique(chunks[chunks >= 0]).tolist():
+            chosen = chunks == chunk
+            begin = chunk * self._chunk
+            elements = self._map(chunk)[1][: self._size - begin]
+            counts[chosen] = begin + np.searchsorted(elements, values[chosen], "right")
+        return counts
+
     def _announce(self, starts: np.ndarray, length: int) -> None:
         """Has the system fetch every window at once: from a cold disk, one after the other takes ten times as long."""
         size = self._dtype.itemsize
@@ -108,10 +127,23 @@ def check_ranges(starts: np.ndarray, length: int, size: int, path: files.Path) -
         raise ValueError(f"the range asked for is outside the {size} elements of {path}")
 
 
+def is_mappable(path: files.Path) -> bool:
+    """Whether the array in `path` is one of plain files; one copied from an object store consists of shards.
+
+    Raises:
+      UserError: there is no such array.
+    """
+    return _read_metadata(path, lambda value: [codec["name"] for codec in value["codecs"]] == ["bytes"])
+
+
 def _read_chunk_length(path: files.Path) -> int:
+    return _read_metadata(path, lambda value: int(value["chunk_grid"]["configuration"]["chunk_shape"][0]))
+
+
+def _read_metadata(path: files.Path, pick: Callable[[Any], Any]) -> Any:
     metadata = path / "zarr.json"
     try:
-        return int(json.loads(metadata.read_text())["chunk_grid"]["configuration"]["chunk_shape"][0])
+        return pick(json.loads(metadata.read_text()))
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         raise UserError(f"the token store {path.parent} is damaged: {metadata} cannot be read: {error}") from error
 

@@ -12,7 +12,7 @@ from typing import Any
 from t5x_scale.core import files
 from t5x_scale.core.errors import UserError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
 # Tokens under one checksum. Independent of how the array is cut into files, so that the fingerprint of a corpus is.
 CHECKSUM_TOKENS = 2**22
@@ -24,8 +24,10 @@ _CONTENT_FIELDS = (
     "dtype",
     "num_tokens",
     "num_documents",
+    "supervised",
     "checksums",
     "documents_checksum",
+    "target_starts_checksum",
 )
 
 
@@ -39,11 +41,15 @@ class Manifest:
       num_tokens: tokens, separators included.
       num_documents: documents with at least one token.
       empty_documents: documents that had none and were left out.
+      supervised: whether documents are inputs followed by targets.
       checksums: CRC-32 of every `CHECKSUM_TOKENS` tokens in little-endian `dtype`.
       documents_checksum: CRC-32 of the document starts.
-      source: where the tokens come from, as JSON: task, split, preprocessors.
-      fingerprint: SHA-256 of all of the above but `empty_documents` and `source`: equal content, equal fingerprint.
-      format_version: of the layout described at the top of this file.
+      target_starts_checksum: CRC-32 of the target starts; None where the store is not supervised.
+      source: where the tokens come from, as JSON: task, split, preprocessors, curation.
+      licence: a note on what the text may be used for.
+      report: counts of documents: read, and left out for each reason.
+      fingerprint: SHA-256 of the content: of all but `empty_documents`, `source`, `licence` and `report`.
+      format_version: of the layout described in `data.token_store`.
     """
 
     vocabulary_fingerprint: str
@@ -56,6 +62,10 @@ class Manifest:
     checksums: tuple[int, ...]
     documents_checksum: int
     source: Mapping[str, Any]
+    supervised: bool = False
+    target_starts_checksum: int | None = None
+    licence: str = ""
+    report: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     fingerprint: str = ""
     format_version: int = FORMAT_VERSION
 
@@ -79,7 +89,11 @@ def read_manifest(directory: files.Path) -> Manifest:
     value = files.read_json(directory / MANIFEST)
     version = value.get("format_version") if isinstance(value, dict) else None
     if version != FORMAT_VERSION:
-        raise UserError(f"the token store {directory} has format {version}, this version reads {FORMAT_VERSION}")
+        old = isinstance(version, int) and version < FORMAT_VERSION
+        advice = "; delete it and build it again" if old else "; read it with the version that wrote it"
+        raise UserError(
+            f"the token store {directory} has format {version}, this version reads {FORMAT_VERSION}{advice}"
+        )
     try:
         manifest = Manifest(**{**value, "checksums": tuple(value["checksums"])})
     except (KeyError, TypeError) as error:

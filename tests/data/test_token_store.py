@@ -9,14 +9,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from t5x_scale.core import files
 from t5x_scale.core.errors import UserError
 from t5x_scale.data import mapped_array, store_manifest, token_store
+from t5x_scale.data.stored_array import StoredArray
 from t5x_scale.data.token_store import TokenStore, TokenStoreWriter
 
 EOD = 1
 
 
-def write(directory, documents, chunk=None, size=1000, fingerprint="v"):
+def write(directory, documents, chunk=None, size=1000, fingerprint="v", **options):
     with TokenStoreWriter(
         directory,
         source={"task": "t"},
@@ -24,9 +26,11 @@ def write(directory, documents, chunk=None, size=1000, fingerprint="v"):
         vocabulary_size=size,
         separator_id=EOD,
         chunk=chunk,
+        **options,
     ) as writer:
         for document in documents:
-            writer.add(np.array(document, np.int64))
+            inputs, targets = document if isinstance(document, tuple) else ([], document)
+            writer.add(np.array([*inputs, *targets], np.int64), len(inputs))
     return TokenStore.open(directory)
 
 
@@ -155,9 +159,9 @@ def test_another_vocabulary(tmp_path):
         TokenStore.open(tmp_path / "s", "other")
 
 
-@pytest.mark.parametrize("part", ["tokens", "documents"])
+@pytest.mark.parametrize("part", ["tokens", "documents", "target_starts"])
 def test_flipped_bytes_are_found(tmp_path, part):
-    store = write(tmp_path / "s", [[5, 6], [7]])
+    store = write(tmp_path / "s", [([5], [6]), ([], [7])], supervised=True)
     file = tmp_path / "s" / part / "c" / "0"
     content = bytearray(file.read_bytes())
     content[2] ^= 1
@@ -262,13 +266,99 @@ def test_reading_imports_no_tensorflow_jax_or_tensorstore(tmp_path):
 
 def test_through_tensorstore(tmp_path):
     # What an object store is read through gives the same numbers as the mappings.
-    from t5x_scale.core import files
-
-    documents = [list(range(2, 90))]
-    store = write(tmp_path / "s", documents, chunk=9)
-    reader = token_store._RemoteArray(files.to_path(tmp_path / "s" / "tokens"), np.dtype("uint16"), 89)
+    store = write(tmp_path / "s", [list(range(2, 90))], chunk=9)
+    reader = StoredArray(files.to_path(tmp_path / "s" / "tokens"), np.dtype("uint16"), 89)
     out = np.empty((3, 20), np.int32)
     reader.read_into(np.array([0, 5, 69]), out)
     np.testing.assert_array_equal(out, store.windows(np.array([0, 5, 69]), 20))
     with pytest.raises(ValueError, match="outside"):
         reader.read_into(np.array([70]), out[:1])
+
+
+pairs_strategy = st.lists(st.tuples(*[st.lists(st.integers(0, 999), max_size=9)] * 2), min_size=1, max_size=40).filter(
+    lambda pairs: any(map(any, pairs))
+)
+
+
+@settings(max_examples=25, deadline=None)
+@given(pairs=pairs_strategy, chunk=st.integers(1, 300), sharded=st.booleans())
+def test_a_supervised_store_keeps_inputs_and_targets_apart(tmp_path_factory, pairs, chunk, sharded):
+    directory = tmp_path_factory.mktemp("store") / "s"
+    store = write(directory, pairs, chunk, supervised=True, sharded=sharded)
+    store.verify()
+    kept = [(inputs, targets) for inputs, targets in pairs if inputs or targets]
+    assert store.is_supervised
+    assert store.num_documents == len(kept)
+    heads = store.target_starts(0, len(kept)).tolist()
+    assert heads == [len(inputs) for inputs, _ in kept]
+    for index, (inputs, targets) in enumerate(kept):
+        start, stop = store.document_span(index)
+        tokens = store.tokens(start, stop).tolist()
+        assert tokens[: heads[index]] == inputs
+        assert tokens[heads[index] :] in (targets, [*targets, EOD])
+        assert tokens[-1] == EOD
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+def test_documents_of_many_positions(tmp_path, sharded):
+    lengths = [1, 5, 2, 9, 1, 1, 30, 4]
+    store = write(tmp_path / "s", [[7] * (length) for length in lengths], chunk=32, sharded=sharded)
+    expected = np.repeat(np.arange(len(lengths)), np.array(lengths) + 1)
+    positions = np.random.default_rng(0).integers(0, store.num_tokens, 200)
+    np.testing.assert_array_equal(store.documents_of(positions), expected[positions])
+    assert store.documents_of(np.zeros(0, np.int64)).shape == (0,)
+    np.testing.assert_array_equal(store.document_starts(2, 5), [8, 11, 21])
+    np.testing.assert_array_equal(store.target_starts(2, 5), [0, 0, 0])
+    for first, stop in ((0, 9), (-1, 2)):
+        with pytest.raises(ValueError, match="outside"):
+            store.document_starts(first, stop)
+        with pytest.raises(ValueError, match="outside"):
+            store.target_starts(first, stop)
+    with pytest.raises(ValueError, match="outside"):
+        store.documents_of(np.array([0, store.num_tokens]))
+
+
+def test_what_is_supervised_is_content_and_a_licence_is_a_note(tmp_path):
+    base = write(tmp_path / "a", [[5, 6]])
+    assert write(tmp_path / "b", [[5, 6]], supervised=True).fingerprint != base.fingerprint
+    heads = [write(tmp_path / f"c{n}", [([5, 6, 7][:n], [5, 6, 7][n:])], supervised=True) for n in (0, 1, 3)]
+    assert len({store.fingerprint for store in heads}) == 3
+    licensed = write(tmp_path / "d", [[5, 6]], licence="CC-BY-4.0")
+    assert licensed.manifest.licence == "CC-BY-4.0"
+    assert licensed.fingerprint == base.fingerprint
+
+
+def test_inputs_need_a_supervised_store(tmp_path):
+    with pytest.raises(ValueError, match="not begun as supervised"):
+        write(tmp_path / "s", [([5], [6])])
+
+
+def test_a_shard_is_one_object_of_small_chunks(tmp_path, monkeypatch):
+    from t5x_scale.data import stored_array
+
+    monkeypatch.setattr(stored_array, "INNER_CHUNK", 8)
+    tokens = list(range(2, 200))
+    store = write(tmp_path / "s", [tokens], chunk=60, sharded=True)
+    # 199 tokens in shards of 64, which is 60 rounded up to whole chunks.
+    assert sorted(os.listdir(tmp_path / "s" / "tokens" / "c")) == ["0", "1", "2", "3"]
+    assert store.tokens(0, 199).tolist() == [*tokens, EOD]
+    assert store.fingerprint == write(tmp_path / "plain", [tokens]).fingerprint
+
+
+def test_damage_in_a_shard_is_found_where_it_is_read(tmp_path):
+    store = write(tmp_path / "s", [list(range(2, 200))], sharded=True)
+    file = tmp_path / "s" / "tokens" / "c" / "0"
+    content = bytearray(file.read_bytes())
+    content[20] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(UserError, match=r"the token store .*/s is damaged or cannot be read") as caught:
+        store.tokens(0, 20)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_store_of_the_first_format(tmp_path):
+    write(tmp_path / "s", [[5]])
+    file = tmp_path / "s" / "manifest.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "format_version": 1}))
+    with pytest.raises(UserError, match=r"has format 1, this version reads 2; delete it and build it again"):
+        TokenStore.open(tmp_path / "s")

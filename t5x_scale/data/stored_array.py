@@ -1,0 +1,195 @@
+"""One-dimensional zarr3 arrays through TensorStore: written as a stream anywhere, read where they cannot be mapped.
+
+On a local disk an array is plain `bytes` chunks, which `data.mapped_array` maps. In an object store it is sharded
+(`sharding_indexed`): an object is large, because each one written or listed is a request, and the inner chunks in it
+are small, because each window read is a request for one of them. Inner chunks carry a CRC-32C, so damage is found
+where it is read.
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+from typing import Any
+
+import numpy as np
+
+from t5x_scale.core import files
+from t5x_scale.core.errors import UserError
+from t5x_scale.data.mapped_array import check_ranges
+
+# Elements of one file or object. The writer holds one of them in memory.
+LOCAL_CHUNK = 2**24
+REMOTE_SHARD = 2**24
+# Elements of an inner chunk of a shard: what a read of a few tokens fetches.
+INNER_CHUNK = 2**16
+_REMOTE_CACHE_BYTES = 2**29
+
+
+def default_chunk(directory: str | os.PathLike) -> int:
+    """Elements of one file of the arrays of a store in `directory`."""
+    return REMOTE_SHARD if files.is_remote(directory) else LOCAL_CHUNK
+
+
+class ArrayWriter:
+    """Appends to an array, one file or one whole shard at a time, and sums its blocks on the way."""
+
+    def __init__(self, path: files.Path, dtype: np.dtype, chunk: int, block: int | None, *, sharded: bool = False):
+        """Args:
+        path: directory of the array; what an earlier build left there is deleted by the first write.
+        dtype: little-endian dtype of an element.
+        chunk: elements of one file or shard; of shards, rounded up to whole inner chunks.
+        block: elements under one checksum; None for one checksum of all.
+        sharded: whether files are shards of `INNER_CHUNK` elements.
+        """
+        self.dtype = dtype
+        self._path = path
+        self._inner = min(INNER_CHUNK, chunk) if sharded else None
+        self._chunk = -(-chunk // self._inner) * self._inner if self._inner else chunk
+        self._block = block
+        # Pages of it that are never reached are never allocated.
+        self._buffer = np.empty(self._chunk, dtype)
+        self._filled = 0
+        self._written = 0
+        self._array: Any = None
+        self._checksums = [0]
+        self._in_block = 0
+
+    def __len__(self) -> int:
+        return self._written + self._filled
+
+    def extend(self, values: np.ndarray) -> None:
+        """Appends `values` [n].
+
+        Raises:
+          UserError: the array cannot be written, for instance because the disk is full.
+        """
+        while len(values):
+            take = min(self._chunk - self._filled, len(values))
+            self._buffer[self._filled : self._filled + take] = values[:take]
+            self._filled += take
+            values = values[take:]
+            if self._filled == self._chunk:
+                self._write(self._buffer, self._chunk)
+
+    def finish(self) -> list[int]:
+        """Writes the rest and returns the checksums of the blocks (of the whole, when there are no blocks)."""
+        if self._filled:
+            # All files of a zarr array have one length; an array of a single file is made no longer than it is.
+            whole = self._written or self._inner
+            self._write(self._buffer[: self._filled], self._chunk if whole else self._filled)
+        if self._block and not self._in_block:
+            self._checksums.pop()
+        return self._checksums
+
+    def _write(self, values: np.ndarray, chunk: int) -> None:
+        try:
+            if self._array is None:
+                metadata = _array_metadata(self.dtype, chunk, self._inner)
+                self._array = open_zarr(self._path, writable=True, metadata=metadata)
+            begin, end = self._written, self._written + len(values)
+            self._array = self._array.resize(exclusive_max=[end], resize_metadata_only=True).result()
+            self._array[begin:end].write(values).result()
+        except (ValueError, OSError) as error:
+            raise UserError(f"cannot write the token store at {self._path}: {_reason(error)}") from error
+        self._written, self._filled = end, 0
+        self._sum(values)
+
+    def _sum(self, values: np.ndarray) -> None:
+        while len(values):
+            take = min(self._block - self._in_block, len(values)) if self._block else len(values)
+            self._checksums[-1] = zlib.crc32(values[:take], self._checksums[-1])
+            self._in_block += take
+            values = values[take:]
+            if self._in_block == self._block:
+                self._checksums.append(0)
+                self._in_block = 0
+
+
+class StoredArray:
+    """Random access to an array through TensorStore. The interface of `MappedArray`."""
+
+    def __init__(self, path: files.Path, dtype: np.dtype, size: int):
+        """Args: as `MappedArray`.
+
+        Raises:
+          UserError: there is no such array.
+        """
+        self._path = path
+        self._dtype = dtype
+        self._size = size
+        try:
+            self._array = open_zarr(path)
+        except (ValueError, OSError) as error:
+            raise UserError(f"the token store {path.parent} is damaged or cannot be read: {_reason(error)}") from error
+
+    def read_into(self, starts: np.ndarray, out: np.ndarray, rows: np.ndarray | None = None) -> None:
+        """As `MappedArray.read_into`.
+
+        Raises:
+          ValueError: a row would reach outside the array.
+          UserError: what is read is damaged or cannot be fetched.
+        """
+        check_ranges(starts, out.shape[1], self._size, self._path)
+        # All at once, so that the requests overlap.
+        futures = [self._array[start : start + out.shape[1]].read() for start in starts.tolist()]
+        try:
+            for row, future in zip(range(len(out)) if rows is None else rows.tolist(), futures, strict=True):
+                out[row] = future.result()
+        except (ValueError, OSError) as error:
+            raise UserError(
+                f"the token store {self._path.parent} is damaged or cannot be read: {_reason(error)}"
+            ) from error
+
+    def count_not_above(self, values: np.ndarray) -> np.ndarray:
+        """As `MappedArray.count_not_above`; bisection in step, so that the requests of a round overlap."""
+        low, high = np.zeros(len(values), np.int64), np.full(len(values), self._size, np.int64)
+        while (open_ := np.flatnonzero(low < high)).size:
+            middle = (low[open_] + high[open_]) // 2
+            found = np.empty((open_.size, 1), np.int64)
+            self.read_into(middle, found)
+            not_above = found[:, 0] <= values[open_]
+            low[open_] = np.where(not_above, middle + 1, low[open_])
+            high[open_] = np.where(not_above, high[open_], middle)
+        return low
+
+
+def open_zarr(path: files.Path, *, writable: bool = False, metadata: dict[str, Any] | None = None) -> Any:
+    """Opens, or with `metadata` creates, a zarr3 array through TensorStore.
+
+    Creating deletes what is there: in an object store a build that was killed leaves its arrays behind.
+    """
+    import tensorstore as ts  # A local store is read without it.
+
+    text = os.fspath(path)
+    spec: dict[str, Any] = {
+        "driver": "zarr3",
+        "kvstore": text + "/" if files.is_remote(path) else {"driver": "file", "path": text + "/"},
+        # A chunk of nothing but zeros must exist as a file too, or it could not be mapped.
+        "store_data_equal_to_fill_value": True,
+    }
+    if metadata:
+        spec["metadata"] = metadata
+    context = ts.Context({"cache_pool": {"total_bytes_limit": 0 if writable else _REMOTE_CACHE_BYTES}})
+    create = bool(metadata)
+    return ts.open(spec, context=context, create=create, delete_existing=create, read=True, write=writable).result()
+
+
+def _reason(error: Exception) -> str:
+    """What TensorStore says went wrong, without the specification of the array that it appends."""
+    return str(error).split(" [tensorstore_spec", 1)[0].split(" [source locations", 1)[0]
+
+
+def _array_metadata(dtype: np.dtype, chunk: int, inner: int | None) -> dict[str, Any]:
+    codecs: list[dict[str, Any]] = [{"name": "bytes", "configuration": {"endian": "little"}}]
+    if inner:
+        inner_codecs = [*codecs, {"name": "crc32c"}]
+        configuration = {"chunk_shape": [inner], "codecs": inner_codecs, "index_codecs": inner_codecs}
+        codecs = [{"name": "sharding_indexed", "configuration": configuration}]
+    return {
+        "shape": [0],
+        "data_type": dtype.name,
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [chunk]}},
+        "codecs": codecs,
+        "fill_value": 0,
+    }
