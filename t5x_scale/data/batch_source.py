@@ -15,11 +15,15 @@ import numpy as np
 from t5x_scale.core.batch import check_batch
 from t5x_scale.core.errors import UserError
 from t5x_scale.data.batch_schedule import BatchSchedule
+from t5x_scale.data.delivery import Delivery, WindowDelivery
 from t5x_scale.data.mixture import Mixture
 from t5x_scale.data.objectives import Objective, RowKeys
-from t5x_scale.data.order import load_index_shuffle, order_key, permute, to_rows
+from t5x_scale.data.order import order_key, permute, to_rows
 from t5x_scale.data.skipping import SkipList
 from t5x_scale.data.token_store import TokenStore
+
+# Part of the format of a run: raised whenever `data.order` or `data.mixture` deals the same rows differently.
+ORDER_VERSION = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,13 +34,13 @@ class Locations:
       rows: global rows.
       sources: index into `BatchSource.names`.
       epochs: how often the source had been gone through before.
-      starts: position of the row's first raw token in the source's store.
+      indices: which of the source's rows: what `Delivery.fields` and `Delivery.spans` take.
     """
 
     rows: np.ndarray
     sources: np.ndarray
     epochs: np.ndarray
-    starts: np.ndarray
+    indices: np.ndarray
 
 
 class BatchSource:
@@ -45,12 +49,13 @@ class BatchSource:
     Attributes:
       names: the sources, sorted by name.
       stores: {name: TokenStore}.
+      delivery: makes the rows of each source.
       mixture: which source each global row comes from.
       schedule: rows of each step.
       length: L, positions of a row.
       seed: decides order and randomness of the rows.
       skip: global rows that are never delivered.
-      rows_per_epoch: {name: windows in one pass over the source}.
+      rows_per_epoch: {name: rows in one pass over the source}.
     """
 
     def __init__(
@@ -62,7 +67,8 @@ class BatchSource:
         *,
         length: int,
         seed: int,
-        max_epochs: float | None = 1.0,
+        delivery: Delivery | None = None,
+        max_epochs: float | Mapping[str, float] | None = 1.0,
         skip: Iterable[Sequence[int]] = (),
         process_index: int = 0,
         process_count: int = 1,
@@ -71,7 +77,8 @@ class BatchSource:
           stores: {name: store} of every source.
           rates: {name: token share}, in any unit.
           schedule, objective, length, seed, skip: see the attributes.
-          max_epochs: how often a source may be gone through; None is without end.
+          delivery: makes the rows of `stores`; windows when None.
+          max_epochs: how often a source may be gone through, or {name: how often}; None is without end.
           process_index, process_count: this host delivers the rows of its place of so many.
 
         Raises:
@@ -80,20 +87,19 @@ class BatchSource:
         for rows in schedule.sizes():
             if rows % process_count:
                 raise UserError(f"the batch size {rows} does not divide among {process_count} processes")
-        load_index_shuffle()
         # By name, so that the order in which a configuration lists sources changes nothing.
         self.names = tuple(sorted(rates))
         self.stores = {name: stores[name] for name in self.names}
-        self.mixture = Mixture({name: rates[name] for name in self.names})
         self.schedule = schedule
         self.objective = objective
         self.length = length
         self.seed = seed
         self.max_epochs = max_epochs
         self.skip = SkipList(skip)
+        self.delivery = delivery or WindowDelivery(self.stores, objective, length)
+        self.rows_per_epoch = {name: self.delivery.rows_per_epoch[name] for name in self.names}
+        self.mixture = Mixture(row_rates({name: rates[name] for name in self.names}, self.delivery.tokens_per_row))
         self._process = (process_index, process_count)
-        self._raw_length, self._stride = objective.raw_length(length), objective.stride(length)
-        self.rows_per_epoch = {name: self._count_windows(name) for name in self.names}
 
     def batch(self, step: int, rows: np.ndarray | slice | None = None) -> dict[str, np.ndarray]:
         """The batch of `step`.
@@ -126,10 +132,10 @@ class BatchSource:
         Raises:
           UserError: as `batch`.
         """
+        rows = np.asarray(rows, np.int64)
         sources, counts = self.mixture.slot(rows)
         per_epoch = np.array([self.rows_per_epoch[name] for name in self.names])[sources]
         epochs, indices = np.divmod(counts, per_epoch)
-        starts = np.empty_like(indices)
         for source in np.unique(sources):
             name = self.names[source]
             mine = sources == source
@@ -137,16 +143,13 @@ class BatchSource:
             for epoch in np.unique(epochs[mine]):
                 chosen = mine & (epochs == epoch)
                 key = order_key(self.seed, int(epoch), name)
-                starts[chosen] = permute(indices[chosen], self.rows_per_epoch[name], key) * self._stride
-        return Locations(np.asarray(rows, np.int64), sources, epochs, starts)
+                indices[chosen] = permute(indices[chosen], self.rows_per_epoch[name], key)
+        return Locations(rows, sources, epochs, indices)
 
     def fields(self, locations: Locations) -> dict[str, np.ndarray]:
         """The objective's fields [n, L] of the rows at `locations`."""
-        raw = np.empty((len(locations.rows), self._raw_length), np.int32)
-        for source in np.unique(locations.sources):
-            mine = np.flatnonzero(locations.sources == source)
-            self.stores[self.names[source]].read_windows(locations.starts[mine], raw, mine)
-        return self.objective(raw, RowKeys(self.seed, locations.rows), self.length)
+        keys = RowKeys(self.seed, locations.rows)
+        return self.delivery.fields(self.names, locations.sources, locations.indices, keys)
 
     @property
     def parts(self) -> dict[str, Any]:
@@ -158,6 +161,8 @@ class BatchSource:
             "objective": self.objective.name,
             "length": self.length,
             "seed": self.seed,
+            "order": ORDER_VERSION,
+            **self.delivery.parts,
         }
 
     @property
@@ -211,12 +216,18 @@ class BatchSource:
         return {name: rows / self.rows_per_epoch[name] for name, rows in self.rows_before(step).items()}
 
     def token_counts(self, step: int) -> dict[str, int]:
-        """{name: positions delivered from the source before `step`}, without rows that were jumped over."""
+        """{name: tokens delivered from the source before `step`}, without padding and rows that were jumped over.
+
+        Exact for windows; for packed documents a row counts as the mean of its source.
+        """
         position = self._position(step)
         rows = self.mixture.rows_before(position)
         for first, end in self.skip.intervals:
             rows = rows - self.mixture.rows_before(min(end, position)) + self.mixture.rows_before(min(first, position))
-        return dict(zip(self.names, (rows * self.length).tolist(), strict=True))
+        per_row = [self.delivery.tokens_per_row[name] for name in self.names]
+        return {
+            name: round(count * tokens) for name, count, tokens in zip(self.names, rows.tolist(), per_row, strict=True)
+        }
 
     def check_enough(self, train_steps: int) -> None:
         """Checks before the first step that every source lasts.
@@ -245,25 +256,25 @@ class BatchSource:
         row = self.schedule.first_row(step)
         return int(self.skip.to_global(np.array([row - 1]))[0]) + 1 if row else 0
 
-    def _count_windows(self, name: str) -> int:
-        store = self.stores[name]
-        windows = (store.num_tokens - self._raw_length) // self._stride + 1
-        if windows < 1:
-            raise UserError(
-                f"the source '{name}' has {store.num_tokens} tokens, fewer than the {self._raw_length} of one row: "
-                "use a shorter sequence length or more data"
-            )
-        return windows
-
     def _check_cap(self, name: str, rows: int, span: str = "") -> None:
-        per_epoch = self.rows_per_epoch[name]
-        if self.max_epochs is not None and rows > self.max_epochs * per_epoch:
+        per_epoch, cap = self.rows_per_epoch[name], epoch_cap(self.max_epochs, name)
+        if cap is not None and rows > cap * per_epoch:
             enough = math.ceil(100 * rows / per_epoch) / 100
             raise UserError(
                 f"the source '{name}' has {per_epoch} rows of {self.length} tokens an epoch, and the run asks for "
-                f"{rows}{span}: more than max_epochs = {self.max_epochs:g}; raise MAX_EPOCHS to {enough:g} or more, "
+                f"{rows}{span}: more than max_epochs = {cap:g}; raise MAX_EPOCHS to {enough:g} or more, "
                 "lower TRAIN_STEPS or the source's rate, or add data"
             )
+
+
+def epoch_cap(max_epochs: float | Mapping[str, float] | None, name: str) -> float | None:
+    """How often a source may be gone through; 1 for one that a mapping does not name."""
+    return max_epochs.get(name, 1.0) if isinstance(max_epochs, Mapping) else max_epochs
+
+
+def row_rates(token_shares: Mapping[str, float], tokens_per_row: Mapping[str, float]) -> dict[str, float]:
+    """Shares of rows from shares of tokens: rows that are filled less are dealt more often."""
+    return {name: share / tokens_per_row[name] for name, share in token_shares.items()}
 
 
 def _digest(value: Any) -> str:

@@ -54,6 +54,22 @@ class Delivery(Protocol):
         ...
 
 
+class Packing(Protocol):
+    """How documents become rows: what a configuration names."""
+
+    def make(
+        self,
+        stores: Mapping[str, TokenStore],
+        objective: Objective,
+        length: int,
+        *,
+        seed: int = 0,
+        plan_dir: str | os.PathLike | None = None,
+    ) -> Delivery:
+        """Opens the delivery of rows of `length` positions from {source: store}; plans are kept in `plan_dir`."""
+        ...
+
+
 @dataclasses.dataclass(frozen=True)
 class Windows:
     """Rows are equally long pieces of the concatenated documents (PaLM, section 5: nothing is padding).
@@ -101,11 +117,8 @@ class WindowDelivery:
         *,
         attend_across_documents: bool = True,
     ):
-        if not attend_across_documents and not objective.keeps_order:
-            raise UserError(
-                f"{objective.name} moves tokens, so windows cannot keep documents apart: set "
-                "Windows.attend_across_documents = True, or pack documents (PackDocuments)"
-            )
+        if not attend_across_documents:
+            check_keeps_order(objective)
         self._stores = dict(stores)
         self._objective = objective
         self._length = length
@@ -158,6 +171,15 @@ class WindowDelivery:
                 "use a shorter sequence length or more data"
             )
         return windows
+
+
+def check_keeps_order(objective: Objective) -> None:
+    """Raises UserError if the documents of the objective's windows cannot be told apart."""
+    if not objective.keeps_order:
+        raise UserError(
+            f"{objective.name} moves tokens, so windows cannot keep documents apart: set "
+            "Windows.attend_across_documents = True, or pack documents (PackDocuments)"
+        )
 
 
 def separate_documents(tokens: np.ndarray, separators: np.ndarray) -> dict[str, np.ndarray]:

@@ -1,3 +1,4 @@
+import collections
 import subprocess
 import sys
 
@@ -34,8 +35,17 @@ def test_neighbours_do_not_stay_neighbours():
 
 def test_order_is_part_of_the_format_of_a_run():
     # If this fails, runs started with an older version no longer resume on the data they would have seen.
-    assert order.order_key(17, 2, "books") == 2566880457
-    assert order.permute(np.arange(5), 1_000_001, 123456789).tolist() == [874326, 705555, 878129, 583473, 591394]
+    assert order.order_key(17, 2, "books") == 11993028283462548681
+    assert order.permute(np.arange(5), 1_000_001, 123456789).tolist() == [941159, 46943, 689337, 835284, 796207]
+
+
+def test_every_permutation_of_a_few_is_as_likely_as_any_other():
+    counts = collections.Counter(
+        tuple(order.permute(np.arange(4), 4, order.order_key(seed, 0, "a")).tolist()) for seed in range(4800)
+    )
+    assert len(counts) == 24
+    # Pearson's statistic with 23 degrees of freedom exceeds 50 once in a thousand.
+    assert sum((count - 200) ** 2 / 200 for count in counts.values()) < 50
 
 
 def test_part_of_an_order_is_the_same_as_the_whole():
@@ -44,21 +54,29 @@ def test_part_of_an_order_is_the_same_as_the_whole():
     np.testing.assert_array_equal(order.permute(np.arange(300, 320), 1000, key), whole[300:320])
 
 
-def test_large_sizes_stay_distinct_up_to_the_limit():
-    ends = np.concatenate([np.arange(2000), np.arange(order.MAX_SIZE - 2000, order.MAX_SIZE)])
-    image = order.permute(ends, order.MAX_SIZE, 9)
+@pytest.mark.parametrize("size", [2**32 - 1, 2**32 + 1, 2**40, order.MAX_SIZE])
+def test_large_sizes_stay_distinct(size):
+    ends = np.concatenate([np.arange(2000), np.arange(size - 2000, size)])
+    image = order.permute(ends, size, 9)
     assert len(set(image.tolist())) == len(ends)
+    assert image.min() >= 0
+    assert image.max() < size
+
+
+def test_what_cannot_be_permuted_is_refused():
     with pytest.raises(ValueError, match="cannot permute"):
         order.permute(np.arange(2), order.MAX_SIZE + 1, 9)
-    with pytest.raises(ValueError, match="index"):
-        order.permute(np.array([10]), 10, 9)
+    for index in (-1, 10):
+        with pytest.raises(ValueError, match="index"):
+            order.permute(np.array([index]), 10, 9)
+    assert order.permute(np.array([], np.int64), 10, 9).tolist() == []
 
 
-def test_imports_no_tensorflow():
+def test_imports_only_numpy():
     code = (
         "import sys, numpy as np\n"
         "from t5x_scale.data import order\n"
         "order.permute(np.arange(3), 3, 1)\n"
-        "assert not [m for m in sys.modules if m.split('.')[0] in ('tensorflow', 'seqio')]\n"
+        "assert not [m for m in sys.modules if m.split('.')[0] in ('tensorflow', 'seqio', 'grain', 'jax')]\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
