@@ -10,14 +10,17 @@ import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 
+from t5x_scale.core import files
 from t5x_scale.core.errors import UserError, did_you_mean
 from t5x_scale.data.batch_schedule import BatchSchedule, make_batch_schedule
 from t5x_scale.data.batch_source import BatchSource
 from t5x_scale.data.catalog import Catalog
+from t5x_scale.data.delivery import Packing, Windows
 from t5x_scale.data.eval_source import EvalSource
 from t5x_scale.data.mixture import Mixture
 from t5x_scale.data.objectives import CausalLm, Objective
 from t5x_scale.data.rates import resolve_name, token_rates
+from t5x_scale.data.skipping import SkipList
 from t5x_scale.data.token_store import TokenStore
 from t5x_scale.data.vocabulary import load_vocabulary
 
@@ -38,10 +41,12 @@ class DataConfig:
       split: of every source.
       task_modules: dotted names of the modules that register the SeqIO tasks.
       store_dir: where token stores lie; beside the run when None.
-      max_epochs: how often a source may be gone through; None is without end.
+      max_epochs: how often a source may be gone through, or {source: how often}; None is without end.
       objective: from raw tokens to batch fields.
       mixture_rates: {source: token share}, in any unit; takes the place of what `mixture_or_task_name` stands for.
       skip_rows: pairs (first, one past the last) of global rows never to be delivered.
+      skip_batches: the same by batches, numbered as if nothing were skipped.
+      packing: how documents become rows: `delivery.Windows`, `packed_delivery.PackDocuments`.
     """
 
     mixture_or_task_name: str | Mapping[str, float]
@@ -52,10 +57,12 @@ class DataConfig:
     split: str = "train"
     task_modules: Sequence[str] = ()
     store_dir: str | None = None
-    max_epochs: float | None = 1.0
+    max_epochs: float | Mapping[str, float] | None = 1.0
     objective: Objective = dataclasses.field(default_factory=CausalLm)
     mixture_rates: Mapping[str, float] | None = None
     skip_rows: Sequence[Sequence[int]] = ()
+    skip_batches: Sequence[Sequence[int]] = ()
+    packing: Packing = Windows()
 
     @property
     def sequence_length(self) -> int:
@@ -81,6 +88,27 @@ class DataConfig:
         """Rows of every step."""
         return make_batch_schedule(self.batch_size)
 
+    @property
+    def skipped(self) -> tuple[tuple[int, int], ...]:
+        """Intervals of global rows never to be delivered."""
+        first_row = self.schedule.first_row
+        batches = ((first_row(first), first_row(end)) for first, end in SkipList(self.skip_batches).intervals)
+        return SkipList([*self.skip_rows, *batches]).intervals
+
+    def plan_dir(self, default_store_dir: str | os.PathLike) -> files.Path:
+        """Where plans of packed rows are kept: beside the stores."""
+        return files.to_path(self.store_dir or default_store_dir) / "plans"
+
+    def check(self) -> None:
+        """Checks what can be checked before a file is read.
+
+        Raises:
+          UserError: naming the setting.
+        """
+        caps = self.max_epochs.values() if isinstance(self.max_epochs, Mapping) else [self.max_epochs]
+        if not all(cap is None or cap > 0 for cap in caps):
+            raise UserError(f"max_epochs is {self.max_epochs}; give a positive number, or None for no end")
+
 
 def make_pipeline(
     config: DataConfig,
@@ -101,19 +129,20 @@ def make_pipeline(
     Raises:
       UserError: an unknown task, unreadable data, a bad rate, a source shorter than one row, ….
     """
-    if config.max_epochs is not None and not config.max_epochs > 0:
-        raise UserError(f"max_epochs is {config.max_epochs}; give a positive number, or None for no end")
-    length, schedule = config.sequence_length, config.schedule
+    config.check()
+    length, schedule, objective = config.sequence_length, config.schedule, make_objective(config)
     rates, stores = open_sources(config, config.split, default_store_dir, process_index)
+    plan_dir = config.plan_dir(default_store_dir)
     return BatchSource(
         stores,
         rates,
         schedule,
-        config.objective,
+        objective,
         length=length,
         seed=config.seed,
+        delivery=config.packing.make(stores, objective, length, seed=config.seed, plan_dir=plan_dir),
         max_epochs=config.max_epochs,
-        skip=config.skip_rows,
+        skip=config.skipped,
         process_index=process_index,
         process_count=process_count,
     )
@@ -145,13 +174,16 @@ def make_eval_sources(
     Raises:
       UserError: as `make_pipeline`, or a source has no such split.
     """
+    objective = make_objective(config)
     _, stores = open_sources(config, split, default_store_dir, process_index)
     return {
         name: EvalSource(
             name,
             stores[name],
-            config.objective,
+            objective,
             length=config.sequence_length,
+            packing=config.packing,
+            plan_dir=config.plan_dir(default_store_dir),
             batch_size=batch_size or config.schedule.sizes()[-1],
             seed=config.seed,
             max_batches=max_batches,
@@ -160,6 +192,15 @@ def make_eval_sources(
         )
         for name in sorted(stores)
     }
+
+
+def make_objective(config: DataConfig) -> Objective:
+    """The run's objective, with the ids of the run's control tokens.
+
+    Raises:
+      UserError: the vocabulary lacks a token that the objective needs.
+    """
+    return config.objective.with_vocabulary(load_vocabulary(config.vocabulary))
 
 
 def open_sources(
