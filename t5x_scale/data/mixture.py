@@ -7,6 +7,7 @@ it, are two look-ups. All rows have the same length: a share of rows is a share 
 
 from __future__ import annotations
 
+import functools
 import heapq
 from collections.abc import Mapping
 
@@ -49,7 +50,7 @@ class Mixture:
         self.rates = tuple(float(rate) for rate in rates.values())
         self.slots = _slot_counts(np.array(self.rates))
         self.shares = self.slots / PERIOD
-        self._sources, self._earlier = _interleave(self.slots)
+        self._sources, self._earlier = _interleave(tuple(self.slots.tolist()))
 
     def slot(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The source of each row and the number of earlier rows of that source.
@@ -88,11 +89,13 @@ def _slot_counts(rates: np.ndarray) -> np.ndarray:
     return slots
 
 
-def _interleave(slots: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+@functools.lru_cache(maxsize=512)
+def _interleave(slots: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
     """Orders one period so that every prefix holds each source's share to within one row.
 
     Tijdeman's chairman assignment: among the sources that would otherwise fall behind, the one whose next row is due
-    first. In whole numbers, so every machine agrees.
+    first. In whole numbers, so every machine agrees. Remembered: it takes milliseconds, and schedules and resumes ask
+    for the same periods again.
 
     Returns:
       (source of each place [PERIOD], earlier places of the same source [PERIOD]), both int64.
@@ -109,10 +112,12 @@ def _interleave(slots: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     for place in range(PERIOD):
         while waiting and waiting[0][0] <= place:
             _, source, row = heapq.heappop(waiting)
-            due = (scale * (row + 1) - 1) * PERIOD // (scale * int(slots[source]))
+            due = (scale * (row + 1) - 1) * PERIOD // (scale * slots[source])
             heapq.heappush(ready, (due, source, row))
         _, source, row = heapq.heappop(ready)
         sources[place], earlier[place] = source, row
-        release = -(-(scale * (row + 1) + 1) * PERIOD // (scale * int(slots[source]))) - 1
+        release = -(-(scale * (row + 1) + 1) * PERIOD // (scale * slots[source])) - 1
         heapq.heappush(waiting, (release, source, row + 1))
+    for shared in (sources, earlier):
+        shared.flags.writeable = False
     return sources, earlier
