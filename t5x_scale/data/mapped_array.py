@@ -71,6 +71,36 @@ class MappedArray:
             else:
                 self._read_across(start, out[row])
 
+    def read_ranges(self, starts: np.ndarray, lengths: np.ndarray, out: np.ndarray, offsets: np.ndarray) -> None:
+        """Fills out[offsets[i] : offsets[i] + lengths[i]] with the elements from `starts[i]` on, cast to its dtype.
+
+        Args:
+          starts, lengths, offsets: int64 [n].
+          out: one-dimensional.
+
+        Raises:
+          ValueError: a range would reach outside the array or outside `out`.
+        """
+        check_ragged_ranges(starts, lengths, self._size, self._path)
+        check_ragged_ranges(offsets, lengths, len(out), self._path)
+        if not lengths.all():
+            some = lengths > 0
+            starts, lengths, offsets = starts[some], lengths[some], offsets[some]
+        if len(starts) > 1:
+            self._announce(starts, lengths)
+        index, elements = -1, out
+        chunks, begins = np.divmod(starts, self._chunk)
+        ends = begins + lengths
+        for chunk, begin, end, offset in zip(
+            chunks.tolist(), begins.tolist(), ends.tolist(), offsets.tolist(), strict=True
+        ):
+            if end > self._chunk:
+                self._read_across(chunk * self._chunk + begin, out[offset : offset + end - begin])
+            else:
+                if chunk != index:
+                    index, elements = chunk, self._map(chunk)[1]
+                out[offset : offset + end - begin] = elements[begin:end]
+
     def count_not_above(self, values: np.ndarray) -> np.ndarray:
         """For an array that ascends: how many elements are <= each value, int64 [n].
 
@@ -88,7 +118,7 @@ class MappedArray:
             counts[chosen] = begin + np.searchsorted(elements, values[chosen], "right")
         return counts
 
-    def _announce(self, starts: np.ndarray, length: int) -> None:
+    def _announce(self, starts: np.ndarray, length: int | np.ndarray) -> None:
         """Has the system fetch every window at once: from a cold disk, one after the other takes ten times as long."""
         size = self._dtype.itemsize
         chunks, offsets = np.divmod(starts, self._chunk)
@@ -125,6 +155,12 @@ def check_ranges(starts: np.ndarray, length: int, size: int, path: files.Path) -
     """Raises ValueError unless every [start, start + length) lies within [0, size)."""
     if length < 0 or (len(starts) and (starts.min() < 0 or starts.max() + length > size)):
         raise ValueError(f"the range asked for is outside the {size} elements of {path}")
+
+
+def check_ragged_ranges(starts: np.ndarray, lengths: np.ndarray, size: int, path: files.Path) -> None:
+    """Raises ValueError unless every [starts[i], starts[i] + lengths[i]) lies within [0, size)."""
+    if len(starts) and (starts.min() < 0 or lengths.min() < 0 or (starts + lengths).max() > size):
+        raise ValueError(f"a range asked for is outside the {size} elements of {path}")
 
 
 def is_mappable(path: files.Path) -> bool:

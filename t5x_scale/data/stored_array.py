@@ -16,7 +16,7 @@ import numpy as np
 
 from t5x_scale.core import files
 from t5x_scale.core.errors import UserError
-from t5x_scale.data.mapped_array import check_ranges
+from t5x_scale.data.mapped_array import check_ragged_ranges, check_ranges
 
 # Elements of one file or object. The writer holds one of them in memory.
 LOCAL_CHUNK = 2**24
@@ -131,11 +131,29 @@ class StoredArray:
           UserError: what is read is damaged or cannot be fetched.
         """
         check_ranges(starts, out.shape[1], self._size, self._path)
+        places = range(len(out)) if rows is None else rows.tolist()
+        ends = starts + out.shape[1]
+        self._read_all(starts, ends, [out[place] for place in places])
+
+    def read_ranges(self, starts: np.ndarray, lengths: np.ndarray, out: np.ndarray, offsets: np.ndarray) -> None:
+        """As `MappedArray.read_ranges`.
+
+        Raises:
+          ValueError: a range would reach outside the array or outside `out`.
+          UserError: what is read is damaged or cannot be fetched.
+        """
+        check_ragged_ranges(starts, lengths, self._size, self._path)
+        check_ragged_ranges(offsets, lengths, len(out), self._path)
+        ends = (offsets + lengths).tolist()
+        places = [out[begin:end] for begin, end in zip(offsets.tolist(), ends, strict=True)]
+        self._read_all(starts, starts + lengths, places)
+
+    def _read_all(self, starts: np.ndarray, ends: np.ndarray, places: list[np.ndarray]) -> None:
         # All at once, so that the requests overlap.
-        futures = [self._array[start : start + out.shape[1]].read() for start in starts.tolist()]
+        futures = [self._array[start:end].read() for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
         try:
-            for row, future in zip(range(len(out)) if rows is None else rows.tolist(), futures, strict=True):
-                out[row] = future.result()
+            for place, future in zip(places, futures, strict=True):
+                place[:] = future.result()
         except (ValueError, OSError) as error:
             raise UserError(
                 f"the token store {self._path.parent} is damaged or cannot be read: {_reason(error)}"

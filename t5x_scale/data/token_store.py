@@ -113,6 +113,18 @@ class TokenStore:
         """As `windows`, but into the rows `rows` [n] of `out`, int32 [any, length], without a copy between."""
         self._tokens.read_into(np.asarray(starts, np.int64), out, rows)
 
+    def read_ranges(self, starts: np.ndarray, lengths: np.ndarray, out: np.ndarray, offsets: np.ndarray) -> None:
+        """Reads pieces of different lengths: out[offsets[i] : offsets[i] + lengths[i]] is filled from `starts[i]` on.
+
+        Args:
+          starts, lengths, offsets: int64 [n].
+          out: int32 [any].
+
+        Raises:
+          ValueError: a range does not lie within the store, or not within `out`.
+        """
+        self._tokens.read_ranges(starts, lengths, out, offsets)
+
     def document_of(self, position: int) -> int:
         """Index of the document that holds token `position`; a separator belongs to the document it closes."""
         if not 0 <= position < self.num_tokens:
