@@ -22,7 +22,7 @@ from t5x_scale.data.batch_source import BatchSource
 from t5x_scale.data.eval_source import EvalSource
 from t5x_scale.data.pipeline import DataConfig, make_eval_sources, make_pipeline
 from t5x_scale.data.prefetch import Prefetcher, host_rows, make_global_batch
-from t5x_scale.evaluation import EvaluationConfig, evaluate
+from t5x_scale.evaluation import EvaluationConfig, evaluate, metric_names
 from t5x_scale.monitor.recorder import Recorder
 from t5x_scale.monitor.report import make_report
 from t5x_scale.monitor.status import StatusLine
@@ -158,6 +158,7 @@ class _Loop:
                 self.line,
                 total_steps=end,
                 tokens_before=lambda step: self.source.schedule.first_row(step) * self.source.length,
+                at_interval=self._data_metrics,
             )
             state, stopped = self._steps(state, start, end, batches, stop)
             if stopped is not None:
@@ -203,6 +204,15 @@ class _Loop:
             make_global_batch(sharding),
             rows=lambda step: host_rows(sharding, self.source.schedule.size(step)),
         )
+
+    def _data_metrics(self, step: int) -> dict[str, float]:
+        tokens, epochs = self.source.token_counts(step), self.source.epochs(step)
+        names = zip(metric_names(self.source.names), self.source.names, strict=True)
+        return {
+            f"data/{short}/{kind}": counts[name]
+            for short, name in names
+            for kind, counts in (("tokens", tokens), ("epochs", epochs))
+        }
 
     def _save(self, step: int, state: TrainState, force: bool = False) -> None:
         with self.throughput.pause(CHECKPOINT):

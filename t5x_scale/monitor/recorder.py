@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import collections
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,16 +30,18 @@ class Recorder:
         *,
         total_steps: int,
         tokens_before: Callable[[int], int],
+        at_interval: Callable[[int], Mapping[str, float]] = lambda step: {},
     ):
         """Args:
         metrics: names of the buffer's columns.
         writers, throughput, status_line: where results go.
         total_steps: of the run.
         tokens_before: tokens of all steps before a step.
+        at_interval: further metrics of the last step of an interval, from the number of steps done.
         """
         self._metrics = tuple(metrics)
         self._writers, self._throughput, self._line = writers, throughput, status_line
-        self._total_steps, self._tokens_before = total_steps, tokens_before
+        self._total_steps, self._tokens_before, self._at_interval = total_steps, tokens_before, at_interval
         self._pending: collections.deque[tuple[int, int, Any]] = collections.deque()
         self._saved_at: float | None = None
         self.last: dict[str, float] = {}
@@ -71,6 +73,7 @@ class Recorder:
             if step + 1 == end:
                 row |= rates.to_metrics() if rates else {}
                 row |= self._throughput.to_metrics()
+                row |= self._at_interval(end)
                 self.last = row
             self._writers.write(step + 1, row)
         self._line.update(

@@ -29,6 +29,7 @@ def record(tmp_path):
                 line,
                 total_steps=100,
                 tokens_before=lambda step: 10 * step,
+                at_interval=lambda step: {"data/a/tokens": 7 * step},
             )
             for first, end in intervals:
                 for step in range(first, end):
@@ -55,3 +56,9 @@ def test_intervals_that_are_fetched_together_are_timed_together(record):
     # 8 ... 12 and 12 ... 13 are fetched at once: alone, the last step would seem to take no time.
     assert ends == [4, 8, 13]
     assert series["throughput/tokens_per_second"].steps.tolist() == [8, 13]
+
+
+def test_what_belongs_to_an_interval_is_written_at_its_end(record):
+    series, ends = record([(0, 4), (4, 8), (8, 12)], waits=(12,))
+    assert series["data/a/tokens"].steps.tolist() == ends
+    assert series["data/a/tokens"].values.tolist() == [7 * end for end in ends]
