@@ -16,14 +16,17 @@ from t5x_scale.core.batch import check_batch
 from t5x_scale.core.errors import UserError
 from t5x_scale.data.batch_schedule import BatchSchedule
 from t5x_scale.data.delivery import Delivery, WindowDelivery
-from t5x_scale.data.mixture import Mixture
+from t5x_scale.data.mixture_schedule import RatePlan
 from t5x_scale.data.objectives import Objective, RowKeys
 from t5x_scale.data.order import order_key, permute, to_rows
 from t5x_scale.data.skipping import SkipList
+from t5x_scale.data.step_rows import StepRows
 from t5x_scale.data.token_store import TokenStore
 
 # Part of the format of a run: raised whenever `data.order` or `data.mixture` deals the same rows differently.
 ORDER_VERSION = 2
+# Beyond every row of every run.
+MAX_ROW = 2**62
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +64,7 @@ class BatchSource:
     def __init__(
         self,
         stores: Mapping[str, TokenStore],
-        rates: Mapping[str, float],
+        rates: Mapping[str, float] | RatePlan,
         schedule: BatchSchedule,
         objective: Objective,
         *,
@@ -75,7 +78,7 @@ class BatchSource:
     ):
         """Args:
           stores: {name: store} of every source.
-          rates: {name: token share}, in any unit.
+          rates: {name: token share}, in any unit, or a plan of them by steps.
           schedule, objective, length, seed, skip: see the attributes.
           delivery: makes the rows of `stores`; windows when None.
           max_epochs: how often a source may be gone through, or {name: how often}; None is without end.
@@ -87,8 +90,9 @@ class BatchSource:
         for rows in schedule.sizes():
             if rows % process_count:
                 raise UserError(f"the batch size {rows} does not divide among {process_count} processes")
+        self._plan = rates if isinstance(rates, RatePlan) else RatePlan.constant(rates)
         # By name, so that the order in which a configuration lists sources changes nothing.
-        self.names = tuple(sorted(rates))
+        self.names = self._plan.names
         self.stores = {name: stores[name] for name in self.names}
         self.schedule = schedule
         self.objective = objective
@@ -98,7 +102,8 @@ class BatchSource:
         self.skip = SkipList(skip)
         self.delivery = delivery or WindowDelivery(self.stores, objective, length)
         self.rows_per_epoch = {name: self.delivery.rows_per_epoch[name] for name in self.names}
-        self.mixture = Mixture(row_rates({name: rates[name] for name in self.names}, self.delivery.tokens_per_row))
+        self._steps = StepRows(schedule)
+        self.mixture = self._plan.by_rows(self._steps, self.delivery.tokens_per_row)
         self._process = (process_index, process_count)
 
     def batch(self, step: int, rows: np.ndarray | slice | None = None) -> dict[str, np.ndarray]:
@@ -153,11 +158,8 @@ class BatchSource:
 
     @property
     def parts(self) -> dict[str, Any]:
-        """What the bytes of a batch depend on beside its rows, part by part, as JSON values."""
-        stores = {name: store.fingerprint for name, store in self.stores.items()}
+        """What the bytes of a row depend on beside its source's store, part by part, as JSON values."""
         return {
-            "stores": _digest(stores),
-            "rates": _digest(dict(zip(self.names, self.mixture.slots.tolist(), strict=True))),
             "objective": self.objective.name,
             "length": self.length,
             "seed": self.seed,
@@ -167,32 +169,67 @@ class BatchSource:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of `parts`: equal fingerprints, equal bytes for equal rows."""
-        return hashlib.sha256(json.dumps(self.parts, sort_keys=True).encode()).hexdigest()
+        """SHA-256 of all that the bytes of the run depend on: equal fingerprints, equal bytes for equal rows."""
+        stores = {name: store.fingerprint for name, store in self.stores.items()}
+        everything = [self.parts, stores, self.mixture.digest(MAX_ROW)]
+        return hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()
 
     def state(self, step: int) -> dict[str, Any]:
-        """The position before `step` as JSON, under a kilobyte: what a checkpoint keeps."""
+        """The position before `step` as JSON, under a kilobyte: what a checkpoint keeps.
+
+        `row` is the number of rows consumed; `past` pairs (step, row) where the batch size changed; `mixture` and
+        `stores` are digests of where the rows so far came from. What lies ahead is not on record: it may change.
+        """
+        position = self._position(step)
         return {
             "row": self.schedule.first_row(step),
             "fingerprint": self.fingerprint,
             "parts": self.parts,
+            "stores": self._stores_digest(position),
+            "mixture": self.mixture.digest(position),
+            "past": [list(pair) for pair in self._steps.until(step)],
             "skip": [list(interval) for interval in self.skip.intervals],
         }
 
     def resumed(self, state: Mapping[str, Any], step: int) -> BatchSource:
         """This source, continued from the position that `state` recorded before `step`.
 
-        Rows skipped in the run's past stay skipped. A batch size that changed counts from here on.
+        Rows skipped in the run's past stay skipped. A batch size that changed counts from here on, and a mixture may
+        change from here on if its plan gives the past as it was.
 
         Raises:
           UserError: the bytes would not be those of the recorded run (the message names what differs), or the
             configuration skips rows that the run has already been through.
         """
-        changed = [name for name, value in self.parts.items() if state["parts"].get(name) != value]
+        self._check_parts(state)
+        other = copy.copy(self)
+        other.skip = self._combined_skip(state, step)
+        if self.schedule.first_row(step) != state["row"]:
+            other.schedule = self.schedule.anchored(step, state["row"])
+        other._steps = StepRows(other.schedule, state["past"])
+        other.mixture = self._plan.by_rows(other._steps, self.delivery.tokens_per_row)
+        position = other._position(step)
+        if other.mixture.digest(position) != state["mixture"]:
+            raise UserError(
+                f"the mixture of the steps before {step} is not the one that the run was trained on: put it back, or "
+                f"change it from step {step} on by MIXTURE_RATES = @rates.RateSchedule() with "
+                f"rates.RateSchedule.pieces = ((0, {{the old rates}}), ({step}, {{the new rates}}))"
+            )
+        if other._stores_digest(position) != state["stores"]:
+            raise UserError(
+                "the data differs from the checkpoint's in: stores; put the old ones back or start a new run"
+            )
+        return other
+
+    def _check_parts(self, state: Mapping[str, Any]) -> None:
+        saved = state["parts"]
+        changed = [name for name in sorted({*self.parts, *saved}) if self.parts.get(name) != saved.get(name)]
         if changed:
             raise UserError(
                 f"the data differs from the checkpoint's in: {', '.join(changed)}; put it back or start a new run"
             )
+
+    def _combined_skip(self, state: Mapping[str, Any], step: int) -> SkipList:
         past = SkipList(state["skip"])
         combined = SkipList([*past.intervals, *self.skip.intervals])
         row = np.array([state["row"]])
@@ -201,11 +238,13 @@ class BatchSource:
                 f"rows to skip must lie ahead: at step {step} the run has already been through the global rows "
                 f"before {int(past.to_global(row)[0])}"
             )
-        other = copy.copy(self)
-        other.skip = combined
-        if self.schedule.first_row(step) != state["row"]:
-            other.schedule = self.schedule.anchored(step, state["row"])
-        return other
+        return combined
+
+    def _stores_digest(self, position: int) -> str:
+        """Of the stores that the global rows [0, position) came from: others may still be added."""
+        counts = self.mixture.rows_before(position).tolist()
+        seen = {name: self.stores[name].fingerprint for name, rows in zip(self.names, counts, strict=True) if rows}
+        return hashlib.sha256(json.dumps(seen, sort_keys=True).encode()).hexdigest()[:32]
 
     def rows_before(self, step: int) -> dict[str, int]:
         """{name: rows that the mixture has dealt to the source before `step`, those jumped over included}."""
@@ -243,8 +282,9 @@ class BatchSource:
         lines = [
             f"data: {self.objective.name}, length {self.length}, seed {self.seed}, fingerprint {self.fingerprint[:12]}"
         ]
-        for name, share in zip(self.names, self.mixture.shares, strict=True):
-            store = self.stores[name]
+        shares = self.mixture.shares(0)
+        for name in self.names:
+            share, store = shares.get(name, 0.0), self.stores[name]
             lines.append(
                 f"  {name}: {share:.4f} of the tokens; {store.num_tokens:,} tokens in {store.num_documents:,} "
                 f"documents, {self.rows_per_epoch[name]:,} rows an epoch ({store.directory})"
@@ -270,12 +310,3 @@ class BatchSource:
 def epoch_cap(max_epochs: float | Mapping[str, float] | None, name: str) -> float | None:
     """How often a source may be gone through; 1 for one that a mapping does not name."""
     return max_epochs.get(name, 1.0) if isinstance(max_epochs, Mapping) else max_epochs
-
-
-def row_rates(token_shares: Mapping[str, float], tokens_per_row: Mapping[str, float]) -> dict[str, float]:
-    """Shares of rows from shares of tokens: rows that are filled less are dealt more often."""
-    return {name: share / tokens_per_row[name] for name, share in token_shares.items()}
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:32]

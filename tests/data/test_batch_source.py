@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 from t5x_scale.core import batch as batch_lib
 from t5x_scale.core.errors import UserError
 from t5x_scale.data.batch_schedule import BatchSchedule
+from t5x_scale.data.mixture_schedule import RatePlan
 from t5x_scale.data.objectives import CausalLm
+
+
+@dataclasses.dataclass(frozen=True)
+class Other(CausalLm):
+    name = "other"
+
 
 RAMP = BatchSchedule(((0, 4), (3, 8), (6, 12)))
 
@@ -154,7 +161,7 @@ def test_a_new_batch_size_counts_from_the_resume(make_source, stores):
 
 @pytest.mark.parametrize(
     ("change", "part"),
-    [({"seed": 9}, "seed"), ({"length": 8}, "length"), ({"rates": {"long": 2, "short": 1}}, "rates")],
+    [({"seed": 9}, "seed"), ({"length": 8}, "length"), ({"objective": Other()}, "objective")],
 )
 def test_resuming_on_other_data_names_what_differs(make_source, stores, change, part):
     state = make_source(stores).state(5)
@@ -162,15 +169,35 @@ def test_resuming_on_other_data_names_what_differs(make_source, stores, change, 
         make_source(stores, **change).resumed(state, 5)
 
 
-def test_resuming_on_other_stores_or_objectives(make_source, make_store, stores, tmp_path):
-    @dataclasses.dataclass(frozen=True)
-    class Other(CausalLm):
-        name = "other"
-
+def test_resuming_on_other_stores(make_source, make_store, stores, tmp_path):
     state = make_source(stores).state(5)
     changed = {**stores, "short": make_store(tmp_path / "short", 5_001)}
-    with pytest.raises(UserError, match="in: stores, objective;"):
-        make_source(changed, objective=Other()).resumed(state, 5)
+    with pytest.raises(UserError, match="in: stores;"):
+        make_source(changed).resumed(state, 5)
+
+
+@settings(max_examples=20, deadline=None)
+@given(change=st.integers(1, 9), resize=st.integers(1, 9), cut=st.integers(0, 12), linear=st.booleans())
+def test_a_mixture_may_change_from_a_step_on(make_source, stores, change, resize, cut, linear):
+    old = {"long": 1.0}
+    plan = RatePlan(((0, old), (change, {"long": 1.0, "short": 3.0}), (change + 4, {"short": 1.0})), linear)
+    first = make_source({"long": stores["long"]}, old)
+    state = json.loads(json.dumps(first.state(change)))
+    whole = make_source(stores, plan, max_epochs=None)
+    if not linear:
+        # What comes from `change` on was not yet known when the first steps were taken.
+        resumed = make_source(stores, plan, max_epochs=None).resumed(state, change)
+        for step in range(change, change + 6):
+            assert_same(resumed.batch(step), whole.batch(step))
+    # Changing the batch size on the way leaves the steps of the plan where they are.
+    resized = make_source(stores, plan, 16, max_epochs=None).resumed(whole.state(resize), resize)
+    again = make_source(stores, plan, 16, max_epochs=None).resumed(resized.state(resize + cut), resize + cut)
+    assert_same(again.batch(resize + cut + 1), resized.batch(resize + cut + 1))
+    assert resized.token_counts(resize) == whole.token_counts(resize)
+    if resize <= change and not linear:
+        assert resized.token_counts(change)["short"] == 0
+    with pytest.raises(UserError, match=r"the mixture of the steps before .*RateSchedule"):
+        make_source(stores, max_epochs=None).resumed(whole.state(change + 1), change + 1)
 
 
 def test_too_little_data_is_found_before_the_first_step(make_source, stores):
