@@ -92,13 +92,21 @@ class TokenStoreWriter:
             tokens = np.append(tokens, separator)
         self.add_all(tokens, np.array([len(tokens)], np.int64), np.array([target_start], np.int64))
 
-    def add_all(self, tokens: np.ndarray, lengths: np.ndarray, target_starts: np.ndarray | None = None) -> None:
+    def add_all(
+        self,
+        tokens: np.ndarray,
+        lengths: np.ndarray,
+        target_starts: np.ndarray | None = None,
+        *,
+        continues: bool = False,
+    ) -> None:
         """Appends documents that are closed by separators already.
 
         Args:
           tokens: integer [sum of lengths], one document after another.
-          lengths: int64 [n], each > 0.
+          lengths: int64 [n], each > 0; of a document that goes on in the next call, what there is of it now.
           target_starts: int64 [n], of supervised documents.
+          continues: whether the first of them goes on with the last document of the call before.
 
         Raises:
           UserError: an id outside the vocabulary, or the disk is full.
@@ -107,11 +115,13 @@ class TokenStoreWriter:
         if not lengths.size:
             return
         starts = np.cumsum(lengths) - lengths
-        self._check_lengths(tokens, lengths, target_starts)
+        new = slice(int(continues), None)
+        target_starts = np.zeros(len(lengths), np.int32) if target_starts is None else target_starts
+        self._check_lengths(tokens, lengths, target_starts, new)
         self._check_ids(tokens, starts)
-        self._documents.extend(starts + len(self._tokens))
+        self._documents.extend(starts[new] + len(self._tokens))
         if self._targets is not None:
-            self._targets.extend(np.zeros(len(lengths), np.int32) if target_starts is None else target_starts)
+            self._targets.extend(target_starts[new])
         self._tokens.extend(tokens)
 
     def finish(self) -> Manifest:
@@ -130,7 +140,7 @@ class TokenStoreWriter:
             dtype=self._tokens.dtype.name,
             num_tokens=len(self._tokens),
             num_documents=len(self._documents),
-            empty_documents=self._empty,
+            empty_documents=self.report.get("empty", self._empty),
             supervised=self._supervised,
             checksums=tuple(self._tokens.finish()),
             documents_checksum=self._documents.finish()[0],
@@ -146,21 +156,20 @@ class TokenStoreWriter:
             raise UserError(f"cannot write {self.directory / MANIFEST}: {error.strerror or error}") from error
         return manifest
 
-    def _check_lengths(self, tokens: np.ndarray, lengths: np.ndarray, target_starts: np.ndarray | None) -> None:
-        if lengths.min() <= 0 or lengths.sum() != len(tokens):
+    def _check_lengths(self, tokens: np.ndarray, lengths: np.ndarray, target_starts: np.ndarray, new: slice) -> None:
+        # Only a document at an end of the call may be without a token in it.
+        if lengths.min() < 0 or np.any(lengths[new][:-1] == 0) or lengths.sum() != len(tokens):
             raise ValueError(f"lengths of {lengths.sum()} tokens, each at least 1, for {len(tokens)} tokens")
-        if target_starts is None:
-            return
-        if not self._supervised and np.any(target_starts):
+        if not self._supervised and np.any(target_starts[new]):
             raise ValueError("inputs before targets in a store that was not begun as supervised")
         # The separator closes the targets, so there is always one token of them.
-        if np.any(target_starts < 0) or np.any(target_starts >= lengths):
+        if np.any(target_starts < 0) or np.any(target_starts[new][:-1] >= lengths[new][:-1]):
             raise ValueError("a target that begins outside its document")
 
     def _check_ids(self, tokens: np.ndarray, starts: np.ndarray) -> None:
         fingerprint, size, _ = self._vocabulary
         # Half the time of looking at both ends: what is negative is large when read as unsigned.
-        if np.ascontiguousarray(tokens).view(f"u{tokens.dtype.itemsize}").max() < size:
+        if not len(tokens) or np.ascontiguousarray(tokens).view(f"u{tokens.dtype.itemsize}").max() < size:
             return
         where = int(np.flatnonzero((tokens < 0) | (tokens >= size))[0])
         index = len(self._documents) + self._empty + int(np.searchsorted(starts, where, "right")) - 1

@@ -1,0 +1,106 @@
+"""Joins parts, in order, into a finished store."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from t5x_scale.data.building.interface import Curation
+from t5x_scale.data.building.parts import PartInfo, read_part, read_signatures
+from t5x_scale.data.building.work import Options, Part
+from t5x_scale.data.store_manifest import Manifest
+from t5x_scale.data.store_writer import TokenStoreWriter
+
+
+def assemble(
+    parts_directory: str | os.PathLike,
+    infos: Sequence[PartInfo],
+    target: str | os.PathLike,
+    options: Options,
+    *,
+    source: Mapping[str, Any],
+    licence: str = "",
+    chunk: int | None = None,
+    on_part: Callable[[PartInfo], None] | None = None,
+) -> Manifest:
+    """Writes a store of the documents in `infos`, duplicates left out. Memory is one part and the duplicates' search.
+
+    Args:
+      parts_directory: where the parts are.
+      infos: of all units of the source, in its order.
+      target: directory of the store, local or `gs://`; its manifest is written last.
+      options: with which the parts were made.
+      source, licence, chunk: as in `TokenStoreWriter`.
+      on_part: called after each part.
+
+    Raises:
+      UserError: a damaged part, no document left, a full disk.
+    """
+    keeps, duplicates = find_duplicates(parts_directory, infos, options.curation)
+    writer = TokenStoreWriter(
+        target,
+        source={**source, **({"curation": options.curation.describe()} if options.curation.is_active else {})},
+        vocabulary_fingerprint=options.vocabulary.fingerprint,
+        vocabulary_size=options.vocabulary.size,
+        separator_id=options.separator_id,
+        supervised=options.supervised,
+        licence=licence,
+        chunk=chunk,
+    )
+    writer.report = make_report(infos, duplicates)
+    for info, keep in itertools.zip_longest(infos, keeps):
+        part = read_part(parts_directory, info)
+        part = part if keep is None else select(part, keep)
+        writer.add_all(part.tokens, part.lengths, part.target_starts, continues=not part.begins)
+        if on_part is not None:
+            on_part(info)
+    return writer.finish()
+
+
+def find_duplicates(
+    parts_directory: str | os.PathLike, infos: Sequence[PartInfo], curation: Curation
+) -> tuple[list[np.ndarray], dict[str, int]]:
+    """What the deduplicators decide.
+
+    Returns:
+      (for every part a bool array [documents], `[]` without deduplicators; documents left out, by reason).
+    """
+    keeps: list[np.ndarray] = []
+    left_out: dict[str, int] = {}
+    for deduplicator in curation.deduplicators:
+        found = list(deduplicator(lambda: read_signatures(parts_directory, infos)))
+        if [len(keep) for keep in found] != [info.documents for info in infos]:
+            raise ValueError(f"{deduplicator.describe()} decided on other documents than it was given")
+        before = sum(int(keep.sum()) for keep in keeps) if keeps else sum(info.documents for info in infos)
+        keeps = [old & new for old, new in zip(keeps, found, strict=True)] if keeps else found
+        left_out[deduplicator.reason] = before - sum(int(keep.sum()) for keep in keeps)
+    return keeps, left_out
+
+
+def select(part: Part, keep: np.ndarray) -> Part:
+    """The documents of a part for which `keep`, bool [documents], holds. The part holds whole documents."""
+    return Part(
+        tokens=part.tokens[np.repeat(keep, part.lengths)],
+        lengths=part.lengths[keep],
+        target_starts=part.target_starts[keep],
+        begins=part.begins,
+        signatures={name: value[keep] for name, value in part.signatures.items()},
+        counts=part.counts,
+    )
+
+
+def make_report(infos: Iterable[PartInfo], duplicates: Mapping[str, int]) -> dict[str, int]:
+    """Counts of documents for the manifest: read, left out by reason, kept; and the characters read."""
+    counts = Counter()
+    for info in infos:
+        counts.update(info.counts)
+    counts = {"empty": 0, **counts, **duplicates}
+    characters, invalid = counts.pop("characters", 0), counts.pop("invalid_utf8", 0)
+    read = counts.pop("read", 0)
+    report = {"read": read, **dict(sorted(counts.items())), "kept": read - sum(counts.values())}
+    return {**report, "invalid_utf8_replaced": invalid, "characters_read": characters}
