@@ -99,6 +99,10 @@ class Vocabulary:
             raise UserError(f"id {index} is outside vocabulary '{self.spec}' of {self.size} ids")
         return int(index)
 
+    def control_id(self, name: str) -> int | None:
+        """The id of a control token by its name, such as `"[MASK]"`, or None if there is no such token."""
+        return self._codec.control_id(name)
+
     def mode_token_id(self, mode: str) -> int:
         """The id of a mode of UL2, `"[S2S]"`, `"[NLU]"` or `"[NLG]"`."""
         if mode not in MODES:
