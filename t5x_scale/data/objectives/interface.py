@@ -41,9 +41,23 @@ class RowKeys:
     def __iter__(self) -> Iterator[np.random.Generator]:
         return (self[index] for index in range(len(self)))
 
+    @property
+    def seed(self) -> int:
+        """The seed of all rows, in [0, 2^64)."""
+        return self._seed
+
+    @property
+    def rows(self) -> np.ndarray:
+        """The global rows, int64."""
+        return self._rows
+
     def take(self, indices: np.ndarray) -> RowKeys:
         """The keys of some of the rows."""
         return RowKeys(self._seed, self._rows[indices])
+
+    def split(self, parts: int) -> RowKeys:
+        """Keys of the parts of rows that are divided into `parts` each: row after row, part after part."""
+        return RowKeys(self._seed, (self._rows[:, None] * parts + np.arange(parts)).ravel())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,6 +155,12 @@ class Objective(abc.ABC):
     @abc.abstractmethod
     def __call__(self, tokens: np.ndarray, keys: RowKeys, length: int) -> dict[str, np.ndarray]:
         """Turns windows, int32 [B, raw_length(length)], into the [B, length] fields of `core.batch`."""
+
+    def check_windows(self, tokens: np.ndarray, length: int) -> None:
+        """Raises ValueError if windows are not of the raw length of rows of `length` positions."""
+        expected = self.raw_length(length)
+        if tokens.ndim != 2 or tokens.shape[1] != expected:
+            raise ValueError(f"{self.name} needs windows of {expected} tokens for length {length}, got {tokens.shape}")
 
     def packed_length(self, num_tokens: np.ndarray, choices: np.ndarray) -> np.ndarray:
         """Positions that pieces fill, exactly.
