@@ -89,7 +89,7 @@ def train(
             state, step = _begin(model_dir, runtime, initial_checkpoint_path), 0
         run_files.write_run_files(model_dir, runtime, source, record, config_text, command_line)
         if jax.process_index() == 0:
-            print(run_files.banner(model_dir, runtime, step, train_steps), flush=True)
+            print(run_files.banner(model_dir, runtime, step, train_steps), source.describe(), sep="\n", flush=True)
         throughput = run_files.make_throughput(runtime, data)
         loop = _Loop(runtime, source, eval_sources, manager, evaluation, record, log_every_steps, throughput)
         code = loop.run(model_dir, state, step, train_steps, stop)

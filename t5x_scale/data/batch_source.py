@@ -277,18 +277,31 @@ class BatchSource:
         for name, rows in self.rows_before(train_steps).items():
             self._check_cap(name, rows, f" in {train_steps} steps")
 
+    def shares(self, row: int = 0) -> dict[str, tuple[float, float]]:
+        """{source: (share of the tokens, share of the examples)} around a global row; an example is a document."""
+        rows = self.mixture.shares(row)
+        tokens = _normalised({name: share * self.delivery.tokens_per_row[name] for name, share in rows.items()})
+        examples = _normalised(
+            {
+                name: share * self.stores[name].num_documents / self.stores[name].num_tokens
+                for name, share in tokens.items()
+            }
+        )
+        return {name: (tokens[name], examples[name]) for name in tokens}
+
     def describe(self) -> str:
-        """One line for each source, for logs."""
+        """What a run trains on, for logs: a line for each source, and what its rows leave out."""
         lines = [
             f"data: {self.objective.name}, length {self.length}, seed {self.seed}, fingerprint {self.fingerprint[:12]}"
         ]
-        shares = self.mixture.shares(0)
+        shares, statistics = self.shares(), self.delivery.statistics()
         for name in self.names:
-            share, store = shares.get(name, 0.0), self.stores[name]
+            store, (tokens, examples) = self.stores[name], shares.get(name, (0.0, 0.0))
             lines.append(
-                f"  {name}: {share:.4f} of the tokens; {store.num_tokens:,} tokens in {store.num_documents:,} "
-                f"documents, {self.rows_per_epoch[name]:,} rows an epoch ({store.directory})"
+                f"  {name}: {tokens:.4f} of the tokens, {examples:.4f} of the examples; {store.num_tokens:,} tokens in "
+                f"{store.num_documents:,} documents, {self.rows_per_epoch[name]:,} rows an epoch ({store.directory})"
             )
+            lines.append("    " + ", ".join(f"{key} {_to_text(value)}" for key, value in statistics[name].items()))
         return "\n".join(lines)
 
     def _position(self, step: int) -> int:
@@ -310,3 +323,12 @@ class BatchSource:
 def epoch_cap(max_epochs: float | Mapping[str, float] | None, name: str) -> float | None:
     """How often a source may be gone through; 1 for one that a mapping does not name."""
     return max_epochs.get(name, 1.0) if isinstance(max_epochs, Mapping) else max_epochs
+
+
+def _normalised(weights: Mapping[str, float]) -> dict[str, float]:
+    total = math.fsum(weights.values())
+    return {name: weight / total for name, weight in weights.items()}
+
+
+def _to_text(value: Any) -> str:
+    return f"{value:,.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)

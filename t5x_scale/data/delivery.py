@@ -156,6 +156,7 @@ class WindowDelivery:
         return {
             name: {
                 "fill": 1.0,
+                **self._objective.statistics(self._length),
                 "rows": rows,
                 "tokens_left_over": self._stores[name].num_tokens - (rows - 1) * self._stride - self._raw_length,
             }

@@ -249,6 +249,7 @@ def test_seek_is_not_a_replay(make_source, stores):
 
 def test_describe_names_every_source(make_source, stores):
     text = make_source(stores).describe()
-    assert "long: 0.5000 of the tokens; 20,000 tokens in 1 documents" in text
+    # An example of `long` has four times the tokens, so there are four times as many of `short`.
+    assert "long: 0.5000 of the tokens, 0.2000 of the examples; 20,000 tokens in 1 documents" in text
     assert "short" in text
     assert make_source(stores).fingerprint[:12] in text

@@ -62,7 +62,13 @@ def test_windows_say_what_they_are(stores):
     delivery = Windows().make(stores, CausalLm(), LENGTH)
     assert delivery.rows_per_epoch == {"long": (20_000 - 1) // LENGTH, "short": (5_000 - 1) // LENGTH}
     assert delivery.tokens_per_row == {"long": 16.0, "short": 16.0}
-    assert delivery.statistics()["short"] == {"fill": 1.0, "rows": 312, "tokens_left_over": 5_000 - 312 * 16 - 1}
+    left_over = 5_000 - 312 * 16 - 1
+    assert delivery.statistics()["short"] == {
+        "fill": 1.0,
+        "raw_tokens_used": 1.0,
+        "rows": 312,
+        "tokens_left_over": left_over,
+    }
     assert delivery.parts != Windows(attend_across_documents=False).make(stores, CausalLm(), LENGTH).parts
     with pytest.raises(ValueError, match="row 312 of 'short'"):
         delivery.spans("short", 312)
