@@ -15,6 +15,8 @@ from t5x_scale.data.vocabulary import Vocabulary
 
 BATCH_CHARACTERS = 1_000_000
 PREPROCESSING_SEED = 0
+# Every random preprocessor of an epoch has a seed of its own, counted from the epoch's.
+EPOCH_SEEDS = 100_003
 
 
 def iterate_documents(
@@ -44,8 +46,8 @@ def iterate_documents(
     for name in features:
         check_vocabulary(task, name, vocabulary)
     count = 0
-    for batch in _batches(_examples(task, split), features):
-        columns = [_to_ids(task, name, [row[name] for row in batch], vocabulary) for name in features]
+    for batch in _batches(read_examples(task, split), features):
+        columns = [to_ids(task, name, [row[name] for row in batch], vocabulary) for name in features]
         for parts in zip(*columns, strict=True):
             document = parts[0] if len(parts) == 1 else np.concatenate(parts)
             if document.size:
@@ -65,30 +67,59 @@ def iterate_texts(task_name: str, split: str, feature: str = "targets") -> Itera
     features = document_features(task, feature)
     if not all(is_text(task, name) for name in features):
         raise UserError(f"task '{task_name}' yields ids, not text, in feature '{feature}'")
-    for example in _examples(task, split):
+    for example in read_examples(task, split):
         yield "".join(to_text(example[name]) for name in features)
 
 
-def _examples(task: seqio.Task, split: str) -> Iterator[Mapping[str, Any]]:
-    """The task's examples as numpy values; what goes wrong in SeqIO or in a file becomes one line."""
+def read_examples(
+    task: seqio.Task, split: str, *, epoch: int = 0, shard: int = 0, shards: int = 1
+) -> Iterator[Mapping[str, Any]]:
+    """The task's examples as numpy values, in its own order; the same arguments give the same examples.
+
+    Args:
+      task: registered with SeqIO.
+      split: one of its splits.
+      epoch: preprocessors that draw random numbers draw others in every epoch.
+      shard, shards: which part. As in SeqIO, a part of the files if there are enough, otherwise every `shards`-th
+        example of the source.
+
+    Raises:
+      UserError: what goes wrong in SeqIO, in a preprocessor or in a file, in one line.
+    """
     splits = list(task.splits)
     if split not in splits:
         raise UserError(f"task '{task.name}' has no split '{split}'{did_you_mean(split, splits)}; it has {splits}")
     try:
-        yield from _make_dataset(task, split).as_numpy_iterator()
+        yield from _make_dataset(task, split, epoch, shard, shards).as_numpy_iterator()
     except (tf.errors.OpError, OSError, ValueError, AssertionError, LookupError) as error:
         raise UserError(f"cannot read task '{task.name}', split '{split}': {first_line(error)}") from error
 
 
-def _make_dataset(task: seqio.Task, split: str) -> tf.data.Dataset:
+def is_sharded_by_files(task: seqio.Task, split: str, shards: int) -> bool:
+    """Whether each of so many shards reads files of its own."""
+    return task.source.supports_arbitrary_sharding or len(task.source.list_shards(split)) >= shards
+
+
+def _make_dataset(task: seqio.Task, split: str, epoch: int, shard: int, shards: int) -> tf.data.Dataset:
     # Step by step, not by task.get_dataset: that gives preprocessors which draw random numbers a seed only
     # together with the source, and sources need not take one.
-    dataset = task.source.get_dataset(split=split, shuffle=False)
-    dataset = task.preprocess_precache(dataset, seed=PREPROCESSING_SEED)
-    dataset = task.preprocess_postcache(dataset, sequence_length=None, seed=PREPROCESSING_SEED)
+    if shards == 1:
+        dataset = task.source.get_dataset(split=split, shuffle=False)
+    elif is_sharded_by_files(task, split, shards):
+        dataset = task.source.get_dataset(split=split, shuffle=False, shard_info=seqio.ShardInfo(shard, shards))
+    else:
+        dataset = task.source.get_dataset(split=split, shuffle=False).shard(shards, shard)
+    seed = PREPROCESSING_SEED + EPOCH_SEEDS * epoch
+    try:
+        dataset = task.preprocess_precache(dataset, seed=seed)
+        dataset = task.preprocess_postcache(dataset, sequence_length=None, seed=seed)
+    except TypeError as error:
+        raise ValueError(f"a preprocessor fails, as those do that need a sequence_length: {error}") from error
     for name, feature in task.output_features.items():
         _check_spec(name, feature, dataset.element_spec.get(name))
-    return dataset.prefetch(tf.data.AUTOTUNE)
+    options = tf.data.Options()
+    options.deterministic = True
+    return dataset.with_options(options).prefetch(tf.data.AUTOTUNE)
 
 
 def _check_spec(name: str, feature: seqio.Feature, spec: tf.TensorSpec | None) -> None:
@@ -115,7 +146,8 @@ def _batches(examples: Iterator[Mapping[str, Any]], features: Sequence[str]) -> 
         yield batch
 
 
-def _to_ids(task: seqio.Task, name: str, column: list[Any], vocabulary: Vocabulary) -> list[np.ndarray]:
+def to_ids(task: seqio.Task, name: str, column: Sequence[Any], vocabulary: Vocabulary) -> list[np.ndarray]:
+    """The ids of a feature of many examples, int32 [n] each: text through the vocabulary, ids as they are."""
     if is_text(task, name):
         texts = [to_text(value) for value in column]
         return [np.asarray(ids, np.int32) for ids in vocabulary.encode_batch(texts)]
