@@ -8,7 +8,8 @@ import pytest
 from t5x_scale.core.errors import UserError
 from t5x_scale.data import catalog as catalog_lib
 from t5x_scale.data.catalog import Catalog
-from t5x_scale.data.rates import resolve_name, token_rates
+from t5x_scale.data.named_mixture import look_up
+from t5x_scale.data.rates import resolve_mixture
 from t5x_scale.data.vocabulary import load_vocabulary
 
 TASKS = """
@@ -32,6 +33,13 @@ for name in TEXTS:
     )
 seqio.MixtureRegistry.remove("catalog_mix")
 seqio.MixtureRegistry.add("catalog_mix", [("catalog_long", 1.0), ("catalog_short", 3.0)])
+"""
+COUNTED = """
+count = seqio.mixing_rate_num_examples
+seqio.MixtureRegistry.remove("catalog_counted")
+seqio.MixtureRegistry.add(
+    "catalog_counted", [("catalog_long", functools.partial(count, maximum=1)), ("catalog_short", count)]
+)
 """
 TEXTS = {"catalog_long": ["l" * 299] * 4, "catalog_short": ["s" * 99] * 4}
 SPLITS = ("train", "train[:1%]", "train[1%:]", "train[:90%]", "train[90%:]", "a-b", "a_b")
@@ -70,19 +78,20 @@ def run_without_tensorflow(folder, name):
 
 
 def open_all(folder, name):
-    catalog = make_catalog(folder)
-    rates, by_examples = resolve_name(name, catalog)
-    stores = {task: catalog.open(task, "train") for task in rates}
-    return rates, by_examples, stores
+    return resolve_mixture(name, rate_unit=None, catalog=make_catalog(folder), split="train")
+
+
+def example_shares(folder, name):
+    """By the stores' number of documents, which is 4 each."""
+    return look_up(name, make_catalog(folder)).example_shares(dict.fromkeys(TEXTS, 4))
 
 
 def test_a_registered_mixture_keeps_its_meaning_in_examples(folder):
-    rates, by_examples, stores = open_all(folder, "catalog_mix")
-    assert by_examples
-    assert rates == {"catalog_long": 0.25, "catalog_short": 0.75}
-    assert stores["catalog_long"].num_tokens == 4 * 300
-    shares = token_rates(rates, stores)
+    assert example_shares(folder, "catalog_mix") == {"catalog_long": 0.25, "catalog_short": 0.75}
+    found = open_all(folder, "catalog_mix")
+    assert found.stores["catalog_long"].num_tokens == 4 * 300
     # One long example of 300 tokens to three short ones of 100: as many tokens.
+    ((_, shares),) = found.plan.pieces
     assert shares["catalog_long"] == pytest.approx(shares["catalog_short"])
 
 
@@ -115,8 +124,22 @@ def test_changed_rates_of_a_mixture_are_read_again(folder):
     path = folder / "code" / "catalog_tasks.py"
     path.write_text(path.read_text().replace("3.0", "1.0"))
     sys.modules.pop("catalog_tasks")
-    rates, _, _ = open_all(folder, "catalog_mix")
-    assert rates == {"catalog_long": 0.5, "catalog_short": 0.5}
+    assert example_shares(folder, "catalog_mix") == {"catalog_long": 0.5, "catalog_short": 0.5}
+
+
+def test_rates_that_count_need_no_tensorflow_while_the_stores_stay(folder):
+    write_tasks(folder, extra=COUNTED)
+    shares = open_all(folder, "catalog_counted").plan.pieces[0][1]
+    # Four documents each, the long ones limited to one.
+    assert shares["catalog_long"] == pytest.approx(300 / (300 + 4 * 100))
+    done = run_without_tensorflow(folder, "catalog_counted")
+    assert done.returncode == 0, done.stderr
+    # Other counts: only SeqIO can say.
+    with pytest.raises(UserError, match="must not be negative, nor all zero"):
+        look_up("catalog_counted", make_catalog(folder)).example_shares(dict.fromkeys(TEXTS, 0))
+    more = look_up("catalog_counted", make_catalog(folder)).example_shares(dict.fromkeys(TEXTS, 1))
+    assert more == {"catalog_long": 0.5, "catalog_short": 0.5}
+    assert run_without_tensorflow(folder, "catalog_counted").returncode == 0
 
 
 def test_without_tensorflow_an_edited_task_is_only_warned_about(folder):
@@ -129,7 +152,7 @@ def test_without_tensorflow_an_edited_task_is_only_warned_about(folder):
 
 def test_unknown_names(folder):
     with pytest.raises(UserError, match=r"did you mean 'catalog_mix'"):
-        resolve_name("catalog_mixx", make_catalog(folder))
+        look_up("catalog_mixx", make_catalog(folder))
     with pytest.raises(UserError, match="catalog_lnog"):
         make_catalog(folder).open("catalog_lnog", "train")
     with pytest.raises(UserError, match="has no split 'test'"):
@@ -156,7 +179,7 @@ def test_a_store_of_another_split_is_refused(folder):
 def test_a_task_is_known_by_its_store_alone(folder):
     open_all(folder, "catalog_long")
     catalog = Catalog(str(folder / "stores"), load_vocabulary("bytes"))
-    assert resolve_name("catalog_long", catalog) == ({"catalog_long": 1.0}, False)
+    assert look_up("catalog_long", catalog).sources == ("catalog_long",)
 
 
 def test_modules_are_hashed_without_being_imported(folder):

@@ -15,7 +15,13 @@ Documents come without end-of-sequence or end-of-document ids: whoever joins doc
 from t5x_scale.data.seqio_source.describe import describe_document_source, document_source_fingerprint
 from t5x_scale.data.seqio_source.documents import iterate_documents, iterate_texts
 from t5x_scale.data.seqio_source.libraries import seqio, tf
-from t5x_scale.data.seqio_source.registry import get_task, is_text, task_or_mixture_names
+from t5x_scale.data.seqio_source.mixtures import (
+    has_counted_rates,
+    is_mixture,
+    mixture_tasks,
+    task_or_mixture_names,
+)
+from t5x_scale.data.seqio_source.registry import get_task, is_text
 from t5x_scale.data.seqio_source.vocabulary import SeqioVocabulary, check_vocabulary, describe_feature_vocabulary
 from t5x_scale.data.task_modules import import_task_modules
 
@@ -26,10 +32,13 @@ __all__ = [
     "describe_feature_vocabulary",
     "document_source_fingerprint",
     "get_task",
+    "has_counted_rates",
     "import_task_modules",
+    "is_mixture",
     "is_text",
     "iterate_documents",
     "iterate_texts",
+    "mixture_tasks",
     "seqio",
     "task_or_mixture_names",
     "tf",
