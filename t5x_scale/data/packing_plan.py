@@ -109,7 +109,16 @@ class PlanSettings:
     @property
     def digest(self) -> str:
         """SHA-256 of `describe()`: equal digests, equal plans."""
-        return hashlib.sha256(json.dumps(self.describe(), sort_keys=True).encode()).hexdigest()
+        return _digest(self.describe())
+
+    @property
+    def rules_digest(self) -> str:
+        """SHA-256 of all but the store: what the plans of every source of a run have in common."""
+        return _digest({name: value for name, value in self.describe().items() if name != "store"})
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 @dataclasses.dataclass(frozen=True)
