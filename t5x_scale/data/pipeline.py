@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 from t5x_scale.core import files
 from t5x_scale.core.errors import UserError, did_you_mean
@@ -17,11 +19,9 @@ from t5x_scale.data.batch_source import BatchSource
 from t5x_scale.data.catalog import Catalog
 from t5x_scale.data.delivery import Packing, Windows
 from t5x_scale.data.eval_source import EvalSource
-from t5x_scale.data.mixture import Mixture
 from t5x_scale.data.objectives import CausalLm, Objective
-from t5x_scale.data.rates import resolve_name, token_rates
+from t5x_scale.data.rates import Rate, Rates, RateSchedule, list_sources, resolve_mixture
 from t5x_scale.data.skipping import SkipList
-from t5x_scale.data.token_store import TokenStore
 from t5x_scale.data.vocabulary import load_vocabulary
 
 FEATURE = "targets"
@@ -33,7 +33,7 @@ class DataConfig:
 
     Attributes:
       mixture_or_task_name: a registered SeqIO task or mixture, `text:PATTERN` (see `data.text_source`), or
-        {source: token share}. The rates of a registered mixture count examples, as in SeqIO.
+        {name: token share}. The rates of a registered mixture count examples, as in SeqIO.
       vocabulary: as `data.vocabulary.load_vocabulary` takes it.
       task_feature_lengths: {"targets": positions of a row}.
       batch_size: rows of a step, or a `BatchSchedule`.
@@ -43,13 +43,17 @@ class DataConfig:
       store_dir: where token stores lie; beside the run when None.
       max_epochs: how often a source may be gone through, or {source: how often}; None is without end.
       objective: from raw tokens to batch fields.
-      mixture_rates: {source: token share}, in any unit; takes the place of what `mixture_or_task_name` stands for.
+      mixture_rates: {name: token share}, or a schedule of these (see `data.rates`); takes the place of what
+        `mixture_or_task_name` stands for. Names may be mixtures.
+      rate_unit: what rates count: "tokens" or "examples"; None as said above.
       skip_rows: pairs (first, one past the last) of global rows never to be delivered.
       skip_batches: the same by batches, numbered as if nothing were skipped.
       packing: how documents become rows: `delivery.Windows`, `packed_delivery.PackDocuments`.
+      eval_objectives: further objectives to evaluate with: the loss of a mixture of denoisers cannot be compared with
+        that of the causal model it continues.
     """
 
-    mixture_or_task_name: str | Mapping[str, float]
+    mixture_or_task_name: str | Mapping[str, Rate]
     vocabulary: str
     task_feature_lengths: Mapping[str, int]
     batch_size: int | Sequence[tuple[int, int]] | BatchSchedule
@@ -59,10 +63,12 @@ class DataConfig:
     store_dir: str | None = None
     max_epochs: float | Mapping[str, float] | None = 1.0
     objective: Objective = dataclasses.field(default_factory=CausalLm)
-    mixture_rates: Mapping[str, float] | None = None
+    mixture_rates: Mapping[str, Rate] | RateSchedule | None = None
+    rate_unit: Literal["tokens", "examples"] | None = None
     skip_rows: Sequence[Sequence[int]] = ()
     skip_batches: Sequence[Sequence[int]] = ()
     packing: Packing = Windows()
+    eval_objectives: Sequence[Objective] = ()
 
     @property
     def sequence_length(self) -> int:
@@ -87,6 +93,11 @@ class DataConfig:
     def schedule(self) -> BatchSchedule:
         """Rows of every step."""
         return make_batch_schedule(self.batch_size)
+
+    @property
+    def mixture(self) -> Rates | RateSchedule:
+        """What to train on: the rates if there are any, else the name."""
+        return self.mixture_rates or self.mixture_or_task_name
 
     @property
     def skipped(self) -> tuple[tuple[int, int], ...]:
@@ -131,16 +142,17 @@ def make_pipeline(
     """
     config.check()
     length, schedule, objective = config.sequence_length, config.schedule, make_objective(config)
-    rates, stores = open_sources(config, config.split, default_store_dir, process_index)
+    catalog = make_catalog(config, default_store_dir, process_index)
+    found = resolve_mixture(config.mixture, rate_unit=config.rate_unit, catalog=catalog, split=config.split)
     plan_dir = config.plan_dir(default_store_dir)
     return BatchSource(
-        stores,
-        rates,
+        found.stores,
+        found.plan,
         schedule,
         objective,
         length=length,
         seed=config.seed,
-        delivery=config.packing.make(stores, objective, length, seed=config.seed, plan_dir=plan_dir),
+        delivery=config.packing.make(found.stores, objective, length, seed=config.seed, plan_dir=plan_dir),
         max_epochs=config.max_epochs,
         skip=config.skipped,
         process_index=process_index,
@@ -169,18 +181,20 @@ def make_eval_sources(
       process_index, process_count: this host's place.
 
     Returns:
-      {source: EvalSource}, sorted by name.
+      {source: EvalSource}, sorted by name; followed by {source.objective: EvalSource} for `eval_objectives`.
 
     Raises:
       UserError: as `make_pipeline`, or a source has no such split.
     """
-    objective = make_objective(config)
-    _, stores = open_sources(config, split, default_store_dir, process_index)
+    catalog = make_catalog(config, default_store_dir, process_index)
+    sources = list_sources(config.mixture, catalog)
+    stores = {name: catalog.open(name, split) for name in sources}
+    passes = [("", config.objective), *((f".{_kind(objective)}", objective) for objective in config.eval_objectives)]
     return {
-        name: EvalSource(
+        name + suffix: EvalSource(
             name,
             stores[name],
-            objective,
+            objective.with_vocabulary(catalog.vocabulary),
             length=config.sequence_length,
             packing=config.packing,
             plan_dir=config.plan_dir(default_store_dir),
@@ -190,8 +204,14 @@ def make_eval_sources(
             process_index=process_index,
             process_count=process_count,
         )
-        for name in sorted(stores)
+        for suffix, objective in passes
+        for name in sources
     }
+
+
+def _kind(objective: Objective) -> str:
+    """`causal_lm` of a `CausalLm`."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(objective).__name__).lower()
 
 
 def make_objective(config: DataConfig) -> Objective:
@@ -203,23 +223,11 @@ def make_objective(config: DataConfig) -> Objective:
     return config.objective.with_vocabulary(load_vocabulary(config.vocabulary))
 
 
-def open_sources(
-    config: DataConfig, split: str, default_store_dir: str | os.PathLike, process_index: int = 0
-) -> tuple[dict[str, float], dict[str, TokenStore]]:
-    """The token shares and the stores of a run's sources: ({source: rate}, {source: store})."""
-    catalog = Catalog(
+def make_catalog(config: DataConfig, default_store_dir: str | os.PathLike, process_index: int = 0) -> Catalog:
+    """The run's token stores, by name."""
+    return Catalog(
         store_dir=os.fspath(config.store_dir or default_store_dir),
         vocabulary=load_vocabulary(config.vocabulary),
         task_modules=tuple(config.task_modules),
         process_index=process_index,
     )
-    given = config.mixture_rates or config.mixture_or_task_name
-    if isinstance(given, Mapping):
-        rates, by_examples = dict(given), False
-    else:
-        rates, by_examples = resolve_name(given, catalog)
-        rates = {name: rate for name, rate in rates.items() if rate > 0}
-    # A bad rate is found before a store is built.
-    Mixture(rates)
-    stores = {name: catalog.open(name, split) for name in rates}
-    return (token_rates(rates, stores) if by_examples else rates), stores

@@ -9,6 +9,7 @@ import pytest
 from t5x_scale.core import batch as batch_lib
 from t5x_scale.core.errors import UserError
 from t5x_scale.data.batch_schedule import BatchSchedule
+from t5x_scale.data.objectives import CausalLm, PrefixLm
 from t5x_scale.data.pipeline import DataConfig, make_eval_sources, make_pipeline
 from t5x_scale.data.vocabulary import load_vocabulary
 
@@ -134,3 +135,13 @@ def test_batches_are_skipped_by_number_whatever_their_sizes(tmp_path, text):
     skipping = make_pipeline(config, default_store_dir=tmp_path)
     for name, field in skipping.batch(2).items():
         np.testing.assert_array_equal(field, plain.batch(5)[name][:2])
+
+
+def test_evaluates_with_further_objectives(tmp_path, text):
+    config = make_config(text, objective=PrefixLm(), eval_objectives=(CausalLm(),))
+    sources = make_eval_sources(config, default_store_dir=tmp_path / "stores")
+    assert list(sources) == [text, f"{text}.causal_lm"]
+    prefix, causal = (source.batch(0) for source in sources.values())
+    assert batch_lib.PREFIX in prefix
+    assert batch_lib.PREFIX not in causal
+    assert prefix[batch_lib.LOSS_WEIGHTS].sum() < causal[batch_lib.LOSS_WEIGHTS].sum()
