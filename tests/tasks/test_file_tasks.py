@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import sys
 
 import pytest
 
@@ -9,7 +10,7 @@ from t5x_scale.core.errors import UserError
 from t5x_scale.data import seqio_source
 from t5x_scale.data.seqio_source import iterate_documents, iterate_texts
 from t5x_scale.data.vocabulary import load_vocabulary
-from tasks.jsonl import register_jsonl
+from tasks.jsonl import register_jsonl, register_pile
 from tasks.text_files import register_text_files
 from tasks.tfrecord import register_tfrecord
 
@@ -60,6 +61,31 @@ class TestTextFiles:
         with pytest.raises(UserError, match="has no documents in split 'train'"):
             next(iterate_documents(NAME, "train", BYTES))
 
+    def test_empty_file_among_others_is_counted(self, tmp_path, caplog):
+        for name, text in (("a", "one"), ("b", "")):
+            (tmp_path / name).write_text(text)
+        for document in ("line", "file"):
+            register_text_files(NAME, [str(tmp_path / "a"), str(tmp_path / "b")], document=document)
+            assert list(iterate_texts(NAME, "train")) == ["one"]
+            assert "1 documents taken, left out: 1 empty files (first:" in caplog.text
+            caplog.clear()
+            seqio_source.seqio.TaskRegistry.remove(NAME)
+        register_text_files(NAME, "x")
+
+    def test_bytes_that_are_not_utf8(self, tmp_path, caplog):
+        (tmp_path / "a").write_bytes(b"one\nca\xe9f\n")
+        expected = {"replace": ["one", "ca\ufffdf"], "skip": ["one"]}
+        for policy, texts in expected.items():
+            register_text_files(NAME, str(tmp_path / "a"), bad_utf8=policy)
+            assert list(iterate_texts(NAME, "train")) == texts
+            assert "(first: " in caplog.text
+            assert "a, line 2)" in caplog.text
+            caplog.clear()
+            seqio_source.seqio.TaskRegistry.remove(NAME)
+        register_text_files(NAME, str(tmp_path / "a"), document="file", bad_utf8="error")
+        with pytest.raises(UserError, match="not UTF-8: byte 6 is 0xe9"):
+            list(iterate_texts(NAME, "train"))
+
     def test_unknown_kind_of_document(self):
         with pytest.raises(ValueError, match="'line' or 'file'"):
             register_text_files(NAME, "x", document="page")
@@ -88,7 +114,7 @@ class TestJsonl:
             ("{broken", "part.jsonl, line 3: not valid JSON"),
             ('{"body": "x"}', "part.jsonl, line 3: no text in field 'text'"),
             ('{"text": 5}', "part.jsonl, line 3: no text in field 'text'"),
-            ("[1]", "part.jsonl, line 3: no text in field 'text'"),
+            ("[1]", "part.jsonl, line 3: not a JSON object"),
         ],
     )
     def test_bad_line_is_named(self, tmp_path, line, message):
@@ -98,10 +124,111 @@ class TestJsonl:
             list(iterate_documents(NAME, "train", BYTES))
         assert "\n" not in str(caught.value)
 
+    def test_bad_lines_may_be_left_out_and_are_counted(self, tmp_path, caplog):
+        lines = ['{"text": "a"}', "{broken", '{"body": 1}', "[1]", "{also", '{"text": "b"}']
+        (tmp_path / "part.jsonl").write_text("\n".join(lines))
+        (tmp_path / "part0.jsonl").write_text("")
+        register_jsonl(NAME, str(tmp_path / "part*.jsonl"), bad_line="skip")
+        assert list(iterate_texts(NAME, "train")) == ["a", "b"]
+        (record,) = [record for record in caplog.records if record.name.startswith("tasks")]
+        message = record.getMessage()
+        assert (record.levelname, "2 documents taken" in message) == ("WARNING", True)
+        for part in ("2 lines not valid JSON", "part.jsonl, line 2", "1 lines without text in 'text'", "1 empty files"):
+            assert part in message
+
+    def test_bytes_that_are_not_utf8(self, tmp_path, caplog):
+        (tmp_path / "part.jsonl").write_bytes(b'{"text": "a"}\n{"text": "caf\xe9"}\n')
+        path = str(tmp_path / "part.jsonl")
+        register_jsonl(NAME, path)
+        with pytest.raises(UserError, match=r"part.jsonl, line 2: not UTF-8: byte 13 is 0xe9"):
+            list(iterate_texts(NAME, "train"))
+        for policy, expected in (("replace", ["a", "caf\ufffd"]), ("skip", ["a"])):
+            seqio_source.seqio.TaskRegistry.remove(NAME)
+            register_jsonl(NAME, path, bad_utf8=policy)
+            assert list(iterate_texts(NAME, "train")) == expected
+        assert "1 lines with bytes replaced (first:" in caplog.text
+        assert "1 lines not UTF-8 (first:" in caplog.text
+
+    def test_unknown_policy(self):
+        with pytest.raises(ValueError, match="bad_line must be 'error' or 'skip', not 'warn'"):
+            register_jsonl(NAME, "x", bad_line="warn")
+        with pytest.raises(ValueError, match="bad_utf8 must be"):
+            register_jsonl(NAME, "x", bad_utf8="ignore")
+        # For the fixture, which takes the task away.
+        register_jsonl(NAME, "x")
+
+    @pytest.mark.parametrize(
+        ("where", "texts"),
+        [
+            ({"meta": {"set": "x"}}, ["0", "2"]),
+            ({"meta": {"set": ["x", "z"]}}, ["0", "2", "3"]),
+            ({"meta": {"set": "y"}, "good": True}, ["1"]),
+            ({"meta": "x"}, ["4"]),
+        ],
+    )
+    def test_filter(self, tmp_path, caplog, where, texts):
+        metas = [{"set": "x"}, {"set": "y"}, {"set": "x", "more": 1}, {"set": "z"}, "x"]
+        lines = [{"text": str(i), "meta": meta, "good": i < 2} for i, meta in enumerate(metas)]
+        (tmp_path / "part.jsonl").write_text("\n".join(map(json.dumps, lines)))
+        register_jsonl(NAME, str(tmp_path / "part.jsonl"), where=where)
+        with caplog.at_level("INFO"):
+            assert list(iterate_texts(NAME, "train")) == texts
+        assert f"left out: {5 - len(texts)} lines do not match the filter" in caplog.text
+        assert {record.levelname for record in caplog.records if record.name.startswith("tasks")} == {"INFO"}
+
+    def test_more_documents_than_cross_at_once(self, tmp_path):
+        texts = [f"{i}\0" for i in range(200)]
+        (tmp_path / "part.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in texts))
+        register_jsonl(NAME, str(tmp_path / "part.jsonl"))
+        assert list(iterate_texts(NAME, "train")) == texts
+
+    def test_damaged_archive(self, tmp_path):
+        packed = gzip.compress(b'{"text": "x"}\n' * 1000)
+        (tmp_path / "part.jsonl.gz").write_bytes(packed[:-20])
+        register_jsonl(NAME, str(tmp_path / "part.jsonl.gz"))
+        with pytest.raises(UserError, match=r"part.jsonl.gz cannot be unpacked: .*ended"):
+            list(iterate_texts(NAME, "train"))
+
+    def test_zstd(self, tmp_path):
+        """Two frames, as programs with several threads write them."""
+        zstandard = pytest.importorskip("zstandard")
+        frames = [zstandard.compress(f'{{"text": "{text}"}}\n'.encode()) for text in "ab"]
+        (tmp_path / "part.jsonl.zst").write_bytes(b"".join(frames))
+        register_jsonl(NAME, str(tmp_path / "part.jsonl.zst"))
+        assert list(iterate_texts(NAME, "train")) == ["a", "b"]
+        (tmp_path / "part.jsonl.zst").write_bytes(b"not packed")
+        with pytest.raises(UserError, match=r"part.jsonl.zst cannot be unpacked"):
+            list(iterate_texts(NAME, "train"))
+
+    def test_zstd_without_a_package(self, tmp_path, monkeypatch):
+        monkeypatch.setitem(sys.modules, "zstandard", None)
+        monkeypatch.setitem(sys.modules, "compression.zstd", None)
+        (tmp_path / "part.jsonl.zst").write_bytes(b"x")
+        register_jsonl(NAME, str(tmp_path / "part.jsonl.zst"))
+        with pytest.raises(UserError, match=r"part.jsonl.zst needs the package zstandard: pip install zstandard"):
+            list(iterate_texts(NAME, "train"))
+
     def test_another_field(self, tmp_path):
         (tmp_path / "part.jsonl").write_text('{"body": "x"}\n')
         register_jsonl(NAME, str(tmp_path / "part.jsonl"), text_field="body")
         assert list(iterate_texts(NAME, "train")) == ["x"]
+
+
+def test_subsets_of_the_pile(tmp_path):
+    lines = [{"text": name, "meta": {"pile_set_name": name}} for name in ("ArXiv", "Pile-CC", "Gutenberg (PG-19)")]
+    (tmp_path / "part.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    tasks = register_pile(str(tmp_path / "part.jsonl"), prefix=NAME)
+    register_jsonl(NAME, "x")
+    try:
+        assert len(tasks) == 22
+        for subset, name in (("Pile-CC", "pile_cc"), ("Gutenberg (PG-19)", "gutenberg_pg_19")):
+            assert tasks[subset].name == f"{NAME}_{name}"
+            assert list(iterate_texts(tasks[subset].name, "train")) == [subset]
+        with pytest.raises(UserError, match="has no documents in split 'train'"):
+            list(iterate_documents(tasks["FreeLaw"].name, "train", BYTES))
+    finally:
+        for task in tasks.values():
+            seqio_source.seqio.TaskRegistry.remove(task.name)
 
 
 class TestTfRecord:
