@@ -5,11 +5,14 @@ Objectives are keyed by global row: the same row gives the same fields on any ho
 
 from t5x_scale.data.objectives.causal import CausalLm
 from t5x_scale.data.objectives.denoisers import Denoiser, PrefixDenoiser, SpanDenoiser
+from t5x_scale.data.objectives.fim import FillInTheMiddle
 from t5x_scale.data.objectives.interface import Example, Objective, Piece, RowKeys
+from t5x_scale.data.objectives.masked_diffusion import MaskedDiffusion
 from t5x_scale.data.objectives.noise_lengths import noise_counts, raw_length_for
 from t5x_scale.data.objectives.prefix_lm import PrefixLm
 from t5x_scale.data.objectives.restoring import examples_of, inputs_and_targets, restore
 from t5x_scale.data.objectives.span_corruption import SpanCorruption
+from t5x_scale.data.objectives.supervised import Supervised
 from t5x_scale.data.objectives.ul2 import UL2_DENOISERS, UL2R_DENOISERS, UL2R_RATES, Ul2, Ul2r
 
 __all__ = [
@@ -19,6 +22,8 @@ __all__ = [
     "CausalLm",
     "Denoiser",
     "Example",
+    "FillInTheMiddle",
+    "MaskedDiffusion",
     "Objective",
     "Piece",
     "PrefixDenoiser",
@@ -26,6 +31,7 @@ __all__ = [
     "RowKeys",
     "SpanCorruption",
     "SpanDenoiser",
+    "Supervised",
     "Ul2",
     "Ul2r",
     "examples_of",
