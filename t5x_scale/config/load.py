@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import inspect
 import sys
@@ -88,18 +89,21 @@ def make_arguments(loaded: Loaded, function: Callable | None = None, **provided:
 
     Args:
       loaded: from `load`.
-      function: who receives the arguments, and only those its signature names; the command's own by default.
+      function: who receives the arguments, and only those its signature names, which alone are made; the command's
+        own by default.
       **provided: see `signature.PROVIDED`.
     """
     root = loaded.root.wrapped
+    signature = inspect.signature(function or root).parameters
+    takes_all = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in signature.values())
+    bound = gin_config.get_bindings(root, resolve_references=False)
+    wanted = {name: value for name, value in bound.items() if takes_all or name in signature}
     try:
-        arguments = gin_config.get_bindings(root)
+        # A copy of a reference is what it refers to, made (`gin.get_bindings` does the same with all of them).
+        arguments = copy.deepcopy(wanted)
     except UserError as error:
         raise UserError(str(error).split("\n")[0]) from None  # gin adds lines of its own.
-    signature = inspect.signature(function or root).parameters
-    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in signature.values()):
-        return arguments | {name: value for name, value in provided.items() if name in signature}
-    return {name: value for name, value in (arguments | provided).items() if name in signature}
+    return arguments | {name: value for name, value in provided.items() if name in signature}
 
 
 def _other_roots(command: str, commands: dict[str, str]) -> dict[str, Configurable]:

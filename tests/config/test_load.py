@@ -126,6 +126,19 @@ def test_optimisers_of_the_repository(tmp_path, monkeypatch, path):
     assert callable(make_arguments(loaded)["optimizer"].learning_rate)
 
 
+def test_what_is_not_asked_for_is_not_made(tmp_path, monkeypatch):
+    (tmp_path / "sample_heavy.py").write_text(
+        "def make_model():\n    raise RuntimeError('made')\n\ndef run(model, name: str):\n    return name"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    text = "import sample_heavy\nsample_heavy.run.model = @sample_heavy.make_model()\nsample_heavy.run.name = 'a'\n"
+    (tmp_path / "a.gin").write_text(text)
+    loaded = load("run", {"run": "sample_heavy:run"}, [str(tmp_path / "a.gin")])
+    assert make_arguments(loaded, lambda name: None) == {"name": "a"}
+    with pytest.raises(RuntimeError, match="made"):
+        make_arguments(loaded)
+
+
 def test_linen_modules_through_scan(cli, tmp_path, monkeypatch):
     (tmp_path / "sample_linen.py").write_text(
         """
