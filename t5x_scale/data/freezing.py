@@ -41,7 +41,7 @@ def freeze(
     separator_id: int,
     chunk: int | None = None,
 ) -> TokenStore:
-    """Builds a store from documents (integer [n] each) and opens it.
+    """Builds a store from documents (integer [n] each) in this process and opens it; `data.building` uses all cores.
 
     The memory used does not grow with the corpus. If anything fails, `directory` is as it was.
 
@@ -55,7 +55,7 @@ def freeze(
     """
     target = files.to_path(directory)
     remote = files.is_remote(target)
-    building = target if remote else _building_directory(target)
+    building = building_directory(target)
     if is_finished(target):
         raise UserError(f"{target} already holds a token store")
     if not remote:
@@ -64,20 +64,55 @@ def freeze(
         shutil.rmtree(building, ignore_errors=True)
     try:
         with TokenStoreWriter(
-            building,
+            target if remote else building / "store",
             source=source,
             vocabulary_fingerprint=vocabulary_fingerprint,
             vocabulary_size=vocabulary_size,
             separator_id=separator_id,
             chunk=chunk,
         ) as writer:
-            for document in _with_heartbeat(documents, building):
+            beat = heartbeat(building)
+            for document in documents:
                 writer.add(document)
+                beat()
         if not remote:
-            _rename(building, target)
+            place(building / "store", target)
     finally:
         if not remote:
             shutil.rmtree(building, ignore_errors=True)
+    return TokenStore.open(target, vocabulary_fingerprint)
+
+
+def ensure(
+    directory: str | os.PathLike,
+    build: Callable[[], object],
+    *,
+    vocabulary_fingerprint: str,
+    process_index: int = 0,
+    patience: float = PATIENCE,
+) -> TokenStore:
+    """Opens the store in `directory`; if there is none, process 0 calls `build()` and the others wait for it.
+
+    Any number of processes, of one run or of several, may ask for the same store at once.
+
+    Args:
+      directory: local or `gs://`, visible to every process.
+      build: puts a finished store there; called in at most one process, and only when the store is not finished.
+      vocabulary_fingerprint: of the vocabulary that the store must have been built with.
+      process_index: 0 builds; others wait.
+      patience: seconds without a sign of life from the builder after which the others give up.
+
+    Raises:
+      UserError: as `build` and `TokenStore.open`; or the builder gave no sign of life for `patience` seconds.
+    """
+    target = files.to_path(directory)
+    if not is_finished(target) and process_index == 0:
+        with _lock(target):
+            # Another run may have built it while this one waited for the lock.
+            if not is_finished(target):
+                build()
+    elif not is_finished(target):
+        _wait(target, patience)
     return TokenStore.open(target, vocabulary_fingerprint)
 
 
@@ -85,62 +120,49 @@ def ensure_store(
     directory: str | os.PathLike,
     build: Callable[[], Iterable[np.ndarray]],
     *,
-    source: Mapping[str, Any],
     vocabulary_fingerprint: str,
-    vocabulary_size: int,
-    separator_id: int,
     process_index: int = 0,
     patience: float = PATIENCE,
+    **settings: Any,
 ) -> TokenStore:
-    """Opens the store in `directory`; if there is none, process 0 freezes `build()` and the others wait for it.
-
-    Any number of processes, of one run or of several, may ask for the same store at once.
-
-    Args:
-      directory: local or `gs://`, visible to every process.
-      build: called in at most one process, and only when the store is not finished.
-      process_index: 0 builds; others wait.
-      patience: seconds without a sign of life from the builder after which the others give up.
-
-    Raises:
-      UserError: as `freeze` and `TokenStore.open`; or the builder gave no sign of life for `patience` seconds.
-    """
-    target = files.to_path(directory)
-    if not is_finished(target) and process_index == 0:
-        with _lock(target):
-            # Another run may have built it while this one waited for the lock.
-            if not is_finished(target):
-                return freeze(
-                    build(),
-                    target,
-                    source=source,
-                    vocabulary_fingerprint=vocabulary_fingerprint,
-                    vocabulary_size=vocabulary_size,
-                    separator_id=separator_id,
-                )
-    elif not is_finished(target):
-        _wait(target, patience)
-    return TokenStore.open(target, vocabulary_fingerprint)
+    """`ensure` of what `freeze` makes of the documents `build()`; `settings` are those of `freeze`."""
+    return ensure(
+        directory,
+        lambda: freeze(build(), directory, vocabulary_fingerprint=vocabulary_fingerprint, **settings),
+        vocabulary_fingerprint=vocabulary_fingerprint,
+        process_index=process_index,
+        patience=patience,
+    )
 
 
-def _building_directory(target: files.Path) -> files.Path:
+def building_directory(target: files.Path) -> files.Path:
+    """Where the store `target` is built. On a local disk its time is the builder's sign of life."""
     return target.parent / f".{target.name}.building"
 
 
-def _with_heartbeat(documents: Iterable[np.ndarray], building: files.Path) -> Iterator[np.ndarray]:
+def heartbeat(building: files.Path) -> Callable[[], None]:
+    """A function to be called often; now and then it shows those who wait that the builder lives."""
     last = time.monotonic()
-    for document in documents:
-        yield document
+
+    def beat() -> None:
+        nonlocal last
         if time.monotonic() - last > _HEARTBEAT:
             last = time.monotonic()
             if not files.is_remote(building):
                 os.utime(building)
 
+    return beat
 
-def _rename(building: files.Path, target: files.Path) -> None:
+
+def place(store: files.Path, target: files.Path) -> None:
+    """Renames a finished store on a local disk to where it belongs.
+
+    Raises:
+      UserError: something else is there.
+    """
     try:
         # Replaces an empty directory, and refuses one that holds anything.
-        os.rename(building, target)
+        os.rename(store, target)
     except OSError as error:
         raise UserError(
             f"cannot place the token store at {target}: {error.strerror or error}; it must not exist or be empty"
@@ -177,10 +199,15 @@ def _wait(target: files.Path, patience: float) -> None:
 
 def _sign_of_life(target: files.Path) -> object:
     """Something that changes while the store is being built. Compared with itself, so clocks need not agree."""
+    building = building_directory(target)
     if files.is_remote(target):
-        with contextlib.suppress(OSError):
-            return len(list((target / "tokens" / "c").iterdir()))
-        return None
+        return [_count_objects(path) for path in (building / "parts", target / "tokens" / "c")]
     with contextlib.suppress(OSError):
-        return os.stat(_building_directory(target)).st_mtime_ns
+        return os.stat(building).st_mtime_ns
     return None
+
+
+def _count_objects(directory: files.Path) -> int:
+    with contextlib.suppress(OSError):
+        return len(list(directory.iterdir()))
+    return 0

@@ -14,6 +14,7 @@ A codec knows ids and pieces and nothing else; what a control token is *for* is 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,6 +25,14 @@ from t5x_scale.core.errors import UserError
 MODES = ("[S2S]", "[NLU]", "[NLG]")
 ROLES = ("pad", "bos", "eos", "unk")
 SPACE = "\u2581"  # How SentencePiece writes a space.
+_threads = -1  # As SentencePiece counts: -1 is one for each core.
+
+
+def use_one_thread() -> None:
+    """Has this process tokenise in one thread, for pools that have a process for each core already."""
+    global _threads
+    _threads = 1
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 
 class BytesCodec:
@@ -89,7 +98,7 @@ class SentencePieceCodec:
         return None if adds_prefix or not all(map(processor.is_byte, ids)) else ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        encoded = self._processor.encode(list(texts))
+        encoded = self._processor.encode(list(texts), num_threads=_threads)
         if self._space_bytes is not None:
             for row, text in enumerate(texts):
                 if SPACE in text:
