@@ -197,13 +197,3 @@ def _mean_tokens(counts: SourceCounts) -> float:
 def _normalised(weights: Mapping[str, float]) -> dict[str, float]:
     total = math.fsum(weights.values())
     return {name: weight / total for name, weight in weights.items()}
-
-
-# What `pipeline.open_sources` called before `resolve_mixture`; both go with that call.
-def resolve_name(name: str, catalog: Catalog) -> tuple[dict[str, float], bool]:
-    found = look_up(name, catalog)
-    return (found.example_shares({}), True) if found.is_registered else ({name: 1.0}, False)
-
-
-def token_rates(rates: Mapping[str, float], stores: Mapping[str, TokenStore]) -> dict[str, float]:
-    return {name: rate * stores[name].num_tokens / stores[name].num_documents for name, rate in rates.items()}
