@@ -8,12 +8,12 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
 
-from t5x_scale.data.curation.equal_keys import BUCKET_DOCUMENTS, count_documents, iterate_buckets, split_by
+from t5x_scale.data.curation.grouping import BUCKET_DOCUMENTS, Parts, Rows, keep_first
 
 TEXT_HASH = "text_hash"
 
@@ -58,24 +58,28 @@ class ExactDeduplicator:
     bucket_documents: int = BUCKET_DOCUMENTS
 
     reason: ClassVar[str] = "exact duplicate"
+    array: ClassVar[str] = TEXT_HASH
+    compares: ClassVar[bool] = False
 
-    def __call__(self, parts: Callable[[], Iterable[Mapping[str, np.ndarray]]]) -> list[np.ndarray]:
+    def __call__(self, parts: Parts) -> list[np.ndarray]:
         """Which documents to keep, bool [documents] for each part.
 
         Args:
           parts: gives the signatures of every part in the order of the source; called once for every bucket.
         """
+        return keep_first(self, parts, self.bucket_documents)
 
-        def keys() -> Iterable[np.ndarray]:
-            return (np.asarray(part[TEXT_HASH]) for part in parts())
+    def count_rounds(self, columns: int) -> int:
+        """One; see `Grouping`."""
+        return 1
 
-        counts = count_documents(keys)
-        if not counts:
-            return []
-        keep = np.ones(sum(counts), bool)
-        for documents, same in iterate_buckets(keys, len(keep), self.bucket_documents):
-            keep[documents[1:][same]] = False
-        return split_by(keep, counts)
+    def keys(self, signatures: np.ndarray, round_: int, first: int) -> np.ndarray:
+        """The whole hash; see `Grouping`."""
+        return signatures
+
+    def link(self, documents: np.ndarray, groups: np.ndarray, rows: Rows | None) -> np.ndarray:
+        """Each with the one before it; see `Grouping`."""
+        return np.stack([documents[:-1], documents[1:]], axis=1)[groups[1:] == groups[:-1]]
 
     def describe(self) -> dict[str, Any]:
         """What the result depends on beside the signatures: nothing."""

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from t5x_scale.core.errors import UserError
 from t5x_scale.data.curation.exact_duplicates import ExactDeduplicator, ExactSigner
+from t5x_scale.data.curation.grouping import connect, find_later
 from t5x_scale.data.curation.minhash import MinHashSigner
-from t5x_scale.data.curation.near_duplicates import NearDeduplicator, choose_bands, connect
+from t5x_scale.data.curation.near_duplicates import NearDeduplicator, choose_bands
 from t5x_scale.data.curation.words import ngrams, split_normalised
 
 WORDS = [f"word{number}" for number in range(5000)]
@@ -166,6 +167,8 @@ def test_groups_are_connected_components(size, data):
         for left, right in links:
             expected[left] = expected[right] = min(expected[left], expected[right])
     assert found.tolist() == expected
+    later = find_later(np.array(links, np.int64).reshape(-1, 2))
+    assert later.tolist() == [element for element in range(size) if expected[element] != element]
 
 
 def test_nothing_is_no_problem():
