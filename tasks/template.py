@@ -2,13 +2,15 @@
 
     t5x_scale train --gin_file=… --gin.TASK_MODULES='["my_tasks"]' --gin.MIXTURE_OR_TASK_NAME='"my_task"'
 
-As it stands it registers a task over two sentences, so that it can be tried before it is changed.
+As it stands it registers a task over two sentences, and one over two questions with their answers, so that it can be
+tried before it is changed.
 """
 
 import seqio
 import tensorflow as tf
 
-from tasks.common import add_text_task
+from tasks.common import add_supervised_task, add_text_task
+from tasks.metrics import exact_match
 
 # If your text lies in files you need no code of your own; one line does:
 #
@@ -17,6 +19,9 @@ from tasks.common import add_text_task
 #
 #   from tasks.jsonl import register_jsonl
 #   register_jsonl("my_task", {"train": "gs://bucket/*.jsonl.gz"})
+#
+#   from tasks.instructions import register_instructions
+#   register_instructions("my_supervised_task", "data/capitals.jsonl", [("{country}:", " {capital}")])
 
 
 # CHANGE: where the text comes from. `split` is one of the names given to `splits=` below. The documents of
@@ -33,6 +38,24 @@ def make_dataset(split: str, shuffle_files: bool, seed: int | None = None) -> tf
 # CHANGE: the task's name. The text stays text here; the run's VOCABULARY turns it into ids when the task is
 # frozen. `text_key` names the field of the data set that holds the document.
 add_text_task("my_task", seqio.FunctionDataSource(make_dataset, splits=("train", "validation")), text_key="text")
+
+
+# CHANGE or remove: questions and answers. Both stay text; only the targets are learnt. They are joined with nothing
+# between them, so the blank that stands between question and answer belongs to one of them.
+def make_supervised_dataset(split: str, shuffle_files: bool, seed: int | None = None) -> tf.data.Dataset:
+    del shuffle_files, seed
+    rows = {
+        "train": {"inputs": ["Chile:", "Peru:"], "targets": [" Santiago", " Lima"]},
+        "validation": {"inputs": ["Cuba:"], "targets": [" Havana"]},
+    }
+    return tf.data.Dataset.from_tensor_slices(rows[split])
+
+
+add_supervised_task(
+    "my_supervised_task",
+    seqio.FunctionDataSource(make_supervised_dataset, splits=("train", "validation")),
+    metric_fns=[exact_match],
+)
 
 # CHANGE or remove: several tasks under one name, with rates. They are shares of examples, as always in
 # SeqIO; MIXTURE_RATES in gin gives shares of tokens instead.

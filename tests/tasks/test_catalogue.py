@@ -101,3 +101,5 @@ def test_template_works_as_it_stands():
     vocabulary = load_vocabulary("stdlib_8k")
     held_out = list(seqio_source.iterate_documents("my_task", "validation", vocabulary))
     assert [vocabulary.decode(ids) for ids in held_out] == ["A document that is held out."]
+    (held_out,) = seqio_source.iterate_documents("my_supervised_task", "validation", vocabulary)
+    assert vocabulary.decode(held_out) == "Cuba: Havana"
