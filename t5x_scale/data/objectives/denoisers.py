@@ -96,7 +96,7 @@ class SpanDenoiser(Denoiser):
 
     @property
     def label(self) -> str:
-        return f"spans({self.mean_span:g}, {self.noise_density:g})"
+        return f"spans({self.mean_span:.9g}, {self.noise_density:.9g})"
 
     def window_lengths(self, length: int, mode: int, inputs_length: int | None = None) -> Lengths:
         if inputs_length is None:
@@ -180,7 +180,7 @@ class PrefixDenoiser(Denoiser):
 
     @property
     def label(self) -> str:
-        return f"prefix({self.noise_density:g})"
+        return f"prefix({self.noise_density:.9g})"
 
     def window_lengths(self, length: int, mode: int, inputs_length: int | None = None) -> Lengths:
         del inputs_length  # Nothing is added to the text, so that there is nothing to budget.

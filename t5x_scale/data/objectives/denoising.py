@@ -59,6 +59,15 @@ class Denoising(Objective):
     def mixture(self) -> tuple[tuple[Denoiser, float], ...]:
         """(denoiser, share of the rows) of those whose share is not 0; the shares sum to 1."""
 
+    @property
+    def name(self) -> str:
+        """As in the interface, but short: checkpoints and logs hold it."""
+        settings = f"mode_tokens={self.mode_tokens}, inputs_length={self.inputs_length}"
+        if self.examples_per_row != 1:
+            settings += f", examples_per_row={self.examples_per_row}"
+        parts = [f"{rate:.9g} {denoiser.label}{denoiser.mode}" for denoiser, rate in self.mixture]
+        return f"{type(self).__name__}({settings}: {' + '.join(parts)})"
+
     def check_vocabulary(self) -> None:
         vocabulary = self.need_vocabulary()
         _ = self.separator
