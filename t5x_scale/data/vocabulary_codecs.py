@@ -39,12 +39,13 @@ class BytesCodec:
     """Every byte is an id; nothing is learned and nothing is unknown.
 
     Layout: 0 `<pad>`, 1 `[eod]`, 2 `[bos]`, 3 to 5 the modes `[S2S] [NLU] [NLG]`, 6 and 7 reserved, byte b
-    at 8 + b, then 120 sentinels `<extra_id_0>` … at 264 to 383. The size, 384, is a multiple of 128.
+    at 8 + b, then 376 sentinels `<extra_id_0>` … at 264 to 639: enough to denoise half of 2048 tokens in spans of 3.
+    The size, 640, is a multiple of 128.
     """
 
     FIRST_BYTE = 8
     FIRST_SENTINEL = FIRST_BYTE + 256
-    NUM_SENTINELS = 120
+    NUM_SENTINELS = 376
 
     def __init__(self):
         self.size = self.FIRST_SENTINEL + self.NUM_SENTINELS

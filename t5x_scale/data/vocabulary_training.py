@@ -16,7 +16,7 @@ import sentencepiece
 from t5x_scale.core.errors import UserError
 from t5x_scale.data.vocabulary_codecs import MODES
 
-NUM_SENTINELS = 128
+NUM_SENTINELS = 256
 CONTROL_TOKENS = [*MODES, *(f"<extra_id_{i}>" for i in range(NUM_SENTINELS))]
 # <pad> 0, [eod] 1, [bos] 2, <unk> 3, then the control tokens, then the bytes, then what is learned.
 NUM_RESERVED = 4 + len(CONTROL_TOKENS) + 256

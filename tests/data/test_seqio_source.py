@@ -275,7 +275,7 @@ class TestDescription:
         description = seqio_source.describe_document_source(task, "train")
         assert description["tokenised_by"]["targets"] == {
             "name": "SeqioVocabulary(bytes)",
-            "size": 384,
+            "size": 640,
             "fingerprint": BYTES.fingerprint,
         }
 

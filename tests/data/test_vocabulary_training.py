@@ -29,14 +29,14 @@ def load(model, tmp_path):
 
 
 def test_is_deterministic_and_follows_the_rules(tmp_path):
-    model = train_vocabulary(iter(TEXTS), 640)
-    assert train_vocabulary(iter(TEXTS), 640) == model
+    model = train_vocabulary(iter(TEXTS), 768)
+    assert train_vocabulary(iter(TEXTS), 768) == model
     vocabulary = load(model, tmp_path)
-    assert vocabulary.size == 640
-    assert vocabulary.num_sentinels == 128
+    assert vocabulary.size == 768
+    assert vocabulary.num_sentinels == 256
     assert vocabulary.sentinel_id(0) == 7
-    assert vocabulary.encode("\0") == [135]
-    assert vocabulary.piece(390) == "<0xFF>"
+    assert vocabulary.encode("\0") == [263]
+    assert vocabulary.piece(518) == "<0xFF>"
     pieces = [vocabulary.piece(i) for i in range(NUM_RESERVED, vocabulary.size)]
     assert not [piece for piece in pieces if any(c.isdigit() for c in piece) and len(piece) > 1]
     assert "\n" in pieces
@@ -49,14 +49,14 @@ def test_reads_no_more_than_asked():
         yield from TEXTS
         raise AssertionError("read on")
 
-    assert train_vocabulary(texts(), 460, max_characters=sum(map(len, TEXTS[:900])))
+    assert train_vocabulary(texts(), 588, max_characters=sum(map(len, TEXTS[:900])))
 
 
 @pytest.mark.parametrize(
     ("texts", "size", "message"),
     [
-        ([], 480, "no text"),
-        (["\t\0"], 480, "no text"),
+        ([], 608, "no text"),
+        (["\t\0"], 608, "no text"),
         (["too little"], 4000, "cannot train a vocabulary of 4000: Vocabulary size too high"),
         (TEXTS, NUM_RESERVED, "too small"),
     ],

@@ -43,7 +43,7 @@ config.ModelConfig:
     mlp_dim = 32
     num_heads = 2
     head_dim = 8
-    vocab_size = 384
+    vocab_size = 640
     dtype = "float32"
 VOCABULARY = "bytes"
 MIXTURE_OR_TASK_NAME = "my_words"

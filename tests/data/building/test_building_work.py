@@ -183,8 +183,8 @@ def test_records_of_ids(tmp_path):
     ids = np.array(BYTES.encode("abc"))
     store = build(tmp_path, [Record((ids,)), Record((np.append(ids, EOD),))], Curation((NoTeas(),)))
     assert store.tokens(0, 8).tolist() == [*ids.tolist(), EOD] * 2
-    with pytest.raises(UserError, match=r"ids from 0 to 384, but the vocabulary 'bytes' has 384 ids"):
-        build(tmp_path / "bad", [Record((np.array([0, 384]),))])
+    with pytest.raises(UserError, match=r"ids from 0 to 640, but the vocabulary 'bytes' has 640 ids"):
+        build(tmp_path / "bad", [Record((np.array([0, 640]),))])
 
 
 def test_bytes_that_are_not_utf8_are_replaced_and_counted(tmp_path):
