@@ -182,17 +182,15 @@ class PackedDelivery:
         """What `_rows` gives for `CausalLm`, ten times as fast: no Python for a piece but its reading."""
         del keys
         pieces = self._plans[name].pieces(indices)
-        tokens, _ = _read_pieces(self._stores[name], pieces)
-        number = np.repeat(np.arange(len(pieces.lengths)), pieces.lengths)
-        # In `tokens` every piece is led by the token before it.
-        place = np.arange(len(number)) + number
-        flat = {batch_lib.INPUT_TOKENS: tokens[place], batch_lib.TARGET_TOKENS: tokens[place + 1]}
+        tokens, bounds = _read_pieces(self._stores[name], pieces)
+        # In `tokens` every piece is led by the token before it: its inputs lack the last, its targets the first.
+        flat = {
+            batch_lib.INPUT_TOKENS: _without(tokens, bounds[1:] - 1),
+            batch_lib.TARGET_TOKENS: _without(tokens, bounds[:-1]),
+        }
         if not self._attend_across_documents:
-            first_pieces = np.cumsum(pieces.counts) - pieces.counts
-            segments = np.arange(len(pieces.lengths)) - np.repeat(first_pieces, pieces.counts) + 1
-            begins = np.cumsum(pieces.lengths) - pieces.lengths
-            flat[batch_lib.SEGMENT_IDS] = segments[number]
-            flat[batch_lib.POSITIONS] = np.arange(len(number)) - begins[number]
+            flat[batch_lib.SEGMENT_IDS] = np.repeat(_count_up(pieces.counts) + 1, pieces.lengths)
+            flat[batch_lib.POSITIONS] = _count_up(pieces.lengths)
         fields = {
             key: np.zeros((len(indices), self._length), batch_lib.DTYPES[key])
             for key in [*flat, batch_lib.LOSS_WEIGHTS]
@@ -216,3 +214,16 @@ def _read_pieces(store: TokenStore, pieces: Pieces) -> tuple[np.ndarray, np.ndar
     tokens[bounds[:-1]] = store.manifest.separator_id
     store.read_ranges(pieces.starts - lead, pieces.lengths + lead, tokens, bounds[:-1] + 1 - lead)
     return tokens, bounds
+
+
+def _without(values: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """`values` [n] without those at `places`."""
+    kept = np.ones(len(values), bool)
+    kept[places] = False
+    return values[kept]
+
+
+def _count_up(counts: np.ndarray) -> np.ndarray:
+    """0 ... counts[0] - 1, 0 ... counts[1] - 1, ...: int32 [sum of counts]."""
+    begins = np.cumsum(counts) - counts
+    return np.arange(counts.sum(), dtype=np.int32) - np.repeat(begins.astype(np.int32), counts)
