@@ -40,7 +40,7 @@ def _bytes_per_chip(state):
 
 def test_folders():
     folders = {name.split("/")[1] for name in names("")}
-    assert folders == {"models", "optim", "runs", "mixtures", "sharding", "hardware"}
+    assert folders == {"models", "optim", "runs", "mixtures", "objectives", "packing", "sharding", "hardware"}
 
 
 class TestModels:

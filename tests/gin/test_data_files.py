@@ -1,0 +1,61 @@
+"""Objectives and packings as gin files: each makes what its name says, in a run that knows nothing of it."""
+
+import pathlib
+import re
+import sys
+
+import pytest
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "fakes"))
+
+from gin_files import PRETRAIN, load_files, names
+
+from t5x_scale.config.load import make_arguments
+from t5x_scale.data.delivery import Windows
+from t5x_scale.data.objectives import CausalLm, Supervised
+from t5x_scale.data.packed_delivery import PackDocuments
+from t5x_scale.data.vocabulary import load_vocabulary
+
+BASE = ("gin/models/palm/tiny.gin", "gin/optim/adamw.gin", PRETRAIN, "gin/hardware/cpu_1.gin")
+
+
+def load_data(*files):
+    return make_arguments(load_files("train", (*BASE, *files)))["data"]
+
+
+@pytest.mark.parametrize("name", names("objectives"))
+def test_objective(name):
+    data = load_data(name)
+    kind = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(data.objective).__name__).lower()
+    assert kind == {"fim": "fill_in_the_middle"}.get(pathlib.Path(name).stem, pathlib.Path(name).stem)
+    objective = data.objective.with_vocabulary(load_vocabulary("stdlib_8k"))
+    # Serves the sequence length that pretrain.gin has, with the vocabulary that ships.
+    if isinstance(data.packing, PackDocuments):
+        assert objective.longest_piece(data.sequence_length) > 0
+    else:
+        assert objective.raw_length(data.sequence_length) <= data.sequence_length + 1
+    assert isinstance(data.packing, PackDocuments) == isinstance(data.objective, Supervised)
+
+
+@pytest.mark.parametrize(
+    ("name", "packing"),
+    [
+        ("documents", PackDocuments()),
+        ("windows", Windows()),
+        ("windows_apart", Windows(attend_across_documents=False)),
+    ],
+)
+def test_packing(name, packing):
+    assert load_data(f"gin/packing/{name}.gin").packing == packing
+    assert load_data("gin/packing/windows_apart.gin", f"gin/packing/{name}.gin").packing == packing
+
+
+def test_every_packing_is_tried():
+    assert {pathlib.Path(name).stem for name in names("packing")} == {"documents", "windows", "windows_apart"}
+
+
+def test_ul2r_logs_the_causal_loss_too():
+    data = load_data("gin/objectives/ul2r.gin")
+    assert data.eval_objectives == (CausalLm(),)
+    data = load_data("gin/objectives/ul2r.gin", "gin/objectives/causal_lm.gin")
+    assert (data.objective, data.eval_objectives) == (CausalLm(), ())
