@@ -14,17 +14,19 @@ import importlib.util
 import logging
 import pathlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any
-
-import numpy as np
 
 from t5x_scale.core import files
 from t5x_scale.core.errors import UserError
 from t5x_scale.data import text_source
-from t5x_scale.data.freezing import ensure_store
-from t5x_scale.data.store_manifest import is_finished
+from t5x_scale.data.building.build import build_store
+from t5x_scale.data.building.interface import Curation, Record
+from t5x_scale.data.building.progress import Progress
+from t5x_scale.data.building.work import Options
+from t5x_scale.data.freezing import ensure
+from t5x_scale.data.store_manifest import Manifest, is_finished
 from t5x_scale.data.token_store import TokenStore
 from t5x_scale.data.vocabulary import Vocabulary
 
@@ -53,23 +55,79 @@ class Catalog:
         return files.to_path(self.store_dir) / directory
 
     def open(self, name: str, split: str) -> TokenStore:
-        """Opens the store of a task or of text files, freezing it first if there is none.
+        """Opens the store of a task or of text files, building it first if there is none.
 
         Raises:
-          UserError: what `data.freezing`, `data.seqio_source` and `data.text_source` raise; the source changed
-            since its store was frozen; or the store is of another split.
+          UserError: what `data.building`, `data.seqio_source` and `data.text_source` raise; the source changed
+            since its store was built; or the store is of another split.
         """
+        return self._open(name, split, lambda: self._build(name, split, Curation(), {}))
+
+    def build(
+        self, name: str, split: str, *, curation: Curation | None = None, licence: str = "", workers: int | None = None
+    ) -> TokenStore:
+        """Builds the store of a task or of text files, or opens one that was built in the same way.
+
+        Args:
+          name, split: as in `open`, which finds the store afterwards.
+          curation: what is left out.
+          licence: a note for the manifest.
+          workers: as in `data.building.build.build_store`.
+
+        Raises:
+          UserError: as `open`; or there is a store that was curated in another way.
+        """
+        curation = curation or Curation()
+        settings = {"licence": licence, "workers": workers}
+        store = self._open(name, split, lambda: self._build(name, split, curation, settings))
+        if store.manifest.source.get("curation", {}) != curation.describe():
+            raise UserError(
+                f"the token store {store.directory} was built with other filters or none "
+                f"({describe_curation(store.manifest)}): delete it, or name another store_dir"
+            )
+        return store
+
+    def describe(self, name: str, split: str) -> dict[str, Any]:
+        """What a store of this source depends on, as JSON values for its manifest."""
+        if text_source.is_text_source(name):
+            return text_source.describe_source(name, split)
+        source = import_seqio_source(self.task_modules)
+        return {
+            **source.describe_document_source(name, split),
+            "fingerprint": source.document_source_fingerprint(name, split),
+            "modules": hash_modules(self.task_modules),
+        }
+
+    def records(self, name: str, split: str) -> Iterator[Record]:
+        """The documents of a source, in its order, not tokenised unless the source does it.
+
+        Raises:
+          UserError: at once or at the first `next`, what `data.seqio_source` and `data.text_source` raise.
+        """
+        if text_source.is_text_source(name):
+            return text_source.iterate_records(name, split)
+        return import_seqio_source(self.task_modules).iterate_records(name, split, self.vocabulary)
+
+    def is_supervised(self, name: str) -> bool:
+        """Whether the documents of a source are inputs followed by targets."""
+        is_text = text_source.is_text_source(name)
+        return not is_text and import_seqio_source(self.task_modules).is_supervised(name)
+
+    def has_store(self, name: str) -> bool:
+        """Whether a split of this source has been frozen already, with any vocabulary."""
+        parent = files.to_path(self.store_dir)
+        found = parent.iterdir() if parent.exists() else ()
+        return any(path.name.startswith(f"{file_name(name)}-") and is_finished(path) for path in found)
+
+    def _open(self, name: str, split: str, build: Callable[[], object]) -> TokenStore:
         directory = self.directory(name, split)
         finished = is_finished(directory)
         if not finished and self.process_index == 0:
-            logger.info("freezing '%s' (%s) into %s", name, split, directory)
-        store = ensure_store(
+            logger.info("building the token store of '%s' (%s) in %s", name, split, directory)
+        store = ensure(
             directory,
-            lambda: self._documents(name, split),
-            source=self._describe(name, split) if not finished and self.process_index == 0 else {},
+            build,
             vocabulary_fingerprint=self.vocabulary.fingerprint,
-            vocabulary_size=self.vocabulary.size,
-            separator_id=self._separator(),
             process_index=self.process_index,
         )
         recorded = store.manifest.source.get("split", split)
@@ -80,28 +138,21 @@ class Catalog:
             )
         if finished:
             self._check_unchanged(name, split, store)
+        if "curation" in store.manifest.source and self.process_index == 0:
+            logger.info("the token store of '%s' (%s): %s", name, split, describe_curation(store.manifest))
         return store
 
-    def has_store(self, name: str) -> bool:
-        """Whether a split of this source has been frozen already, with any vocabulary."""
-        parent = files.to_path(self.store_dir)
-        found = parent.iterdir() if parent.exists() else ()
-        return any(path.name.startswith(f"{file_name(name)}-") and is_finished(path) for path in found)
-
-    def _documents(self, name: str, split: str) -> Iterable[np.ndarray]:
-        if text_source.is_text_source(name):
-            return text_source.iterate_documents(name, split, self.vocabulary)
-        return import_seqio_source(self.task_modules).iterate_documents(name, split, self.vocabulary)
-
-    def _describe(self, name: str, split: str) -> dict[str, Any]:
-        if text_source.is_text_source(name):
-            return text_source.describe_source(name, split)
-        source = import_seqio_source(self.task_modules)
-        return {
-            **source.describe_document_source(name, split),
-            "fingerprint": source.document_source_fingerprint(name, split),
-            "modules": hash_modules(self.task_modules),
-        }
+    def _build(self, name: str, split: str, curation: Curation, settings: Mapping[str, Any]) -> None:
+        options = Options(self.vocabulary, curation, self.is_supervised(name))
+        size = text_source.count_bytes(name, split) if text_source.is_text_source(name) else None
+        build_store(
+            self.records(name, split),
+            self.directory(name, split),
+            options,
+            source=self.describe(name, split),
+            progress=Progress(name, size, show=True),
+            **settings,
+        )
 
     def _check_unchanged(self, name: str, split: str, store: TokenStore) -> None:
         recorded = store.manifest.source
@@ -121,12 +172,14 @@ class Catalog:
                 "needs the old task back; a new run can name another store_dir or delete that store"
             )
 
-    def _separator(self) -> int:
-        if self.vocabulary.eod_id is None:
-            raise UserError(
-                f"the vocabulary '{self.vocabulary.spec}' has no token that ends a document ([eod] or end of sequence)"
-            )
-        return self.vocabulary.eod_id
+
+def describe_curation(manifest: Manifest) -> str:
+    """What was left out of a store, in a line: "12 of 100 documents left out (filtered: few words 7, empty 5)"."""
+    notes = ("read", "kept", "invalid_utf8_replaced", "characters_read")
+    counts = {name: count for name, count in manifest.report.items() if name not in notes and count}
+    read = manifest.report.get("read", manifest.num_documents)
+    reasons = ", ".join(f"{name} {count:,}" for name, count in counts.items())
+    return f"{sum(counts.values()):,} of {read:,} documents left out" + (f" ({reasons})" if reasons else "")
 
 
 def file_name(name: str) -> str:

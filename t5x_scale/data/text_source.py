@@ -20,6 +20,8 @@ import numpy as np
 
 from t5x_scale.core import files
 from t5x_scale.core.errors import UserError, did_you_mean
+from t5x_scale.data.building.interface import Record
+from t5x_scale.data.building.units import join_records
 from t5x_scale.data.vocabulary import Vocabulary
 
 PREFIX = "text:"
@@ -53,17 +55,43 @@ def list_files(name: str) -> list[files.Path]:
     return sorted(found, key=os.fspath)
 
 
+def iterate_records(name: str, split: str) -> Iterator[Record]:
+    """The documents of a split, in the order of the files' names, each in stretches of about `PIECE_BYTES`.
+
+    Memory does not grow with the corpus, nor with its largest file.
+
+    Raises:
+      UserError: an unknown split; a file that cannot be read, is empty or is not UTF-8; nothing to hold out.
+    """
+    for file, start, stop in _ranges(name, split):
+        pieces = _read_pieces(file, start, stop)
+        piece = next(pieces)
+        for following in pieces:
+            yield Record((piece,), ends=False)
+            piece = following
+        yield Record((piece,))
+
+
 def iterate_documents(name: str, split: str, vocabulary: Vocabulary) -> Iterator[np.ndarray]:
     """The documents of a split as ids, int32 [length], in the order of the files' names.
 
     Memory is that of the largest document, not of the corpus.
 
     Raises:
-      UserError: an unknown split; a file that cannot be read, is empty or is not UTF-8; nothing to hold out.
+      UserError: as `iterate_records`.
     """
-    for file, start, stop in _ranges(name, split):
-        ids = vocabulary.encode_batch(list(_read_pieces(file, start, stop)))
+    for record in join_records(iterate_records(name, split)):
+        ids = vocabulary.encode_batch(list(record.targets))
         yield np.concatenate([np.asarray(piece, np.int32) for piece in ids])
+
+
+def count_bytes(name: str, split: str) -> int:
+    """Bytes of a split.
+
+    Raises:
+      UserError: as `iterate_records`.
+    """
+    return sum(stop - start for _, start, stop in _ranges(name, split))
 
 
 def describe_source(name: str, split: str) -> dict[str, Any]:

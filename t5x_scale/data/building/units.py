@@ -61,7 +61,7 @@ def make_units(
     """
     limit = unit_characters or UNIT_CHARACTERS
     index, gathered, characters, begins = 0, [], 0, True
-    for record in _join(records) if whole_documents else records:
+    for record in join_records(records) if whole_documents else records:
         if gathered and not gathered[-1].ends:
             first = gathered.pop()
             record = Record(first.targets + record.targets, first.inputs, record.ends)
@@ -76,8 +76,12 @@ def make_units(
         yield Unit(index, tuple(gathered), begins)
 
 
-def _join(records: Iterable[Record]) -> Iterator[Record]:
-    """Documents as one record each; their pieces stay apart, so that they are tokenised as if they were not joined."""
+def join_records(records: Iterable[Record]) -> Iterator[Record]:
+    """Documents as one record each; their pieces stay apart, so that they are tokenised as if they were not joined.
+
+    Raises:
+      ValueError: the source ends within a document.
+    """
     inputs, targets = None, []
     for record in records:
         inputs = record.inputs if inputs is None else inputs

@@ -21,6 +21,7 @@ from t5x_scale.data.seqio_source.mixtures import (
     mixture_tasks,
     task_or_mixture_names,
 )
+from t5x_scale.data.seqio_source.records import count_examples, is_supervised, iterate_records
 from t5x_scale.data.seqio_source.registry import get_task, is_text
 from t5x_scale.data.seqio_source.vocabulary import SeqioVocabulary, check_vocabulary, describe_feature_vocabulary
 from t5x_scale.data.task_modules import import_task_modules
@@ -28,6 +29,7 @@ from t5x_scale.data.task_modules import import_task_modules
 __all__ = [
     "SeqioVocabulary",
     "check_vocabulary",
+    "count_examples",
     "describe_document_source",
     "describe_feature_vocabulary",
     "document_source_fingerprint",
@@ -35,8 +37,10 @@ __all__ = [
     "has_counted_rates",
     "import_task_modules",
     "is_mixture",
+    "is_supervised",
     "is_text",
     "iterate_documents",
+    "iterate_records",
     "iterate_texts",
     "mixture_tasks",
     "seqio",
