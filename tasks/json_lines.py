@@ -39,6 +39,15 @@ class Policy:
             raise ValueError(f"bad_utf8 must be 'error', 'replace' or 'skip', not '{self.bad_utf8}'")
 
 
+def check_where(where: Where) -> None:
+    """Raises ValueError for a set: its order, and with it what a store records of its source, changes."""
+    for field, wanted in where.items():
+        if isinstance(wanted, Mapping):
+            check_where(wanted)
+        elif isinstance(wanted, (set, frozenset)):
+            raise ValueError(f"the filter gives a set for '{field}': give a list")
+
+
 def read_objects(
     patterns: Patterns, where: Where | None, policy: Policy, left_out: LeftOut
 ) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -56,7 +65,7 @@ def read_objects(
             if value is None:
                 continue
             if where is not None and not matches(value, where):
-                left_out.add("lines do not match the filter", place, expected=True)
+                left_out.add("lines do not match the filter", place)
                 continue
             yield place, value
         if not number:

@@ -15,7 +15,7 @@ import seqio
 import tensorflow as tf
 
 from tasks.common import Patterns, add_text_task, as_splits, make_dataset
-from tasks.json_lines import Policy, Where, read_objects, take_text
+from tasks.json_lines import Policy, Where, check_where, read_objects, take_text
 from tasks.left_out import LeftOut
 
 # As `meta.pile_set_name` has them.
@@ -54,7 +54,7 @@ def register_jsonl(
       bad_utf8: a line that is not UTF-8: `error`, `replace` bytes by U+FFFD, or `skip`.
 
     Raises:
-      ValueError: an unknown policy.
+      ValueError: an unknown policy, or a set in `where`.
     """
     source = jsonl_source(name, splits, [text_field], where=where, policy=Policy(bad_line, bad_utf8))
     return add_text_task(name, source, text_key=text_field)
@@ -78,6 +78,8 @@ def jsonl_source(
       policy: of bad lines.
       numbers: whether numbers and booleans are taken too, as JSON writes them.
     """
+    if where is not None:
+        check_where(where)
     patterns = as_splits(splits)
     read = functools.partial(
         _read, name=name, patterns=patterns, fields=tuple(fields), where=where, policy=policy, numbers=numbers

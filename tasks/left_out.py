@@ -11,7 +11,7 @@ class LeftOut:
     """What one pass over a split leaves out, by reason, with the first place of each.
 
     Attributes:
-      taken: documents yielded.
+      taken: documents yielded, where they are counted.
       counts: {reason: how many were left out}.
     """
 
@@ -20,32 +20,20 @@ class LeftOut:
         self.counts: dict[str, int] = {}
         self._name, self._split = name, split
         self._first: dict[str, str] = {}
-        self._expected: set[str] = set()
 
-    def add(self, reason: str, where: str, *, expected: bool = False) -> None:
+    def add(self, reason: str, where: str) -> None:
         """Counts one.
 
         Args:
-          reason: why, in a few words, the same for all of a kind.
+          reason: what and why, in a few words, the same for all of a kind.
           where: the file, and the line in it.
-          expected: it was asked for, as by a filter, and calls for no warning.
         """
         self.counts[reason] = self.counts.get(reason, 0) + 1
         self._first.setdefault(reason, where)
-        if expected:
-            self._expected.add(reason)
 
     def log(self) -> None:
-        """One line for the whole pass, if anything was left out."""
-        if not self.counts:
-            return
-        level = logging.INFO if self.counts.keys() <= self._expected else logging.WARNING
-        reasons = "; ".join(f"{count} {reason} (first: {self._first[reason]})" for reason, count in self.counts.items())
-        logger.log(
-            level,
-            "task '%s', split '%s': %d documents taken, left out: %s",
-            self._name,
-            self._split,
-            self.taken,
-            reasons,
-        )
+        """Warns in one line for the whole pass, if anything was left out."""
+        if self.counts:
+            reasons = [f"{count} {reason} (first: {self._first[reason]})" for reason, count in self.counts.items()]
+            taken = f"{self.taken} documents taken, " if self.taken else ""
+            logger.warning("task '%s', split '%s': %sleft out: %s", self._name, self._split, taken, "; ".join(reasons))

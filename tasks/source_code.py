@@ -114,7 +114,7 @@ def _read_lines(
                 continue
             reason = _why_not(path.decode(), value.get(licence_field), extensions, skip)
             if reason:
-                left_out.add(reason, place, expected=True)
+                left_out.add(reason, place)
                 continue
             left_out.taken += 1
             yield (text,)
@@ -149,7 +149,7 @@ def _read_folder(
         left_out = LeftOut(name, split)
         for path in _walk(folders[split]):
             if extension_of(path) not in extensions:
-                left_out.add("files in other languages", path, expected=True)
+                left_out.add("files in other languages", path)
                 continue
             with tf.io.gfile.GFile(path, "rb") as stream:
                 data = stream.read()
