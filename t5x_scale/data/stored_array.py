@@ -44,8 +44,7 @@ class ArrayWriter:
         """
         self.dtype = dtype
         self._path = path
-        self._inner = min(INNER_CHUNK, chunk) if sharded else None
-        self._chunk = -(-chunk // self._inner) * self._inner if self._inner else chunk
+        self._chunk, self._inner = _file_layout(chunk, sharded)
         self._block = block
         # Pages of it that are never reached are never allocated.
         self._buffer = np.empty(self._chunk, dtype)
@@ -104,6 +103,42 @@ class ArrayWriter:
             if self._in_block == self._block:
                 self._checksums.append(0)
                 self._in_block = 0
+
+
+def make_array(path: files.Path, dtype: np.dtype, size: int, chunk: int, *, sharded: bool = False) -> int:
+    """Makes an array whose files `write_range` fills, in any order: the same files as `ArrayWriter` writes.
+
+    An array that is there already and has this layout is left as it is, so that many may ask for it.
+
+    Args:
+      path, dtype, chunk, sharded: as `ArrayWriter`.
+      size: elements of the array, > 0.
+
+    Returns:
+      Elements of one file: where `write_range` must begin and end, but at the array's end.
+
+    Raises:
+      UserError: the array cannot be made, or another one is there.
+    """
+    file, inner = _file_layout(chunk, sharded)
+    file = file if inner else min(file, size)
+    try:
+        open_zarr(path, writable=True, metadata=_array_metadata(dtype, file, inner, size), replace=False)
+    except (ValueError, OSError) as error:
+        raise UserError(f"cannot write the token store at {path}: {_reason(error)}") from error
+    return file
+
+
+def write_range(path: files.Path, start: int, values: np.ndarray) -> None:
+    """Writes `values` [n] at `start` of an array of `make_array`; whole files, each there whole or not at all.
+
+    Raises:
+      UserError: the array cannot be written.
+    """
+    try:
+        open_zarr(path, writable=True)[start : start + len(values)].write(values).result()
+    except (ValueError, OSError) as error:
+        raise UserError(f"cannot write the token store at {path}: {_reason(error)}") from error
 
 
 class StoredArray:
@@ -172,10 +207,13 @@ class StoredArray:
         return low
 
 
-def open_zarr(path: files.Path, *, writable: bool = False, metadata: dict[str, Any] | None = None) -> Any:
+def open_zarr(
+    path: files.Path, *, writable: bool = False, metadata: dict[str, Any] | None = None, replace: bool = True
+) -> Any:
     """Opens, or with `metadata` creates, a zarr3 array through TensorStore.
 
-    Creating deletes what is there: in an object store a build that was killed leaves its arrays behind.
+    Creating deletes what is there: in an object store a build that was killed leaves its arrays behind. Without
+    `replace` an array of the same metadata is opened instead.
     """
     import tensorstore as ts  # A local store is read without it.
 
@@ -189,8 +227,10 @@ def open_zarr(path: files.Path, *, writable: bool = False, metadata: dict[str, A
     if metadata:
         spec["metadata"] = metadata
     context = ts.Context({"cache_pool": {"total_bytes_limit": 0 if writable else _REMOTE_CACHE_BYTES}})
-    create = bool(metadata)
-    return ts.open(spec, context=context, create=create, delete_existing=create, read=True, write=writable).result()
+    create, keep = bool(metadata), not (metadata and replace)
+    return ts.open(
+        spec, context=context, open=keep, create=create, delete_existing=not keep, read=True, write=writable
+    ).result()
 
 
 def _reason(error: Exception) -> str:
@@ -198,14 +238,20 @@ def _reason(error: Exception) -> str:
     return str(error).split(" [tensorstore_spec", 1)[0].split(" [source locations", 1)[0]
 
 
-def _array_metadata(dtype: np.dtype, chunk: int, inner: int | None) -> dict[str, Any]:
+def _file_layout(chunk: int, sharded: bool) -> tuple[int, int | None]:
+    """(elements of a file, of an inner chunk; None without shards). A shard is of whole inner chunks."""
+    inner = min(INNER_CHUNK, chunk) if sharded else None
+    return -(-chunk // inner) * inner if inner else chunk, inner
+
+
+def _array_metadata(dtype: np.dtype, chunk: int, inner: int | None, size: int = 0) -> dict[str, Any]:
     codecs: list[dict[str, Any]] = [{"name": "bytes", "configuration": {"endian": "little"}}]
     if inner:
         inner_codecs = [*codecs, {"name": "crc32c"}]
         configuration = {"chunk_shape": [inner], "codecs": inner_codecs, "index_codecs": inner_codecs}
         codecs = [{"name": "sharding_indexed", "configuration": configuration}]
     return {
-        "shape": [0],
+        "shape": [size],
         "data_type": dtype.name,
         "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [chunk]}},
         "codecs": codecs,

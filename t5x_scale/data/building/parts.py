@@ -131,6 +131,25 @@ def read_signatures(directory: str | os.PathLike, infos: Iterable[PartInfo]) -> 
         yield signatures
 
 
+def read_lengths(directory: str | os.PathLike, info: PartInfo) -> tuple[np.ndarray, np.ndarray, bool]:
+    """(lengths, target starts, whether the first document begins here) as in `Part`; the tokens are not read.
+
+    Raises:
+      UserError: as `read_part`.
+    """
+    path = files.to_path(directory) / _name(info.index)
+    try:
+        with path.with_suffix(".npz").open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return arrays["lengths"], arrays["target_starts"], bool(arrays["begins"])
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise _damaged(path, error) from error
+
+
+def find_part(directory: str | os.PathLike, index: int) -> PartInfo | None:
+    """The complete part of that index; None where there is none."""
+    return _read_info(files.to_path(directory) / f"{_name(index)}.json")
+
+
 def list_parts(directory: str | os.PathLike) -> dict[int, PartInfo]:
     """The complete parts in a directory by index, in order; `{}` where there is no directory."""
     path = files.to_path(directory)
