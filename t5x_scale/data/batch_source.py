@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from t5x_scale.core.batch import check_batch
-from t5x_scale.core.errors import UserError
+from t5x_scale.core.errors import UserError, did_you_mean
 from t5x_scale.data.batch_schedule import BatchSchedule
 from t5x_scale.data.delivery import Delivery, WindowDelivery
 from t5x_scale.data.mixture_schedule import RatePlan
@@ -93,6 +93,7 @@ class BatchSource:
         self._plan = rates if isinstance(rates, RatePlan) else RatePlan.constant(rates)
         # By name, so that the order in which a configuration lists sources changes nothing.
         self.names = self._plan.names
+        _check_names(max_epochs, self.names)
         self.stores = {name: stores[name] for name in self.names}
         self.schedule = schedule
         self.objective = objective
@@ -323,6 +324,12 @@ class BatchSource:
 def epoch_cap(max_epochs: float | Mapping[str, float] | None, name: str) -> float | None:
     """How often a source may be gone through; 1 for one that a mapping does not name."""
     return max_epochs.get(name, 1.0) if isinstance(max_epochs, Mapping) else max_epochs
+
+
+def _check_names(max_epochs: float | Mapping[str, float] | None, names: Sequence[str]) -> None:
+    for name in max_epochs if isinstance(max_epochs, Mapping) else ():
+        if name not in names:
+            raise UserError(f"max_epochs names '{name}'{did_you_mean(name, names)}; the sources are {', '.join(names)}")
 
 
 def _normalised(weights: Mapping[str, float]) -> dict[str, float]:

@@ -253,3 +253,16 @@ def test_describe_names_every_source(make_source, stores):
     assert "long: 0.5000 of the tokens, 0.2000 of the examples; 20,000 tokens in 1 documents" in text
     assert "short" in text
     assert make_source(stores).fingerprint[:12] in text
+
+
+def test_a_cap_for_each_source(make_source, stores):
+    source = make_source(stores, max_epochs={"short": 2.0})
+    rows = source.rows_per_epoch
+    source.check_enough(2 * rows["short"] * 2 // 8)
+    with pytest.raises(UserError, match=r"'short' has .* max_epochs = 2;"):
+        source.check_enough(2 * rows["short"] * 2 // 8 + 2)
+    # Who is not named may be gone through once.
+    with pytest.raises(UserError, match=r"'long' has .* max_epochs = 1;"):
+        make_source(stores, {"long": 99, "short": 1}, max_epochs={"short": 2.0}).check_enough(rows["long"] // 8 + 4)
+    with pytest.raises(UserError, match=r"max_epochs names 'shirt'; did you mean 'short'|shirt"):
+        make_source(stores, max_epochs={"shirt": 2.0})
