@@ -9,7 +9,7 @@ of the task, ready for any decoder that reads SeqIO's fields:
     from t5x_scale.data.vocabulary import load_vocabulary
 
     vocabulary = load_vocabulary("stdlib_8k")
-    ul2r = Ul2r(examples_per_row=2)
+    ul2r = Ul2r()
     seqio.TaskRegistry.add(
         "my_text_ul2r",
         source=…,                                         # yields {"targets": text}

@@ -50,10 +50,7 @@ def rows_of(task, seed=0):
     "objective",
     [
         objectives.CausalLm(),
-        objectives.PrefixLm(),
-        objectives.Ul2r(),
         objectives.Ul2r(inputs_length=16),
-        objectives.FillInTheMiddle(),
         objectives.MaskedDiffusion(),
     ],
     ids=lambda o: o.name.partition("(")[0],
@@ -112,9 +109,11 @@ def test_inputs_and_targets_go_through_seqios_converter(make_task):
     assert restored.tolist() == stream[: len(restored)].tolist()
     converter = seqio.PrefixLMFeatureConverter(pack=False)
     lengths = {"inputs": LENGTH, "targets": LENGTH}
-    [first, *_] = converter(task.get_dataset(lengths, "train", shuffle=False, seed=0), lengths).as_numpy_iterator()
-    learnt = first["decoder_target_tokens"][first["decoder_loss_weights"] > 0]
-    assert learnt.tolist() == rows[0]["targets"].tolist()
+    converted = converter(task.get_dataset(lengths, "train", shuffle=False, seed=0), lengths).as_numpy_iterator()
+    for fields, row in zip(converted, rows, strict=True):
+        if 0 not in row["inputs"]:  # SeqIO takes a token with id 0 for padding.
+            learnt = fields["decoder_target_tokens"][fields["decoder_loss_weights"] > 0]
+            assert learnt.tolist() == row["targets"].tolist()
 
 
 def test_supervised_examples():
@@ -134,8 +133,8 @@ def test_what_cannot_be_is_said_at_once():
         as_preprocessor(objectives.CausalLm(), 8, VOCABULARY, output="fields")
     with pytest.raises(UserError, match="whole documents"):
         as_preprocessor(objectives.Supervised(), 8, VOCABULARY)
-    with pytest.raises(UserError, match="needs 256 sentinels"):
-        as_preprocessor(objectives.Ul2r(), 2048, VOCABULARY)
+    with pytest.raises(UserError, match="needs 512 sentinels"):
+        as_preprocessor(objectives.Ul2r(), 4096, VOCABULARY)
     dataset = tf.data.Dataset.from_tensors({"targets": np.arange(8, 48)})
     diffusion = as_preprocessor(objectives.MaskedDiffusion(), 16, VOCABULARY, output="inputs_targets")
     with pytest.raises(tf.errors.OpError, match="not inputs followed by targets"):
