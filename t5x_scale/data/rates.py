@@ -97,14 +97,14 @@ def to_schedule(given: Rates | RateSchedule) -> RateSchedule:
     return given if isinstance(given, RateSchedule) else RateSchedule(((0, given),))
 
 
-def describe_shares(resolved: Resolved) -> str:
-    """A table of the shares of every piece, of the tokens and of the examples, for logs."""
-    counts = {name: SourceCounts(name, s.num_tokens, s.num_documents) for name, s in resolved.stores.items()}
+def describe_shares(plan: RatePlan, stores: Mapping[str, TokenStore]) -> str:
+    """A table of the shares of every piece of a plan, of the tokens and of the examples, for logs."""
+    counts = {name: SourceCounts(name, store.num_tokens, store.num_documents) for name, store in stores.items()}
     width = max(len(name) for name in counts)
     lines = []
-    for step, shares in resolved.plan.pieces:
+    for step, shares in plan.pieces:
         examples = _normalised(_convert(shares, "tokens", "examples", counts))
-        change = ", reached evenly" if resolved.plan.linear and step else ""
+        change = ", reached evenly" if plan.linear and step else ""
         lines.append(f"{f'from step {step}{change}':{width + 2}}  of the tokens  of the examples  tokens/example")
         lines += [
             f"  {name:{width}}  {share:13.4f}  {examples[name]:15.4f}  {_mean_tokens(counts[name]):14,.1f}"

@@ -203,7 +203,8 @@ def test_a_number_is_checked_before_a_store_is_built(tmp_path):
 def test_both_shares_are_shown(catalog):
     root = os.path.dirname(catalog.store_dir)
     rates = {f"text:{root}/long/*.txt": 0.5, f"text:{root}/short/*.txt": 0.5}
-    text = describe_shares(resolve_mixture(rates, rate_unit=None, catalog=catalog, split="all"))
+    found = resolve_mixture(rates, rate_unit=None, catalog=catalog, split="all")
+    text = describe_shares(found.plan, found.stores)
     lines = [line.split() for line in text.splitlines()]
     assert lines[0][:3] == ["from", "step", "0"]
     assert [line[1:] for line in lines[1:]] == [["0.5000", "0.2500", "300.0"], ["0.5000", "0.7500", "100.0"]]
