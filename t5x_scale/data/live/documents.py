@@ -1,0 +1,120 @@
+"""From examples to documents: tokenised in batches, each with the places around it."""
+
+from __future__ import annotations
+
+import collections
+from typing import NamedTuple
+
+import numpy as np
+
+from t5x_scale.core.errors import UserError
+from t5x_scale.data.live.examples import Document, Example, ExampleStream, Place
+
+# Bytes of text given to the tokenizer at once: few where a stream begins, so that it begins soon, then more.
+FIRST_BYTES, BATCH_BYTES = 2**12, 2**20
+# Examples without a token in a row after which a source is taken for empty.
+MOST_EMPTY = 1_000_000
+
+
+class PlacedDocument(NamedTuple):
+    """A document and where it stood.
+
+    Attributes:
+      tokens: int32 [n], the separator at the end included.
+      target_start: index of the first token to be learnt.
+      before, after: the places around its example.
+    """
+
+    tokens: np.ndarray
+    target_start: int
+    before: Place
+    after: Place
+
+
+class DocumentStream:
+    """The documents of a stream of examples, without end; examples without tokens are left out.
+
+    It reads ahead of what it has given. What goes wrong ahead is raised when it is reached, so that reading ahead does
+    not show.
+
+    Attributes:
+      examples: the stream.
+      place: behind the last document given.
+      empty: examples left out because they had no tokens.
+    """
+
+    def __init__(self, examples: ExampleStream, separator: int):
+        self.examples = examples
+        self.place = examples.place
+        self.empty = 0
+        self._separator = separator
+        self._ready: collections.deque[PlacedDocument] = collections.deque()
+        self._error: UserError | None = None
+        self._empty_in_a_row = 0
+        self._batch_bytes = FIRST_BYTES
+
+    def __next__(self) -> PlacedDocument:
+        """The next document.
+
+        Raises:
+          UserError: the stream has ended or cannot be read.
+        """
+        while not self._ready:
+            if self._error is not None:
+                raise self._error
+            self._read_batch()
+        document = self._ready.popleft()
+        self.place = document.after
+        return document
+
+    def seek(self, place: Place) -> None:
+        """Continues from `place`; examples before it are read but not tokenised.
+
+        Raises:
+          UserError: as `ExampleStream.seek`.
+        """
+        self._ready.clear()
+        self._error = None
+        self._batch_bytes = FIRST_BYTES
+        self.examples.seek(place)
+        self.place = place
+
+    def _read_batch(self) -> None:
+        batch: list[tuple[int, Example, Place, Place]] = []
+        size = 0
+        try:
+            while size < self._batch_bytes:
+                before = self.examples.place
+                number, example = next(self.examples)
+                after = self.examples.place
+                if after.epoch != before.epoch:
+                    before = Place(after.epoch, 0, "", after.per_epoch)
+                batch.append((number, example, before, after))
+                size += sum(len(feature) for feature in example) + 1
+        except UserError as error:
+            self._error = error
+        self._batch_bytes = min(2 * self._batch_bytes, BATCH_BYTES)
+        documents = self._encode(batch)
+        for document, (_, _, before, after) in zip(documents, batch, strict=True):
+            if len(document.tokens):
+                self._ready.append(PlacedDocument(self._close(document), document.target_start, before, after))
+        self.empty += len(batch) - len(self._ready)
+        self._empty_in_a_row = 0 if self._ready else self._empty_in_a_row + len(batch)
+        whole_pass = batch and batch[-1][3].epoch > 0 and self._empty_in_a_row > 2 * batch[-1][3].per_epoch
+        if whole_pass or self._empty_in_a_row > MOST_EMPTY:
+            raise UserError(f"'{self.examples.name}': {self._empty_in_a_row} examples in a row have no tokens")
+
+    def _encode(self, batch: list[tuple[int, Example, Place, Place]]) -> list[Document]:
+        documents: dict[int, Document] = {}
+        for number in sorted({entry[0] for entry in batch}):
+            mine = [index for index, entry in enumerate(batch) if entry[0] == number]
+            encoded = self.examples.sources[number].encode([batch[index][1] for index in mine])
+            documents.update(zip(mine, encoded, strict=True))
+        return [documents[index] for index in range(len(batch))]
+
+    def _close(self, document: Document) -> np.ndarray:
+        """With the separator, which is not doubled where targets end in it: as in a token store."""
+        tokens = document.tokens
+        if tokens[-1] == self._separator and len(tokens) > document.target_start:
+            return tokens
+        return np.append(tokens, np.int32(self._separator))
