@@ -24,6 +24,7 @@ from t5x_scale.data import text_source
 from t5x_scale.data.building.build import build_store
 from t5x_scale.data.building.interface import Curation, Record
 from t5x_scale.data.building.progress import Progress
+from t5x_scale.data.building.units import join_records
 from t5x_scale.data.building.work import Options
 from t5x_scale.data.freezing import ensure
 from t5x_scale.data.store_manifest import Manifest, is_finished
@@ -107,6 +108,10 @@ class Catalog:
         if text_source.is_text_source(name):
             return text_source.iterate_records(name, split)
         return import_seqio_source(self.task_modules).iterate_records(name, split, self.vocabulary)
+
+    def documents(self, name: str, split: str) -> Iterator[Record]:
+        """As `records`, but every record is a whole document, however long."""
+        return join_records(self.records(name, split))
 
     def is_supervised(self, name: str) -> bool:
         """Whether the documents of a source are inputs followed by targets."""

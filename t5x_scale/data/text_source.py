@@ -81,8 +81,7 @@ def iterate_documents(name: str, split: str, vocabulary: Vocabulary) -> Iterator
       UserError: as `iterate_records`.
     """
     for record in join_records(iterate_records(name, split)):
-        ids = vocabulary.encode_batch(list(record.targets))
-        yield np.concatenate([np.asarray(piece, np.int32) for piece in ids])
+        yield np.concatenate(vocabulary.encode_arrays(list(record.targets)))
 
 
 def count_bytes(name: str, split: str) -> int:

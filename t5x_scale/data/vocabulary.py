@@ -19,6 +19,8 @@ import hashlib
 import pathlib
 from collections.abc import Iterable, Sequence
 
+import numpy as np
+
 from t5x_scale.core.errors import UserError, did_you_mean
 from t5x_scale.core.files import Path, to_path
 from t5x_scale.data import vocabulary_codecs as codecs
@@ -80,6 +82,10 @@ class Vocabulary:
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """`encode` for many texts at once, on all cores where the library can."""
         return self._codec.encode_batch([_to_valid_unicode(text) for text in texts])
+
+    def encode_arrays(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """As `encode_batch`, int32 [length] for each text: faster, and without an object for every id."""
+        return self._codec.encode_arrays([_to_valid_unicode(text) for text in texts])
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of `ids`; control tokens leave nothing behind, broken UTF-8 becomes U+FFFD.

@@ -5,6 +5,7 @@ A codec knows ids and pieces and nothing else; what a control token is *for* is 
   size                                  number of ids
   encode_batch(texts) -> list[list]     ids of the text alone: no control token is added, and text that
                                         looks like a control token ("[eod]") is text
+  encode_arrays(texts) -> list[int32]   the same as arrays, without an object for every id where that can be
   decode(ids) -> str                    control tokens leave nothing behind
   piece(id) -> str                      the printable name of an id
   control_id(name) -> int | None        the id of a control token by its name
@@ -18,6 +19,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import sentencepiece
 
 from t5x_scale.core.errors import UserError
@@ -58,6 +60,9 @@ class BytesCodec:
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         return [[byte + self.FIRST_BYTE for byte in text.encode()] for text in texts]
 
+    def encode_arrays(self, texts: Sequence[str]) -> list[np.ndarray]:
+        return [np.frombuffer(text.encode(), np.uint8).astype(np.int32) + self.FIRST_BYTE for text in texts]
+
     def decode(self, ids: Sequence[int]) -> str:
         values = (i - self.FIRST_BYTE for i in ids)
         return bytes(value for value in values if 0 <= value < 256).decode(errors="replace")
@@ -91,6 +96,8 @@ class SentencePieceCodec:
         found = {role: getattr(self._processor, f"{role}_id")() for role in ROLES}
         self.roles = {role: (i if i >= 0 else None) for role, i in found.items()}
         self._space_bytes = self._find_space_bytes()
+        # From sentencepiece 0.2.2 on.
+        self._gives_arrays = hasattr(self._processor, "EncodeAsNumpy")
 
     def _find_space_bytes(self) -> list[int] | None:
         processor = self._processor
@@ -100,11 +107,21 @@ class SentencePieceCodec:
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         encoded = self._processor.encode(list(texts), num_threads=_threads)
-        if self._space_bytes is not None:
-            for row, text in enumerate(texts):
-                if SPACE in text:
-                    encoded[row] = self._encode_around_space(text)
+        for row in self._find_spaces(texts):
+            encoded[row] = self._encode_around_space(texts[row])
         return encoded
+
+    def encode_arrays(self, texts: Sequence[str]) -> list[np.ndarray]:
+        if not self._gives_arrays:
+            return _to_arrays(self.encode_batch(texts))
+        encoded = self._processor.EncodeAsNumpy(list(texts), num_threads=_threads)
+        for row in self._find_spaces(texts):
+            encoded[row] = np.array(self._encode_around_space(texts[row]), np.int32)
+        return encoded
+
+    def _find_spaces(self, texts: Sequence[str]) -> list[int]:
+        """The texts that hold the character which SentencePiece would take for a space."""
+        return [] if self._space_bytes is None else [row for row, text in enumerate(texts) if SPACE in text]
 
     def _encode_around_space(self, text: str) -> list[int]:
         first, *others = self._processor.encode(text.split(SPACE))
@@ -154,6 +171,9 @@ class HuggingFaceCodec:
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         return [row.ids for row in self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
 
+    def encode_arrays(self, texts: Sequence[str]) -> list[np.ndarray]:
+        return _to_arrays(self.encode_batch(texts))
+
     def decode(self, ids: Sequence[int]) -> str:
         return self._tokenizer.decode(list(ids), skip_special_tokens=True)
 
@@ -162,6 +182,10 @@ class HuggingFaceCodec:
 
     def control_id(self, name: str) -> int | None:
         return self._controls.get(name)
+
+
+def _to_arrays(rows: list[list[int]]) -> list[np.ndarray]:
+    return [np.array(row, np.int32) for row in rows]
 
 
 def read_config(text: str, where: str) -> dict[str, Any]:

@@ -68,6 +68,9 @@ class TestLossless:
         assert lossless.decode(ids) == text
         assert all(0 < i < lossless.size for i in ids)
         assert lossless.encode_batch([text, "x", text]) == [ids, lossless.encode("x"), ids]
+        arrays = lossless.encode_arrays([text, "x", text])
+        assert [array.tolist() for array in arrays] == [ids, lossless.encode("x"), ids]
+        assert {array.dtype.name for array in arrays} == {"int32"}
 
     def test_lone_surrogates_become_question_marks(self, lossless):
         assert lossless.decode(lossless.encode("a\ud800b")) == "a?b"

@@ -17,6 +17,59 @@ from t5x_scale.data.store_manifest import Manifest
 from t5x_scale.data.store_writer import TokenStoreWriter
 
 
+class Assembly:
+    """A store that grows part by part, in the order of the source."""
+
+    def __init__(
+        self,
+        parts_directory: str | os.PathLike,
+        target: str | os.PathLike,
+        options: Options,
+        *,
+        source: Mapping[str, Any],
+        licence: str = "",
+        chunk: int | None = None,
+    ):
+        """Args: as `assemble`."""
+        curation = options.curation
+        self._parts_directory = parts_directory
+        self._infos: list[PartInfo] = []
+        self._writer = TokenStoreWriter(
+            target,
+            source={**source, **({"curation": curation.describe()} if curation.is_active else {})},
+            vocabulary_fingerprint=options.vocabulary.fingerprint,
+            vocabulary_size=options.vocabulary.size,
+            separator_id=options.separator_id,
+            supervised=options.supervised,
+            licence=licence,
+            chunk=chunk,
+        )
+
+    def __len__(self) -> int:
+        """Parts joined so far: the index of the next one."""
+        return len(self._infos)
+
+    def add(self, info: PartInfo, keep: np.ndarray | None = None) -> None:
+        """Joins the next part; of its documents those for which `keep`, bool [documents], holds, or all.
+
+        Raises:
+          UserError: the part is damaged, or the disk is full.
+        """
+        part = read_part(self._parts_directory, info)
+        part = part if keep is None else select(part, keep)
+        self._writer.add_all(part.tokens, part.lengths, part.target_starts, continues=not part.begins)
+        self._infos.append(info)
+
+    def finish(self, duplicates: Mapping[str, int] | None = None) -> Manifest:
+        """Writes the rest and the manifest, with `duplicates`, how many were not kept by reason, in its report.
+
+        Raises:
+          UserError: no document was left, or the disk is full.
+        """
+        self._writer.report = make_report(self._infos, duplicates or {})
+        return self._writer.finish()
+
+
 def assemble(
     parts_directory: str | os.PathLike,
     infos: Sequence[PartInfo],
@@ -42,24 +95,12 @@ def assemble(
       UserError: a damaged part, no document left, a full disk.
     """
     keeps, duplicates = find_duplicates(parts_directory, infos, options.curation)
-    writer = TokenStoreWriter(
-        target,
-        source={**source, **({"curation": options.curation.describe()} if options.curation.is_active else {})},
-        vocabulary_fingerprint=options.vocabulary.fingerprint,
-        vocabulary_size=options.vocabulary.size,
-        separator_id=options.separator_id,
-        supervised=options.supervised,
-        licence=licence,
-        chunk=chunk,
-    )
-    writer.report = make_report(infos, duplicates)
+    assembly = Assembly(parts_directory, target, options, source=source, licence=licence, chunk=chunk)
     for info, keep in itertools.zip_longest(infos, keeps):
-        part = read_part(parts_directory, info)
-        part = part if keep is None else select(part, keep)
-        writer.add_all(part.tokens, part.lengths, part.target_starts, continues=not part.begins)
+        assembly.add(info, keep)
         if on_part is not None:
             on_part(info)
-    return writer.finish()
+    return assembly.finish(duplicates)
 
 
 def find_duplicates(

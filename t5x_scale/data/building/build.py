@@ -9,6 +9,8 @@ While a build is assembled it needs room for its tokens twice.
 
 from __future__ import annotations
 
+import collections
+import contextlib
 import itertools
 import logging
 import os
@@ -18,7 +20,7 @@ from typing import Any
 
 from t5x_scale.core import files
 from t5x_scale.core.errors import UserError
-from t5x_scale.data.building.assembly import assemble
+from t5x_scale.data.building.assembly import Assembly, assemble
 from t5x_scale.data.building.interface import Record
 from t5x_scale.data.building.parts import PartInfo, delete_part, list_parts, write_part
 from t5x_scale.data.building.pool import count_cores, make_parts
@@ -66,7 +68,7 @@ def build_store(
     target = files.to_path(target)
     if is_finished(target):
         raise UserError(f"{target} already holds a token store")
-    _check_is_free(target)
+    check_is_free(target)
     progress = progress or Progress(target.name)
     directory = files.make_directory(parts_directory(target))
     units = make_units(
@@ -80,12 +82,16 @@ def build_store(
             head += itertools.islice(units, SMALL)
             if workers is None:
                 workers = count_cores() if len(head) == SMALL else 0
-            infos = gather_parts(itertools.chain(head, units), target, options, workers=workers, progress=progress)
-            return finish_store(infos, target, options, source=source, licence=licence, chunk=chunk, progress=progress)
+            parts = gather_parts(itertools.chain(head, units), target, options, workers=workers, progress=progress)
+            facts = {"source": source, "licence": licence, "chunk": chunk}
+            if options.curation.deduplicators:
+                infos = sorted(parts, key=lambda info: info.index)
+                return finish_store(infos, target, options, progress=progress, **facts)
+            return _join_on_the_way(parts, target, options, **facts)
         except BaseException:
             # What took no time to make is not worth keeping.
             if 0 < len(head) < SMALL or not list_parts(directory):
-                _remove(building_directory(target))
+                remove_tree(building_directory(target))
             raise
 
 
@@ -101,11 +107,11 @@ def gather_parts(
     *,
     workers: int = 0,
     progress: Progress | None = None,
-) -> list[PartInfo]:
+) -> Iterator[PartInfo]:
     """Makes the parts that are not there yet.
 
-    Returns:
-      The parts of all units, in their order.
+    Yields:
+      The parts of all units, each as soon as it is there.
 
     Raises:
       UserError: as `build_store`.
@@ -113,17 +119,18 @@ def gather_parts(
     directory = files.make_directory(parts_directory(target))
     progress = progress or Progress(files.to_path(target).name)
     beat = heartbeat(building_directory(files.to_path(target)))
-    infos: dict[int, PartInfo] = {}
-
-    def keep(info: PartInfo, is_new: bool) -> None:
-        infos[info.index] = info
-        progress.add(info, is_new=is_new)
-
-    missing = _skip_finished(units, directory, options, lambda info: keep(info, False))
+    finished: collections.deque[PartInfo] = collections.deque()
+    missing = _skip_finished(units, directory, options, finished.append)
     for info in _make(missing, directory, options, workers, beat):
-        keep(info, True)
+        while finished:
+            progress.add(finished[0], is_new=False)
+            yield finished.popleft()
+        progress.add(info, is_new=True)
+        yield info
         beat()
-    return [infos[index] for index in sorted(infos)]
+    while finished:
+        progress.add(finished[0], is_new=False)
+        yield finished.popleft()
 
 
 def finish_store(
@@ -146,9 +153,7 @@ def finish_store(
       UserError: as `assemble`; or the place is taken.
     """
     target = files.to_path(target)
-    building = building_directory(target)
-    store = target if files.is_remote(target) else building / "store"
-    beat = heartbeat(building)
+    beat = heartbeat(building_directory(target))
     progress = progress or Progress(target.name)
     progress.begin_assembly(len(infos))
 
@@ -156,17 +161,34 @@ def finish_store(
         progress.add_assembled(info)
         beat()
 
+    facts = {"source": source, "licence": licence, "chunk": chunk}
+    with _under_construction(target) as store:
+        assemble(parts_directory(target), infos, store, options, on_part=on_part, **facts)
+    return TokenStore.open(target, options.vocabulary.fingerprint)
+
+
+def _join_on_the_way(parts: Iterable[PartInfo], target: files.Path, options: Options, **facts: Any) -> TokenStore:
+    """As `finish_store`, while the parts are being made: no document waits for another one's judgement."""
+    waiting: dict[int, PartInfo] = {}
+    with _under_construction(target) as store:
+        assembly = Assembly(parts_directory(target), store, options, **facts)
+        for info in parts:
+            waiting[info.index] = info
+            while len(assembly) in waiting:
+                assembly.add(waiting.pop(len(assembly)))
+        assembly.finish()
+    return TokenStore.open(target, options.vocabulary.fingerprint)
+
+
+@contextlib.contextmanager
+def _under_construction(target: files.Path) -> Iterator[files.Path]:
+    """Where to assemble the store; put in its place, and the parts deleted, when the block ends well."""
+    building = building_directory(target)
+    store = target if files.is_remote(target) else building / "store"
     try:
-        assemble(
-            parts_directory(target),
-            infos,
-            store,
-            options,
-            source=source,
-            licence=licence,
-            chunk=chunk,
-            on_part=on_part,
-        )
+        if store != target:
+            shutil.rmtree(store, ignore_errors=True)
+        yield store
         if store != target:
             place(store, target)
     except BaseException:
@@ -174,8 +196,7 @@ def finish_store(
             # What is half written can be of no use, and the disk may be full of it.
             shutil.rmtree(store, ignore_errors=True)
         raise
-    _remove(building)
-    return TokenStore.open(target, options.vocabulary.fingerprint)
+    remove_tree(building)
 
 
 def _make(
@@ -227,13 +248,18 @@ def _with_heartbeat(records: Iterable[Record], building: files.Path) -> Iterator
         yield record
 
 
-def _check_is_free(target: files.Path) -> None:
-    """Said before the work is done, not after."""
+def check_is_free(target: files.Path) -> None:
+    """Refuses a place that is taken, before the work is done and not after.
+
+    Raises:
+      UserError: `target` holds something.
+    """
     if not files.is_remote(target) and target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UserError(f"cannot place the token store at {target}: it must not exist or be empty")
 
 
-def _remove(directory: files.Path) -> None:
+def remove_tree(directory: files.Path) -> None:
+    """Deletes a directory, local or `gs://`, if there is one."""
     if files.is_remote(directory):
         if directory.exists():
             directory.rmtree()

@@ -12,8 +12,8 @@ import numpy as np
 from t5x_scale.data.building.interface import Piece, Record
 
 # Characters (bytes, ids) of a unit, about: what one worker holds, and what is done again after a kill. A second of work
-# at most; a terabyte of text makes a quarter of a million parts of them.
-UNIT_CHARACTERS = 4_000_000
+# at most; a terabyte of text makes half a million parts of them.
+UNIT_CHARACTERS = 2_000_000
 
 
 @dataclasses.dataclass(frozen=True)

@@ -92,7 +92,7 @@ def process(unit: Unit, options: Options) -> Part:
     curation = options.curation
     texts: list[str] = []
     if curation.text_filters or curation.signers:
-        texts = [_join_text(record, options.vocabulary) for record in records]
+        texts = [text_of(record, options.vocabulary) for record in records]
         reasons = [_first_reason(curation.text_filters, text) if text else None for text in texts]
         records, texts = _select(records, texts, reasons, counts)
     documents = _tokenise(records, options.vocabulary)
@@ -119,7 +119,9 @@ def _to_text(record: Record, counts: Counter) -> Record:
     return Record(tuple(decoded[1:]), decoded[0], record.ends)
 
 
-def _join_text(record: Record, vocabulary: Vocabulary) -> str:
+def text_of(record: Record, vocabulary: Vocabulary) -> str:
+    """What filters and signers look at: inputs and targets joined; ids decoded, bytes that are no UTF-8 replaced."""
+    record = _to_text(record, Counter())
     return "".join(piece if isinstance(piece, str) else vocabulary.decode(piece.tolist()) for piece in record.pieces)
 
 
@@ -139,7 +141,7 @@ def _tokenise(records: Sequence[Record], vocabulary: Vocabulary) -> list[tuple[n
     """(ids int32 [n], how many of them are inputs) of every record. All text goes to the tokeniser at once."""
     pieces = [piece for record in records for piece in record.pieces]
     texts = [piece for piece in pieces if isinstance(piece, str)]
-    encoded = iter(vocabulary.encode_batch(texts) if texts else ())
+    encoded = iter(vocabulary.encode_arrays(texts) if texts else ())
     ids = iter([_to_ids(next(encoded) if isinstance(piece, str) else piece, vocabulary) for piece in pieces])
     documents = []
     for record in records:
@@ -149,8 +151,8 @@ def _tokenise(records: Sequence[Record], vocabulary: Vocabulary) -> list[tuple[n
     return documents
 
 
-def _to_ids(piece: Piece | list[int], vocabulary: Vocabulary) -> np.ndarray:
-    ids = np.asarray(piece, np.int32) if isinstance(piece, list) else np.asarray(piece)
+def _to_ids(piece: Piece, vocabulary: Vocabulary) -> np.ndarray:
+    ids = np.asarray(piece)
     if ids.size and not (ids.min() >= 0 and ids.max() < vocabulary.size):
         raise UserError(
             f"the source yields ids from {ids.min()} to {ids.max()}, but the vocabulary '{vocabulary.spec}' has "

@@ -10,6 +10,7 @@ import sys
 import textwrap
 import time
 
+import numpy as np
 import pytest
 
 from t5x_scale.core.errors import UserError
@@ -19,6 +20,7 @@ from t5x_scale.data.building.interface import Curation, Record
 from t5x_scale.data.building.parts import list_parts
 from t5x_scale.data.building.progress import Progress
 from t5x_scale.data.building.work import Options
+from t5x_scale.data.curation.exact_duplicates import ExactSigner
 from t5x_scale.data.token_store import TokenStore
 from t5x_scale.data.vocabulary import load_vocabulary
 
@@ -57,6 +59,18 @@ class Behaviour:
 
     def describe(self):
         return {"filter": "Behaviour", "word": self.word}
+
+
+class KeepAll:
+    """Finds no duplicates."""
+
+    reason = "duplicate"
+
+    def __call__(self, parts):
+        return [np.ones(len(part["text_hash"]), bool) for part in parts()]
+
+    def describe(self):
+        return {}
 
 
 def test_the_number_of_workers_changes_nothing(tmp_path):
@@ -248,7 +262,10 @@ def test_progress_in_lines(tmp_path, monkeypatch):
     lines = stream.getvalue().splitlines()
     assert re.fullmatch(r"corpus: [\d.]+%, \d+ documents, \d+ tokens \([\d,]+ documents/s, [\d,]+ tokens/s\)", lines[0])
     assert any(line.startswith("corpus: 100.0%, 40 documents, ") for line in lines)
-    assert lines[-1].endswith("parts assembled")
+    # Where duplicates are looked for, the store is assembled when all parts are there.
+    options = dataclasses.replace(OPTIONS, curation=Curation(signers=(ExactSigner(),), deduplicators=(KeepAll(),)))
+    build(tmp_path / "t", make_records(), options=options, progress=Progress("corpus", show=True, stream=stream))
+    assert re.fullmatch(r"corpus: (\d+) of \1 parts assembled", stream.getvalue().splitlines()[-1])
 
 
 def test_a_small_source_starts_no_processes(tmp_path, monkeypatch):
