@@ -26,7 +26,6 @@ from t5x_scale.core.files import to_path
 from t5x_scale.data import inspection
 from t5x_scale.data.batch_source import BatchSource
 from t5x_scale.data.pipeline import DataConfig, make_pipeline
-from t5x_scale.data.step_rows import StepRows
 from t5x_scale.data.token_store import TokenStore
 from t5x_scale.data.vocabulary import load_vocabulary
 
@@ -58,11 +57,11 @@ def inspect_store(options: argparse.Namespace) -> str:
 def inspect_run(options: argparse.Namespace, gin_words: list[str]) -> str:
     """The text for steps of a run."""
     data, model_dir = load_run(options.gin_file, gin_words)
-    source, steps = open_run(data, model_dir)
+    source = open_run(data, model_dir)
     if options.to_step is not None:
-        return inspection.describe_mixture(source, steps, options.step, options.to_step)
+        return inspection.describe_mixture(source, options.step, options.to_step)
     show = {} if options.show is None else {"show": options.show}
-    return inspection.describe_step(source, steps, options.step, load_vocabulary(data.vocabulary), **show)
+    return inspection.describe_step(source, options.step, load_vocabulary(data.vocabulary), **show)
 
 
 def load_run(gin_files: list[str], gin_words: list[str]) -> tuple[DataConfig, str]:
@@ -82,18 +81,16 @@ def load_run(gin_files: list[str], gin_words: list[str]) -> tuple[DataConfig, st
     return arguments["data"], arguments["model_dir"]
 
 
-def open_run(data: DataConfig, model_dir: str) -> tuple[BatchSource, StepRows]:
-    """The batches of a run, continued from its newest checkpoint if it has one, and where its steps begin."""
+def open_run(data: DataConfig, model_dir: str) -> BatchSource:
+    """The batches of a run, continued from its newest checkpoint if it has one."""
     from t5x_scale.checkpoint.layout import list_steps, read_newest
 
     source = make_pipeline(data, default_store_dir=to_path(model_dir) / "token_stores")
     directory = to_path(model_dir) / "checkpoints"
     if not directory.exists() or not list_steps(directory):
-        return source, StepRows(source.schedule)
+        return source
     _, document = read_newest(model_dir)
-    state = document.metadata["data"]
-    source = source.resumed(state, document.step)
-    return source, StepRows(source.schedule, state["past"])
+    return source.resumed(document.metadata["data"], document.step)
 
 
 class _Parser(argparse.ArgumentParser):

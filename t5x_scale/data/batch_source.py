@@ -19,6 +19,7 @@ from t5x_scale.data.delivery import Delivery, WindowDelivery
 from t5x_scale.data.mixture_schedule import RatePlan
 from t5x_scale.data.objectives import Objective, RowKeys
 from t5x_scale.data.order import order_key, permute, to_rows
+from t5x_scale.data.rates import describe_shares
 from t5x_scale.data.skipping import SkipList
 from t5x_scale.data.step_rows import StepRows
 from t5x_scale.data.token_store import TokenStore
@@ -55,6 +56,7 @@ class BatchSource:
       delivery: makes the rows of each source.
       mixture: which source each global row comes from.
       schedule: rows of each step.
+      steps: the row at which each step begins, those before a change of the batch size included.
       length: L, positions of a row.
       seed: decides order and randomness of the rows.
       skip: global rows that are never delivered.
@@ -103,8 +105,8 @@ class BatchSource:
         self.skip = SkipList(skip)
         self.delivery = delivery or WindowDelivery(self.stores, objective, length)
         self.rows_per_epoch = {name: self.delivery.rows_per_epoch[name] for name in self.names}
-        self._steps = StepRows(schedule)
-        self.mixture = self._plan.by_rows(self._steps, self.delivery.tokens_per_row)
+        self.steps = StepRows(schedule)
+        self.mixture = self._plan.by_rows(self.steps, self.delivery.tokens_per_row)
         self._process = (process_index, process_count)
 
     def batch(self, step: int, rows: np.ndarray | slice | None = None) -> dict[str, np.ndarray]:
@@ -121,15 +123,19 @@ class BatchSource:
           UserError: a source would be gone through more than `max_epochs` times.
         """
         rows = self.host_rows(step) if rows is None else rows
-        consumed = self.schedule.first_row(step) + to_rows(rows, self.schedule.size(step))
-        fields = self.fields(self.locate(self.skip.to_global(consumed)))
+        everyone = self.global_rows(step)
+        fields = self.fields(self.locate(everyone[to_rows(rows, len(everyone))]))
         check_batch(fields)
         return fields
+
+    def global_rows(self, step: int) -> np.ndarray:
+        """The global rows of the batch of `step`, int64 [rows], in order."""
+        return self.skip.to_global(np.arange(self.steps.first_row(step), self.steps.first_row(step + 1)))
 
     def host_rows(self, step: int) -> slice:
         """This host's rows of the global batch of `step`: hosts in order hold equal, consecutive parts."""
         index, count = self._process
-        size = self.schedule.size(step) // count
+        size = (self.steps.first_row(step + 1) - self.steps.first_row(step)) // count
         return slice(index * size, (index + 1) * size)
 
     def locate(self, rows: np.ndarray) -> Locations:
@@ -181,14 +187,14 @@ class BatchSource:
         `row` is the number of rows consumed; `past` pairs (step, row) where the batch size changed; `mixture` and
         `stores` are digests of where the rows so far came from. What lies ahead is not on record: it may change.
         """
-        position = self._position(step)
+        position = self.position(step)
         return {
-            "row": self.schedule.first_row(step),
+            "row": self.steps.first_row(step),
             "fingerprint": self.fingerprint,
             "parts": self.parts,
             "stores": self._stores_digest(position),
             "mixture": self.mixture.digest(position),
-            "past": [list(pair) for pair in self._steps.until(step)],
+            "past": [list(pair) for pair in self.steps.until(step)],
             "skip": [list(interval) for interval in self.skip.intervals],
         }
 
@@ -207,9 +213,9 @@ class BatchSource:
         other.skip = self._combined_skip(state, step)
         if self.schedule.first_row(step) != state["row"]:
             other.schedule = self.schedule.anchored(step, state["row"])
-        other._steps = StepRows(other.schedule, state["past"])
-        other.mixture = self._plan.by_rows(other._steps, self.delivery.tokens_per_row)
-        position = other._position(step)
+        other.steps = StepRows(other.schedule, state["past"])
+        other.mixture = self._plan.by_rows(other.steps, self.delivery.tokens_per_row)
+        position = other.position(step)
         if other.mixture.digest(position) != state["mixture"]:
             raise UserError(
                 f"the mixture of the steps before {step} is not the one that the run was trained on: put it back, or "
@@ -247,9 +253,22 @@ class BatchSource:
         seen = {name: self.stores[name].fingerprint for name, rows in zip(self.names, counts, strict=True) if rows}
         return hashlib.sha256(json.dumps(seen, sort_keys=True).encode()).hexdigest()[:32]
 
+    def position(self, step: int) -> int:
+        """One past the last global row that was delivered before `step`."""
+        row = self.steps.first_row(step)
+        return int(self.skip.to_global(np.array([row - 1]))[0]) + 1 if row else 0
+
+    def delivered_rows(self, begin: int, end: int) -> np.ndarray:
+        """int64 [sources]: rows of each source among the global rows [begin, end), without those that are skipped."""
+        rows = self.mixture.rows_before(end) - self.mixture.rows_before(begin)
+        for low, high in self.skip.intervals:
+            low, high = min(max(low, begin), end), min(max(high, begin), end)
+            rows = rows - self.mixture.rows_before(high) + self.mixture.rows_before(low)
+        return rows
+
     def rows_before(self, step: int) -> dict[str, int]:
         """{name: rows that the mixture has dealt to the source before `step`, those jumped over included}."""
-        return dict(zip(self.names, self.mixture.rows_before(self._position(step)).tolist(), strict=True))
+        return dict(zip(self.names, self.mixture.rows_before(self.position(step)).tolist(), strict=True))
 
     def epochs(self, step: int) -> dict[str, float]:
         """{name: passes over the source before `step`}."""
@@ -260,10 +279,7 @@ class BatchSource:
 
         Exact for windows; for packed documents a row counts as the mean of its source.
         """
-        position = self._position(step)
-        rows = self.mixture.rows_before(position)
-        for first, end in self.skip.intervals:
-            rows = rows - self.mixture.rows_before(min(end, position)) + self.mixture.rows_before(min(first, position))
+        rows = self.delivered_rows(0, self.position(step))
         per_row = [self.delivery.tokens_per_row[name] for name in self.names]
         return {
             name: round(count * tokens) for name, count, tokens in zip(self.names, rows.tolist(), per_row, strict=True)
@@ -303,12 +319,9 @@ class BatchSource:
                 f"{store.num_documents:,} documents, {self.rows_per_epoch[name]:,} rows an epoch ({store.directory})"
             )
             lines.append("    " + ", ".join(f"{key} {_to_text(value)}" for key, value in statistics[name].items()))
+        if len(self._plan.pieces) > 1:
+            lines.append(describe_shares(self._plan, self.stores))
         return "\n".join(lines)
-
-    def _position(self, step: int) -> int:
-        """One past the last global row consumed before `step`."""
-        row = self.schedule.first_row(step)
-        return int(self.skip.to_global(np.array([row - 1]))[0]) + 1 if row else 0
 
     def _check_cap(self, name: str, rows: int, span: str = "") -> None:
         per_epoch, cap = self.rows_per_epoch[name], epoch_cap(self.max_epochs, name)

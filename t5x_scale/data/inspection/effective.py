@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from t5x_scale.data.batch_source import BatchSource
-from t5x_scale.data.step_rows import StepRows
 
 
-def describe_mixture(source: BatchSource, steps: StepRows, first: int, stop: int) -> str:
+def describe_mixture(source: BatchSource, first: int, stop: int) -> str:
     """A table of what steps [first, stop) hold of every source: rows, tokens, shares of the tokens, epochs.
 
     Tokens are exact for windows; for packed documents a row counts as the mean of its source. Rows that were skipped
@@ -16,11 +15,10 @@ def describe_mixture(source: BatchSource, steps: StepRows, first: int, stop: int
 
     Args:
       source: of the run.
-      steps: where its steps begin.
       first, stop: steps, `stop` not included.
     """
-    begin, end = position(source, steps, first), position(source, steps, stop)
-    rows = delivered_rows(source, begin, end)
+    begin, end = source.position(first), source.position(stop)
+    rows = source.delivered_rows(begin, end)
     tokens = rows * np.array([source.delivery.tokens_per_row[name] for name in source.names])
     passed = [source.mixture.rows_before(row) for row in (begin, end)]
     width = max(len(name) for name in (*source.names, "all"))
@@ -36,18 +34,3 @@ def describe_mixture(source: BatchSource, steps: StepRows, first: int, stop: int
         )
     lines.append(f"{'all':{width}}  {int(rows.sum()):12,}  {round(tokens.sum()):16,}  {1:7.4f}")
     return "\n".join(lines)
-
-
-def position(source: BatchSource, steps: StepRows, step: int) -> int:
-    """One past the last global row that was delivered before `step`."""
-    row = steps.first_row(step)
-    return int(source.skip.to_global(np.array([row - 1]))[0]) + 1 if row else 0
-
-
-def delivered_rows(source: BatchSource, begin: int, end: int) -> np.ndarray:
-    """int64 [sources]: rows of each source among the global rows [begin, end), without those that are skipped."""
-    rows = source.mixture.rows_before(end) - source.mixture.rows_before(begin)
-    for low, high in source.skip.intervals:
-        low, high = min(max(low, begin), end), min(max(high, begin), end)
-        rows = rows - source.mixture.rows_before(high) + source.mixture.rows_before(low)
-    return rows

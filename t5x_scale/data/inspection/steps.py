@@ -9,7 +9,6 @@ import numpy as np
 
 from t5x_scale.data.batch_source import BatchSource
 from t5x_scale.data.inspection.text import visible
-from t5x_scale.data.step_rows import StepRows
 from t5x_scale.data.token_store import TokenStore
 from t5x_scale.data.vocabulary import Vocabulary
 
@@ -53,23 +52,15 @@ class RowOrigin:
     parts: tuple[DocumentPart, ...]
 
 
-def global_rows(source: BatchSource, steps: StepRows, first: int, stop: int) -> np.ndarray:
-    """The global rows that steps [first, stop) hold, int64 [n], in order."""
-    return source.skip.to_global(np.arange(steps.first_row(first), steps.first_row(stop)))
-
-
-def step_documents(
-    source: BatchSource, steps: StepRows, step: int, rows: Sequence[int] | None = None
-) -> Iterator[RowOrigin]:
+def step_documents(source: BatchSource, step: int, rows: Sequence[int] | None = None) -> Iterator[RowOrigin]:
     """What each row of a step is made from.
 
     Args:
       source: of the run.
-      steps: where its steps begin; a run whose batch size changed on the way knows more than its configuration.
       step: counted from 0.
       rows: of the batch; all when None.
     """
-    places = global_rows(source, steps, step, step + 1)
+    places = source.global_rows(step)
     rows = range(len(places)) if rows is None else rows
     found = source.locate(places[list(rows)])
     for number, row in enumerate(rows):
@@ -104,20 +95,18 @@ def describe_spans(store: TokenStore, spans: Sequence[tuple[int, int]]) -> str:
     return ", ".join(pieces) + (f" and {len(parts) - 4} more" if len(parts) > 4 else "")
 
 
-def describe_step(
-    source: BatchSource, steps: StepRows, step: int, vocabulary: Vocabulary, show: int = 16, characters: int = 60
-) -> str:
+def describe_step(source: BatchSource, step: int, vocabulary: Vocabulary, show: int = 16, characters: int = 60) -> str:
     """The documents of a step, row by row, with their beginnings.
 
     Args:
-      source, steps, step: as `step_documents` takes them.
+      source, step: as `step_documents` takes them.
       vocabulary: of the run.
       show: rows shown.
       characters: shown of each document's part.
     """
-    size = steps.first_row(step + 1) - steps.first_row(step)
+    size = len(source.global_rows(step))
     lines = [f"step {step}: {size} rows of {source.length} positions"]
-    for origin in step_documents(source, steps, step, range(min(show, size))):
+    for origin in step_documents(source, step, range(min(show, size))):
         lines.append(
             f"row {origin.row} (global row {origin.global_row:,}): {origin.source}, epoch {origin.epoch}, row "
             f"{origin.index:,} of {source.rows_per_epoch[origin.source]:,}, {source.stores[origin.source].directory}"

@@ -12,7 +12,6 @@ from t5x_scale.data.inspection import describe_mixture, describe_step, step_docu
 from t5x_scale.data.mixture_schedule import RatePlan
 from t5x_scale.data.objectives import CausalLm
 from t5x_scale.data.packed_delivery import PackDocuments
-from t5x_scale.data.step_rows import StepRows
 from t5x_scale.data.vocabulary import load_vocabulary
 
 BYTES = load_vocabulary("bytes")
@@ -33,10 +32,9 @@ def make_source(stores, batch_size=8, skip=SKIP, **options):
 
 def test_documents_are_those_of_the_batch(stores):
     source = make_source(stores)
-    steps = StepRows(source.schedule)
     for step in (0, 3, 9):
         batch = source.batch(step)
-        for origin in step_documents(source, steps, step):
+        for origin in step_documents(source, step):
             store, tokens = stores[origin.source], []
             for part in origin.parts:
                 start, stop = store.document_span(part.document)
@@ -55,7 +53,7 @@ def test_packed_documents_are_whole(stores):
         stores, PLAN, BatchSchedule(4), objective, length=512, seed=0, delivery=delivery, max_epochs=None
     )
     batch = source.batch(5)
-    for origin in step_documents(source, StepRows(source.schedule), 5):
+    for origin in step_documents(source, 5):
         assert all((part.first, part.stop) == (0, part.size) for part in origin.parts)
         segments = batch[batch_lib.SEGMENT_IDS][origin.row]
         assert segments.max() == len(origin.parts)
@@ -64,14 +62,14 @@ def test_packed_documents_are_whole(stores):
 
 def test_the_text_of_a_step(stores):
     source = make_source(stores)
-    text = describe_step(source, StepRows(source.schedule), 6, BYTES, show=5, characters=12)
+    text = describe_step(source, 6, BYTES, show=5, characters=12)
     lines = text.splitlines()
     assert lines[0] == "step 6: 8 rows of 32 positions"
     assert lines[-1].startswith("3 more rows")
     # Six rows were jumped over before step 6.
     rows = [int(number) for number in re.findall(r"global row (\d+)", text)]
     assert rows == [54, 55, 56, 57, 58]
-    for origin, line in zip(step_documents(source, StepRows(source.schedule), 6, [0]), lines[1:2], strict=True):
+    for origin, line in zip(step_documents(source, 6, [0]), lines[1:2], strict=True):
         assert f"{origin.source}, epoch {origin.epoch}, row {origin.index} of" in line
     assert re.search(r"  document \d+, tokens \d+ to \d+ of \d+: ", text)
 
@@ -80,19 +78,18 @@ def test_the_text_of_a_step(stores):
 @given(first=st.integers(0, 15), length=st.integers(1, 12))
 def test_the_mixture_of_steps_is_counted(stores, first, length):
     source = make_source(stores)
-    steps = StepRows(source.schedule)
-    text = describe_mixture(source, steps, first, first + length)
+    text = describe_mixture(source, first, first + length)
     shown = {name: int(rows) for name, rows in re.findall(r"^(\w+) +([\d,]+)  ", text, flags=re.M)}
     counted = dict.fromkeys(("sums", "words"), 0)
     for step in range(first, first + length):
-        for origin in step_documents(source, steps, step):
+        for origin in step_documents(source, step):
             counted[origin.source] += 1
     assert shown == {**counted, "all": 8 * length}
 
 
 def test_the_mixture_in_tokens_and_epochs(stores):
     source = make_source(stores, skip=())
-    lines = describe_mixture(source, StepRows(source.schedule), 0, 8).splitlines()
+    lines = describe_mixture(source, 0, 8).splitlines()
     assert lines[0] == "steps 0 to 8: global rows 0 to 64"
     rows = {line.split()[0]: line.split()[1:] for line in lines[2:]}
     assert rows["sums"][:3] == ["40", "1,280", "0.6250"]
@@ -104,9 +101,10 @@ def test_a_run_whose_batch_size_changed(stores):
     first = make_source(stores)
     state = first.state(5)
     resumed = make_source(stores, batch_size=4).resumed(state, 5)
-    steps = StepRows(resumed.schedule, state["past"])
     for step in (2, 4):
-        assert list(step_documents(resumed, steps, step)) == list(step_documents(first, StepRows(first.schedule), step))
-    assert len(list(step_documents(resumed, steps, 5))) == 4
+        assert list(step_documents(resumed, step)) == list(step_documents(first, step))
+        for name, field in first.batch(step).items():
+            np.testing.assert_array_equal(resumed.batch(step)[name], field)
+    assert len(list(step_documents(resumed, 5))) == 4
     # 44 rows, and the six that were jumped over.
-    assert "global rows 0 to 50" in describe_mixture(resumed, steps, 0, 6)
+    assert "global rows 0 to 50" in describe_mixture(resumed, 0, 6)
