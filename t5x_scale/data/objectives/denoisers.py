@@ -26,6 +26,8 @@ from t5x_scale.data.vocabulary import Vocabulary
 
 # Below this a text is not worth a span: two tokens leave one on each side.
 FEWEST_TOKENS = 3
+# For what is asked of every document.
+_remember = functools.lru_cache(maxsize=65536)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,6 +105,7 @@ class SpanDenoiser(Denoiser):
             return joined_lengths(length, self.noise_density, self.mean_span, mode)
         return halved_lengths(inputs_length, length, self.noise_density, self.mean_span, mode)
 
+    @_remember
     def text_lengths(self, num_tokens: int, mode: int) -> Lengths:
         return Lengths(num_tokens, *noise_counts(num_tokens, self.noise_density, self.mean_span), mode)
 
@@ -189,6 +192,7 @@ class PrefixDenoiser(Denoiser):
         # Without a mode token the first token of the window is the one that only feeds the next.
         return Lengths(length + 1 - mode, self._mean_learnt(length), 0, mode, end=0)
 
+    @_remember
     def text_lengths(self, num_tokens: int, mode: int) -> Lengths:
         return Lengths(num_tokens, self._mean_learnt(num_tokens), 0, mode, end=0)
 
@@ -202,8 +206,9 @@ class PrefixDenoiser(Denoiser):
         return texts, uniform_split(self._fewest_given(predictions), predictions - 1, words)
 
     def _fewest_given(self, predictions: np.ndarray | int) -> np.ndarray:
-        given = np.round((1 - 2 * self.noise_density) * (np.asarray(predictions) - 1)).astype(np.int64)
-        return np.minimum(np.maximum(given, 1), np.asarray(predictions) - 1)
+        most = np.asarray(predictions) - 1
+        given = np.round((1 - 2 * self.noise_density) * most).astype(np.int64)
+        return np.minimum(np.maximum(given, 1), most)
 
     def _mean_learnt(self, predictions: int) -> float:
         return predictions - (float(self._fewest_given(predictions)) + predictions - 1) / 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -54,7 +55,7 @@ class Denoising(Objective):
 
     has_prefix: ClassVar[bool] = True
 
-    @property
+    @functools.cached_property
     @abc.abstractmethod
     def mixture(self) -> tuple[tuple[Denoiser, float], ...]:
         """(denoiser, share of the rows) of those whose share is not 0; the shares sum to 1."""
@@ -114,8 +115,12 @@ class Denoising(Objective):
 
     def choose(self, words: np.ndarray) -> np.ndarray:
         """Which denoiser of `mixture` each random word, uint64 [n], stands for: int64 [n]."""
-        ends = np.cumsum([rate for _, rate in self.mixture])[:-1]
-        return np.searchsorted(ends, to_unit(np.asarray(words, np.uint64)), side="right")
+        return np.searchsorted(self._ends, to_unit(np.asarray(words, np.uint64)), side="right")
+
+    @functools.cached_property
+    def _ends(self) -> np.ndarray:
+        """Where the shares of all denoisers but the last end, float64 in [0, 1]."""
+        return np.cumsum([rate for _, rate in self.mixture])[:-1]
 
     def __call__(self, tokens: np.ndarray, keys: RowKeys, length: int) -> dict[str, np.ndarray]:
         self.check_windows(tokens, length)
@@ -222,9 +227,16 @@ class Denoising(Objective):
         )
 
     def _controls(self, denoiser: Denoiser) -> Controls:
-        vocabulary = self.need_vocabulary()
-        mode = self._mode_id(vocabulary, denoiser.mode) if self.mode_tokens else None
-        return Controls(mode, self.separator, sentinel_ids(vocabulary))
+        if denoiser.mode not in self._controls_by_mode:
+            vocabulary = self.need_vocabulary()
+            mode = self._mode_id(vocabulary, denoiser.mode) if self.mode_tokens else None
+            self._controls_by_mode[denoiser.mode] = Controls(mode, self.separator, sentinel_ids(vocabulary))
+        return self._controls_by_mode[denoiser.mode]
+
+    @functools.cached_property
+    def _controls_by_mode(self) -> dict[str, Controls]:
+        """Looked up once: documents are many."""
+        return {}
 
     def _mode_id(self, vocabulary: Vocabulary, mode: str) -> int:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 from t5x_scale.data.objectives.denoisers import Denoiser, SpanDenoiser
 from t5x_scale.data.objectives.denoising import Denoising
@@ -29,6 +30,6 @@ class SpanCorruption(Denoising):
     def __post_init__(self):
         _ = self.mixture
 
-    @property
+    @functools.cached_property
     def mixture(self) -> tuple[tuple[Denoiser, float], ...]:
         return ((SpanDenoiser(self.mean_span, self.noise_density, self.mode), 1.0),)

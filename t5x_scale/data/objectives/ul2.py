@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 
 from t5x_scale.core.errors import UserError
@@ -53,7 +54,7 @@ class Ul2(Denoising):
             object.__setattr__(self, "rates", tuple(self.rates))
             check_shares(self.rates, len(self.denoisers), type(self).__name__)
 
-    @property
+    @functools.cached_property
     def mixture(self) -> tuple[tuple[Denoiser, float], ...]:
         rates = self.rates or (1.0,) * len(self.denoisers)
         total = sum(rates)
