@@ -348,7 +348,7 @@ class LiveSource:
         return lambda: self._sources[name].make(shard)
 
     def _tell(self, shard: int, step: int, mark: Bookmark) -> None:
-        if self._told:
+        if self._told or self._process[0]:
             return
         self._told = True
         what = f"{mark.examples:,} examples" if mark.row else "the stream from its beginning"

@@ -14,8 +14,18 @@ from t5x_scale.data.live.rows import LivePacked, LiveWindows
 from t5x_scale.data.live.source import LiveRows, LiveSource
 from t5x_scale.data.objectives import CausalLm
 from t5x_scale.data.packed_delivery import PackDocuments
+from t5x_scale.data.pipeline import DataConfig
 
 SEPARATOR = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class LiveConfig(DataConfig):
+    """A configuration whose data is live."""
+
+    delivery: str = "live"
+    live_shards: int = 1
+    live_shuffle_buffer: int = 0
 
 
 @dataclasses.dataclass
