@@ -9,12 +9,16 @@ BIN := $(VENV)/bin
 export NPROC ?= 2
 export JAX_PLATFORMS ?= cpu
 
-.PHONY: help demo test drill lint format install clean-demo
+# Apache Beam pins older versions of what others share.
+BEAM_VENV := .venv-beam
+
+.PHONY: help demo test drill beam lint format install clean-demo
 
 help:
 	@echo "make demo    pretrain a small PaLM on real text, kill it, resume it, continue it, sample from it"
 	@echo "make test    every test"
 	@echo "make drill   kill a run at random moments, again and again (DRILL=20 kills)"
+	@echo "make beam    build a token store with Apache Beam, in an environment of its own"
 	@echo "make lint    ruff and the import contracts"
 	@echo "make format  ruff format and the fixes it is sure of"
 
@@ -29,6 +33,9 @@ test: $(VENV)/.installed-test
 
 drill: $(VENV)/.installed-test
 	DRILL=$(or $(DRILL),20) $(BIN)/python -m pytest -q tests/endtoend/test_drill.py
+
+beam: $(BEAM_VENV)/.installed
+	$(BEAM_VENV)/bin/python -m pytest -q tests/beam
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
@@ -54,4 +61,10 @@ $(VENV)/.installed: $(VENV)/bin/python setup.py
 
 $(VENV)/.installed-test: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet -e '.[test]'
+	touch $@
+
+$(BEAM_VENV)/.installed: setup.py
+	@if [ -z "$(PYTHON)" ]; then $(MAKE) $(VENV)/bin/python; fi
+	$(PYTHON) -m venv $(BEAM_VENV)
+	$(BEAM_VENV)/bin/python -m pip install --quiet -e '.[beam]' 'pytest>=8.4,<10'
 	touch $@

@@ -34,7 +34,7 @@ EXTRAS = {
     # Building token stores on Dataflow, Flink or Spark, in an environment of its own (`make beam`): Beam wants
     # protobuf < 7, and sentencepiece from 0.2.2 on wants more. Nothing else asks for google-crc32c by name, and
     # SeqIO's readers need it.
-    "beam": ["apache-beam[gcp]>=2.77,<3", "sentencepiece<0.2.2", "google-crc32c>=1.5,<2"],
+    "beam": ["apache-beam[gcp]>=2.77,<3", "sentencepiece<0.2.2", "google-crc32c>=1.5,<2", "gcsfs>=2026.6"],
     "test": [
         # Measured against in tools/benchmark_data.py.
         "grain>=0.2.18,<0.3",

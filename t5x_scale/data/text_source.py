@@ -63,13 +63,22 @@ def iterate_records(name: str, split: str) -> Iterator[Record]:
     Raises:
       UserError: an unknown split; a file that cannot be read, is empty or is not UTF-8; nothing to hold out.
     """
-    for file, start, stop in _ranges(name, split):
-        pieces = _read_pieces(file, start, stop)
-        piece = next(pieces)
-        for following in pieces:
-            yield Record((piece,), ends=False)
-            piece = following
-        yield Record((piece,))
+    for file, start, stop in list_ranges(name, split):
+        yield from read_range(file, start, stop)
+
+
+def read_range(file: files.Path, start: int, stop: int) -> Iterator[Record]:
+    """One document, bytes [start, stop) of a file, in stretches.
+
+    Raises:
+      UserError: the file cannot be read, became shorter or is not UTF-8.
+    """
+    pieces = _read_pieces(file, start, stop)
+    piece = next(pieces)
+    for following in pieces:
+        yield Record((piece,), ends=False)
+        piece = following
+    yield Record((piece,))
 
 
 def iterate_documents(name: str, split: str, vocabulary: Vocabulary) -> Iterator[np.ndarray]:
@@ -90,7 +99,7 @@ def count_bytes(name: str, split: str) -> int:
     Raises:
       UserError: as `iterate_records`.
     """
-    return sum(stop - start for _, start, stop in _ranges(name, split))
+    return sum(stop - start for _, start, stop in list_ranges(name, split))
 
 
 def describe_source(name: str, split: str) -> dict[str, Any]:
@@ -131,8 +140,12 @@ def check_unchanged(name: str, source: Mapping[str, Any], store: str | os.PathLi
         )
 
 
-def _ranges(name: str, split: str) -> Iterator[tuple[files.Path, int, int]]:
-    """(file, first byte, one past the last byte) of every document of a split."""
+def list_ranges(name: str, split: str) -> Iterator[tuple[files.Path, int, int]]:
+    """(file, first byte, one past the last byte) of every document of a split, in order.
+
+    Raises:
+      UserError: an unknown split; a file that cannot be read or is empty.
+    """
     if split not in SPLITS:
         raise UserError(f"'{name}' has no split '{split}'{did_you_mean(split, SPLITS)}; it has {', '.join(SPLITS)}")
     found = list_files(name)

@@ -51,6 +51,8 @@ sys.meta_path.insert(0, Absent())
 import t5x_scale
 names = [module.name for module in pkgutil.walk_packages(t5x_scale.__path__, "t5x_scale.")]
 names = [name for name in names if not name.endswith(("__main__", "gin_files", "data.seqio_source"))]
+# Apache Beam has an environment of its own (`make beam`).
+names = [name for name in names if ".building.beam" not in name]
 for name in names:
     importlib.import_module(name)
 print(len(names))
@@ -62,6 +64,7 @@ def test_every_module_imports_without_tensorflow():
     assert result.returncode == 0, result.stderr
     # Every file of the package but the folder that needs it, the entry point, and the __init__ of the package itself.
     files = [file for file in PACKAGE.rglob("*.py") if file.name != "__main__.py" and "seqio_source" not in file.parts]
+    files = [file for file in files if not (file.parent.name == "building" and file.name.startswith("beam"))]
     assert int(result.stdout) == len(files) - 1
 
 

@@ -43,18 +43,31 @@ def iterate_records(task_name: str, split: str, vocabulary: Vocabulary, feature:
       UserError: an unknown task, split or feature, a missing or broken file, a split without documents, or ids that
         are not of `vocabulary`. Raised at the first `next`.
     """
-    task = get_task(task_name)
+    empty = True
+    for record in read_records(get_task(task_name), split, vocabulary, feature):
+        empty = False
+        yield record
+    if empty:
+        raise UserError(f"task '{task_name}' has no documents in split '{split}'")
+
+
+def read_records(
+    task: seqio.Task,
+    split: str,
+    vocabulary: Vocabulary,
+    feature: str = "targets",
+    *,
+    shard: int = 0,
+    shards: int = 1,
+) -> Iterator[Record]:
+    """As `iterate_records`, of a part of a task as `documents.read_examples` has it, which may have no documents."""
     features = document_features(task, feature)
     for name in features:
         check_vocabulary(task, name, vocabulary)
     take = [(name, _taker(task, name, vocabulary)) for name in features]
-    empty = True
-    for example in read_examples(task, split):
+    for example in read_examples(task, split, shard=shard, shards=shards):
         *inputs, targets = [convert(example[name]) for name, convert in take]
-        empty = False
         yield Record((targets,), *inputs)
-    if empty:
-        raise UserError(f"task '{task_name}' has no documents in split '{split}'")
 
 
 def _taker(task: seqio.Task, name: str, vocabulary: Vocabulary) -> Callable[[Any], Piece]:
