@@ -17,6 +17,8 @@ BATCH_CHARACTERS = 1_000_000
 PREPROCESSING_SEED = 0
 # Every random preprocessor of an epoch has a seed of its own, counted from the epoch's.
 EPOCH_SEEDS = 100_003
+# Scalars that are taken from TensorFlow at once.
+EXAMPLES_AT_ONCE = 64
 
 
 def iterate_documents(
@@ -90,9 +92,19 @@ def read_examples(
     if split not in splits:
         raise UserError(f"task '{task.name}' has no split '{split}'{did_you_mean(split, splits)}; it has {splits}")
     try:
-        yield from _make_dataset(task, split, epoch, shard, shards).as_numpy_iterator()
+        yield from _to_numpy(_make_dataset(task, split, epoch, shard, shards))
     except (tf.errors.OpError, OSError, ValueError, AssertionError, LookupError) as error:
         raise UserError(f"cannot read task '{task.name}', split '{split}': {first_line(error)}") from error
+
+
+def _to_numpy(dataset: tf.data.Dataset) -> Iterator[Mapping[str, Any]]:
+    """The examples of a data set; scalars, such as texts, come over in groups, ten times as fast as one by one."""
+    if any(getattr(spec, "shape", None) != () for spec in dataset.element_spec.values()):
+        yield from dataset.prefetch(tf.data.AUTOTUNE).as_numpy_iterator()
+        return
+    for group in dataset.batch(EXAMPLES_AT_ONCE).prefetch(tf.data.AUTOTUNE).as_numpy_iterator():
+        for values in zip(*group.values(), strict=True):
+            yield dict(zip(group, values, strict=True))
 
 
 def is_sharded_by_files(task: seqio.Task, split: str, shards: int) -> bool:
@@ -119,7 +131,7 @@ def _make_dataset(task: seqio.Task, split: str, epoch: int, shard: int, shards: 
         _check_spec(name, feature, dataset.element_spec.get(name))
     options = tf.data.Options()
     options.deterministic = True
-    return dataset.with_options(options).prefetch(tf.data.AUTOTUNE)
+    return dataset.with_options(options)
 
 
 def _check_spec(name: str, feature: seqio.Feature, spec: tf.TensorSpec | None) -> None:
