@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import pathlib
+import shlex
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -22,7 +23,7 @@ from t5x_scale.data.catalog import file_name
 from t5x_scale.data.delivery import Packing, Windows
 from t5x_scale.data.live.documents import DocumentStream
 from t5x_scale.data.live.examples import EndOfStreamError, RepeatedExamples
-from t5x_scale.data.live.inputs import LiveInput, LiveNames, resolve_live
+from t5x_scale.data.live.inputs import ALL, LiveInput, LiveNames, resolve_live
 from t5x_scale.data.live.rows import LivePacked, LiveWindows, RowKind, RowStream
 from t5x_scale.data.live.source import LiveRows, LiveSource
 from t5x_scale.data.objectives import Objective
@@ -177,12 +178,17 @@ def _make_kind(packing: Packing, objective: Objective, length: int, separator: i
 
 def _remedy(config: DataConfig, inputs: Mapping[str, LiveInput], default_store_dir: str | os.PathLike) -> str:
     """The command that builds the stores."""
-    tasks = sorted({source.name for one in inputs.values() for source in one.sources})
-    more = f" (and likewise for {len(tasks) - 1} more)" if len(tasks) > 1 else ""
-    return (
-        f"python tools/build_token_store.py --task {tasks[0]} --vocabulary {config.vocabulary} "
-        f"--store_dir {os.fspath(config.store_dir or default_store_dir)}{more}"
-    )
+    words = []
+    for name, one in inputs.items():
+        is_task = name == one.sources[0].name
+        named = {"--task": [name]} if is_task else {"--mixture": [name]}
+        if name == ALL:
+            named = {"--task": [source.name for source in one.sources]}
+        words += [f"{option}={value}" for option, values in named.items() for value in values]
+    words += [f"--module={module}" for module in config.task_modules]
+    words += [f"--split={config.split}"] if config.split != "train" else []
+    words += [f"--vocabulary={config.vocabulary}", f"--store_dir={os.fspath(config.store_dir or default_store_dir)}"]
+    return shlex.join(["python", "tools/build_token_store.py", *words])
 
 
 def _freeze_part(

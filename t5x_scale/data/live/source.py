@@ -26,6 +26,7 @@ import numpy as np
 from t5x_scale.core.batch import check_batch
 from t5x_scale.core.errors import UserError
 from t5x_scale.data.batch_schedule import BatchSchedule
+from t5x_scale.data.live.examples import Place
 from t5x_scale.data.live.reader import Bookmark, ShardReader
 from t5x_scale.data.live.rows import RowKind, RowStream
 from t5x_scale.data.mixture_schedule import MixtureSchedule, RatePlan
@@ -70,6 +71,7 @@ class LiveSource:
       stores: empty: there are none.
       mixture: deals the rows of each shard to the sources.
       schedule: rows of each step.
+      steps: the row at which each step begins, those before a change of the batch size included.
       length: L, positions of a row.
       seed: decides order and randomness of the rows.
       skip: global rows that are never delivered.
@@ -128,7 +130,7 @@ class LiveSource:
 
     def _place(self, steps: StepRows, known: dict[int, Bookmark]) -> None:
         """What depends on where steps begin, and on what was skipped."""
-        self._steps = steps
+        self.steps = steps
         self._skip_in_shard = self._divide(self.skip)
         pieces = [(steps.first_row(step) // self._shards, shares) for step, shares in self._plan.steps()]
         self.mixture = MixtureSchedule(pieces)
@@ -152,10 +154,10 @@ class LiveSource:
         Raises:
           UserError: a source has ended, cannot be read, or does not give the same examples again.
         """
-        size = self.schedule.size(step)
+        size = self._size(step)
         numbers = to_rows(self.host_rows(step) if rows is None else rows, size)
         shards = numbers * self._shards // size
-        first = self.schedule.first_row(step) // self._shards
+        first = self.steps.first_row(step) // self._shards
         locals_ = self._skip_in_shard.to_global(first + numbers % (size // self._shards))
         with self._lock:
             materials: list[Any] = [None] * len(numbers)
@@ -173,8 +175,11 @@ class LiveSource:
     def host_rows(self, step: int) -> slice:
         """This host's rows of the global batch of `step`: hosts in order hold equal, consecutive parts."""
         index, count = self._process
-        size = self.schedule.size(step) // count
+        size = self._size(step) // count
         return slice(index * size, (index + 1) * size)
+
+    def _size(self, step: int) -> int:
+        return self.steps.first_row(step + 1) - self.steps.first_row(step)
 
     @property
     def parts(self) -> dict[str, Any]:
@@ -207,12 +212,12 @@ class LiveSource:
             known = {shard: mark for part in self._share(known) for shard, mark in part.items()}
         position = self._position(step)
         return {
-            "row": self.schedule.first_row(step),
+            "row": self.steps.first_row(step),
             "fingerprint": self.fingerprint,
             "parts": self.parts,
             "sources": self._sources_digest(position),
             "mixture": self.mixture.digest(position),
-            "past": [list(pair) for pair in self._steps.until(step)],
+            "past": [list(pair) for pair in self.steps.until(step)],
             "skip": [list(interval) for interval in self.skip.intervals],
             "shards": dict(sorted(known.items(), key=lambda item: int(item[0]))),
         }
@@ -267,6 +272,21 @@ class LiveSource:
         """{name: rows that the mixture has dealt to the source before `step`, those jumped over included}."""
         return self._count(self._position(step))
 
+    def epochs(self, step: int) -> dict[str, float]:
+        """{name: passes over the source known to lie before `step`}, the mean of the shards this process reads.
+
+        Whole passes, until one has shown how long they are. Sampled sources, and steps this process has not been at,
+        count none.
+        """
+        positions = [mark.positions for mark in self._marks.get(step, {}).values()]
+        places = {name: [mine[name].place for mine in positions if name in mine] for name in self.names}
+        return {
+            name: float(
+                np.mean([place.epoch + place.example / (place.per_epoch or np.inf) for place in mine or [Place()]])
+            )
+            for name, mine in places.items()
+        }
+
     def token_counts(self, step: int) -> dict[str, int]:
         """{name: positions delivered from the source before `step`, padding of packed rows included}, without rows
         that were jumped over.
@@ -280,7 +300,7 @@ class LiveSource:
 
     def describe(self) -> str:
         """One line for each source, for logs."""
-        size = self.schedule.size(0)
+        size = self._size(0)
         mine = len(np.unique(to_rows(self.host_rows(0), size) * self._shards // size))
         lines = [
             f"data: live, {self._given_parts.get('objective', '')}, length {self.length}, seed {self.seed}, "
@@ -299,7 +319,7 @@ class LiveSource:
 
     def _position(self, step: int) -> int:
         """One past the last row consumed before `step`, in every shard."""
-        row = self.schedule.first_row(step) // self._shards
+        row = self.steps.first_row(step) // self._shards
         return int(self._skip_in_shard.to_global(np.array([row - 1]))[0]) + 1 if row else 0
 
     def _divide(self, skip: SkipList) -> SkipList:
@@ -362,7 +382,7 @@ class LiveSource:
         )
 
     def _remember(self, step: int) -> None:
-        row = self.schedule.first_row(step) // self._shards
+        row = self.steps.first_row(step) // self._shards
         limit = int(self._skip_in_shard.to_global(np.array([row]))[0])
         # A reader of rows that this batch had none of may stand further on.
         self._marks[step] = {shard: reader.bookmark() for shard, reader in self._readers.items() if reader.row <= limit}

@@ -5,10 +5,11 @@ import pytest
 from live_streams import LiveConfig, assert_same
 
 from t5x_scale.core.errors import UserError
+from t5x_scale.data import text_source
 from t5x_scale.data.delivery import Windows
 from t5x_scale.data.eval_source import EvalSource
 from t5x_scale.data.live import make_live_pipeline, open_live_eval_stores
-from t5x_scale.data.live.inputs import LiveNames, resolve_live
+from t5x_scale.data.live.inputs import LiveNames, TextExamples, resolve_live
 from t5x_scale.data.live.pipeline import share_json
 from t5x_scale.data.objectives import CausalLm, Supervised
 from t5x_scale.data.packed_delivery import PackDocuments
@@ -52,6 +53,24 @@ def test_text_files_live(config, tmp_path):
     parts = [host.batch(3) for host in hosts]
     for name, values in sharded.batch(3).items():
         np.testing.assert_array_equal(np.concatenate([part[name] for part in parts]), values)
+
+
+def test_every_shard_reads_files_of_its_own(corpus):
+    source = TextExamples(corpus, "all", BYTES)
+    whole = [document.tokens.tolist() for document in source.encode(list(source.open(0, 0, 1)))]
+    assert whole == [ids.tolist() for ids in text_source.iterate_documents(corpus, "all", BYTES)]
+    for shard in range(3):
+        part = source.encode(list(source.open(1, shard, 3)))
+        assert [document.tokens.tolist() for document in part] == whole[shard::3]
+
+
+def test_the_command_that_builds_stores_instead(config, corpus, caplog):
+    source = open_live(config(task_modules=["json"], split="all"))
+    source.batch(1)
+    assert (
+        f"python tools/build_token_store.py '--task={corpus}' --module=json --split=all --vocabulary=bytes "
+        "--store_dir=/stores" in caplog.text
+    )
 
 
 def test_files_that_change_are_refused(config, tmp_path):

@@ -193,6 +193,7 @@ def test_skipping_and_another_batch_size_on_resume():
     plain = make_live(sources())
     assert_same(wider.batch(5), joined([plain.batch(5), plain.batch(6)]))
     assert wider.state(6)["row"] == 5 * 8 + 16
+    assert_same(wider.batch(2), plain.batch(2))
 
 
 def test_a_resume_reads_one_pass_at_most_and_tokenises_little():
@@ -201,6 +202,8 @@ def test_a_resume_reads_one_pass_at_most_and_tokenises_little():
         source.batch(step)
     state = source.state(300)
     assert state["shards"]["0"]["positions"]["long"][0] >= 2
+    size = sum(len(document) + 1 for document in LONG if len(document))
+    assert source.epochs(300)["long"] == pytest.approx(300 * 128 / size, abs=0.02)
     listed = Listed("long", LONG)
     assert_same(make_live([listed]).resumed(state, 300).batch(300), source.batch(300))
     # Reading ahead goes on past the position: what is not tokenised are the documents before it.
