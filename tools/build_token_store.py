@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 
 from t5x_scale.core.errors import UserError
@@ -84,6 +85,8 @@ def describe(store: TokenStore) -> str:
 
 def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    # Modules of tasks lie where the user works, as for t5x_scale.
+    sys.path.insert(0, os.getcwd())
     try:
         print("\n".join(map(describe, build(parse_arguments()))))
     except UserError as error:
