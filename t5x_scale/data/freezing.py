@@ -116,25 +116,6 @@ def ensure(
     return TokenStore.open(target, vocabulary_fingerprint)
 
 
-def ensure_store(
-    directory: str | os.PathLike,
-    build: Callable[[], Iterable[np.ndarray]],
-    *,
-    vocabulary_fingerprint: str,
-    process_index: int = 0,
-    patience: float = PATIENCE,
-    **settings: Any,
-) -> TokenStore:
-    """`ensure` of what `freeze` makes of the documents `build()`; `settings` are those of `freeze`."""
-    return ensure(
-        directory,
-        lambda: freeze(build(), directory, vocabulary_fingerprint=vocabulary_fingerprint, **settings),
-        vocabulary_fingerprint=vocabulary_fingerprint,
-        process_index=process_index,
-        patience=patience,
-    )
-
-
 def building_directory(target: files.Path) -> files.Path:
     """Where the store `target` is built. On a local disk its time is the builder's sign of life."""
     return target.parent / f".{target.name}.building"

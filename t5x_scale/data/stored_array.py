@@ -51,6 +51,7 @@ class ArrayWriter:
         self._filled = 0
         self._written = 0
         self._array: Any = None
+        self._unfinished: Any = None
         self._checksums = [0]
         self._in_block = 0
 
@@ -77,6 +78,7 @@ class ArrayWriter:
             # All files of a zarr array have one length; an array of a single file is made no longer than it is.
             whole = self._written or self._inner
             self._write(self._buffer[: self._filled], self._chunk if whole else self._filled)
+        self._wait()
         if self._block and not self._in_block:
             self._checksums.pop()
         return self._checksums
@@ -87,12 +89,27 @@ class ArrayWriter:
                 metadata = _array_metadata(self.dtype, chunk, self._inner)
                 self._array = open_zarr(self._path, writable=True, metadata=metadata)
             begin, end = self._written, self._written + len(values)
+            self._wait()
             self._array = self._array.resize(exclusive_max=[end], resize_metadata_only=True).result()
-            self._array[begin:end].write(values).result()
+            # Reaches the disk while the next file fills: `values` are copied, and no more than one file is on its way.
+            self._unfinished = self._array[begin:end].write(values)
+            self._unfinished.copy.result()
         except (ValueError, OSError) as error:
-            raise UserError(f"cannot write the token store at {self._path}: {_reason(error)}") from error
+            raise self._failure(error) from error
         self._written, self._filled = end, 0
         self._sum(values)
+
+    def _wait(self) -> None:
+        """Waits until what was handed over is written."""
+        unfinished, self._unfinished = self._unfinished, None
+        try:
+            if unfinished is not None:
+                unfinished.result()
+        except (ValueError, OSError) as error:
+            raise self._failure(error) from error
+
+    def _failure(self, error: Exception) -> UserError:
+        return UserError(f"cannot write the token store at {self._path}: {_reason(error)}")
 
     def _sum(self, values: np.ndarray) -> None:
         while len(values):

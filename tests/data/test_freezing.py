@@ -17,7 +17,7 @@ SETTINGS = {"source": {"task": "t"}, "vocabulary_fingerprint": "v", "vocabulary_
 BUILDER = """
 import pathlib, sys, time
 import numpy as np
-from t5x_scale.data.freezing import ensure_store
+from t5x_scale.data.freezing import ensure, freeze
 
 def build():
     pathlib.Path(sys.argv[2]).open("a").write("built\\n")
@@ -25,8 +25,10 @@ def build():
         time.sleep(0.02)
         yield np.array([5, 6, 7])
 
-store = ensure_store(sys.argv[1], build, process_index=int(sys.argv[4]), source={"task": "t"},
-                     vocabulary_fingerprint="v", vocabulary_size=99, separator_id=1)
+def put():
+    freeze(build(), sys.argv[1], source={"task": "t"}, vocabulary_fingerprint="v", vocabulary_size=99, separator_id=1)
+
+store = ensure(sys.argv[1], put, process_index=int(sys.argv[4]), vocabulary_fingerprint="v")
 print(store.fingerprint)
 """
 
@@ -34,6 +36,15 @@ print(store.fingerprint)
 def start(tmp_path, documents, process_index):
     arguments = [tmp_path / "stores" / "s", tmp_path / "log", documents, process_index]
     return subprocess.Popen([sys.executable, "-c", BUILDER, *map(str, arguments)], stdout=subprocess.PIPE, text=True)
+
+
+def ensure(directory, build, vocabulary="v", **options):
+    """The store of the documents `build()`, frozen if there is none."""
+
+    def put():
+        freezing.freeze(build(), directory, **{**SETTINGS, "vocabulary_fingerprint": vocabulary})
+
+    return freezing.ensure(directory, put, vocabulary_fingerprint=vocabulary, **options)
 
 
 def documents(count=3):
@@ -70,14 +81,14 @@ def test_nothing_is_overwritten(tmp_path):
 
 
 def test_a_finished_store_is_not_built_again(tmp_path):
-    first = freezing.ensure_store(tmp_path / "s", documents, **SETTINGS)
+    first = ensure(tmp_path / "s", documents)
 
     def fail():
         raise AssertionError("built twice")
 
-    assert freezing.ensure_store(tmp_path / "s", fail, **SETTINGS).fingerprint == first.fingerprint
+    assert ensure(tmp_path / "s", fail).fingerprint == first.fingerprint
     with pytest.raises(UserError, match="another vocabulary"):
-        freezing.ensure_store(tmp_path / "s", fail, **{**SETTINGS, "vocabulary_fingerprint": "w"})
+        ensure(tmp_path / "s", fail, "w")
 
 
 def test_of_processes_that_ask_at_once_one_builds(tmp_path):
@@ -98,14 +109,14 @@ def test_a_killed_build_is_begun_again(tmp_path):
     process.communicate()
     with pytest.raises(UserError, match="does not exist"):
         TokenStore.open(tmp_path / "stores" / "s")
-    store = freezing.ensure_store(tmp_path / "stores" / "s", documents, **SETTINGS)
+    store = ensure(tmp_path / "stores" / "s", documents)
     assert store.num_tokens == 12
     assert not building.exists()
 
 
 def test_waiting_ends_when_the_builder_shows_no_life(tmp_path):
     with pytest.raises(UserError, match=r"waited 0\.3 s for process 0"):
-        freezing.ensure_store(tmp_path / "s", documents, process_index=1, patience=0.3, **SETTINGS)
+        ensure(tmp_path / "s", documents, process_index=1, patience=0.3)
 
 
 def test_waiting_goes_on_while_the_builder_lives(tmp_path, monkeypatch):
@@ -118,7 +129,7 @@ def test_waiting_goes_on_while_the_builder_lives(tmp_path, monkeypatch):
 
     builder = threading.Thread(target=freezing.freeze, args=(slow(), tmp_path / "s"), kwargs=SETTINGS)
     builder.start()
-    store = freezing.ensure_store(tmp_path / "s", documents, process_index=1, patience=1.0, **SETTINGS)
+    store = ensure(tmp_path / "s", documents, process_index=1, patience=1.0)
     builder.join()
     assert store.num_tokens == 40
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from t5x_scale.core.errors import UserError
-from t5x_scale.data.building.interface import Curation, Piece, Record, Signatures
+from t5x_scale.data.building.interface import Curation, Record, Signatures
 from t5x_scale.data.building.units import Unit
 from t5x_scale.data.vocabulary import Vocabulary
 
@@ -142,7 +142,7 @@ def _tokenise(records: Sequence[Record], vocabulary: Vocabulary) -> list[tuple[n
     pieces = [piece for record in records for piece in record.pieces]
     texts = [piece for piece in pieces if isinstance(piece, str)]
     encoded = iter(vocabulary.encode_arrays(texts) if texts else ())
-    ids = iter([_to_ids(next(encoded) if isinstance(piece, str) else piece, vocabulary) for piece in pieces])
+    ids = iter([next(encoded) if isinstance(piece, str) else _check_ids(piece, vocabulary) for piece in pieces])
     documents = []
     for record in records:
         own = list(itertools.islice(ids, len(record.pieces)))
@@ -151,8 +151,7 @@ def _tokenise(records: Sequence[Record], vocabulary: Vocabulary) -> list[tuple[n
     return documents
 
 
-def _to_ids(piece: Piece, vocabulary: Vocabulary) -> np.ndarray:
-    ids = np.asarray(piece)
+def _check_ids(ids: np.ndarray, vocabulary: Vocabulary) -> np.ndarray:
     if ids.size and not (ids.min() >= 0 and ids.max() < vocabulary.size):
         raise UserError(
             f"the source yields ids from {ids.min()} to {ids.max()}, but the vocabulary '{vocabulary.spec}' has "
