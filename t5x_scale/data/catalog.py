@@ -149,15 +149,20 @@ class Catalog:
 
     def _build(self, name: str, split: str, curation: Curation, settings: Mapping[str, Any]) -> None:
         options = Options(self.vocabulary, curation, self.is_supervised(name))
-        size = text_source.count_bytes(name, split) if text_source.is_text_source(name) else None
         build_store(
             self.records(name, split),
             self.directory(name, split),
             options,
             source=self.describe(name, split),
-            progress=Progress(name, size, show=True),
+            progress=self._progress(name, split),
             **settings,
         )
+
+    def _progress(self, name: str, split: str) -> Progress:
+        if text_source.is_text_source(name):
+            return Progress(name, text_source.count_bytes(name, split), show=True)
+        documents = import_seqio_source(self.task_modules).count_examples(name, split)
+        return Progress(name, total_documents=documents, show=True)
 
     def _check_unchanged(self, name: str, split: str, store: TokenStore) -> None:
         recorded = store.manifest.source

@@ -25,17 +25,24 @@ class Progress:
     """
 
     def __init__(
-        self, name: str, total_characters: int | None = None, *, show: bool = False, stream: TextIO | None = None
+        self,
+        name: str,
+        total_characters: int | None = None,
+        *,
+        total_documents: int | None = None,
+        show: bool = False,
+        stream: TextIO | None = None,
     ):
         """Args:
         name: of the store.
-        total_characters: of the source (bytes of text files); None where nobody knows.
+        total_characters, total_documents: of the source (bytes of text files); None where nobody knows.
         show: whether anything is written at all.
         stream: where to; stderr when None.
         """
         self.documents = self.tokens = self.characters = 0
         self._name = name
-        self._total = total_characters
+        self._total = total_characters or total_documents
+        self._by_documents = not total_characters
         self._show = show
         self._stream = stream or sys.stderr
         self._bar: Bar | None = None
@@ -70,7 +77,7 @@ class Progress:
         if is_new:
             self.new_documents += info.counts.get("read", 0)
             self.new_tokens += info.tokens
-        self._say(self.characters, self._describe())
+        self._say(self._done, self._describe())
 
     def begin_assembly(self, parts: int) -> None:
         """All parts are there and are joined now."""
@@ -83,10 +90,14 @@ class Progress:
         self._assembled += 1
         self._say(self._assembled, f"{self._assembled} of {self._parts} parts assembled")
 
+    @property
+    def _done(self) -> int:
+        return self.documents if self._by_documents else self.characters
+
     def _describe(self) -> str:
         seconds = max(time.monotonic() - self._begun, 1e-9)
         rates = f"{self.new_documents / seconds:,.0f} documents/s, {self.new_tokens / seconds:,.0f} tokens/s"
-        share = f"{min(self.characters / self._total, 1):.1%}, " if self._total else ""
+        share = f"{min(self._done / self._total, 1):.1%}, " if self._total else ""
         return f"{share}{self.documents:,} documents, {self.tokens:,} tokens ({rates})"
 
     def _say(self, completed: int, counts: str) -> None:
