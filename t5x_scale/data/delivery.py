@@ -15,7 +15,7 @@ import numpy as np
 
 from t5x_scale.core import batch as batch_lib
 from t5x_scale.core.errors import UserError
-from t5x_scale.data.objectives import Objective, RowKeys
+from t5x_scale.data.objectives import CausalLm, Objective, RowKeys
 from t5x_scale.data.token_store import TokenStore
 
 
@@ -125,23 +125,43 @@ class WindowDelivery:
         self._attend_across_documents = attend_across_documents
         self._raw_length, self._stride = objective.raw_length(length), objective.stride(length)
         self.rows_per_epoch = {name: self._count_windows(name) for name in self._stores}
-        self.tokens_per_row = dict.fromkeys(self._stores, float(length))
+        # Of an objective whose rows are not all filled, such as T5's halves.
+        self._fill = float(objective.statistics(length).get("real_positions", 1.0))
+        self.tokens_per_row = dict.fromkeys(self._stores, length * self._fill)
         self.parts = {"packing": f"Windows(attend_across_documents={attend_across_documents})"}
 
     def fields(
         self, names: Sequence[str], sources: np.ndarray, indices: np.ndarray, keys: RowKeys
     ) -> dict[str, np.ndarray]:
         """As `Delivery.fields`."""
-        raw = np.empty((len(indices), self._raw_length), np.int32)
         starts = np.asarray(indices, np.int64) * self._stride
+        if type(self._objective) is CausalLm:
+            fields = self._causal_fields(names, sources, starts)
+            about = fields[batch_lib.TARGET_TOKENS]
+        else:
+            raw = self._read(names, sources, starts, self._raw_length)
+            fields = self._objective(raw, keys, self._length)
+            about = raw[:, self._raw_length - self._length :]
+        if not self._attend_across_documents:
+            separators = np.array([self._stores[name].manifest.separator_id for name in names])[sources]
+            fields.update(separate_documents(about, separators))
+        return fields
+
+    def _causal_fields(self, names: Sequence[str], sources: np.ndarray, starts: np.ndarray) -> dict[str, np.ndarray]:
+        """What `CausalLm` makes of the windows, without windows: reading twice is cheaper than copying twice."""
+        shape = (len(starts), self._length)
+        return {
+            batch_lib.INPUT_TOKENS: self._read(names, sources, starts, self._length),
+            batch_lib.TARGET_TOKENS: self._read(names, sources, starts + 1, self._length),
+            batch_lib.LOSS_WEIGHTS: np.ones(shape, np.float32),
+        }
+
+    def _read(self, names: Sequence[str], sources: np.ndarray, starts: np.ndarray, length: int) -> np.ndarray:
+        raw = np.empty((len(starts), length), np.int32)
         for source in np.unique(sources):
             mine = np.flatnonzero(sources == source)
             self._stores[names[source]].read_windows(starts[mine], raw, mine)
-        fields = self._objective(raw, keys, self._length)
-        if not self._attend_across_documents:
-            separators = np.array([self._stores[name].manifest.separator_id for name in names])[sources]
-            fields.update(separate_documents(raw[:, self._raw_length - self._length :], separators))
-        return fields
+        return raw
 
     def spans(self, name: str, index: int) -> list[tuple[int, int]]:
         """As `Delivery.spans`: one range, the window."""
@@ -155,7 +175,7 @@ class WindowDelivery:
         """
         return {
             name: {
-                "fill": 1.0,
+                "fill": self._fill,
                 **self._objective.statistics(self._length),
                 "rows": rows,
                 "tokens_left_over": self._stores[name].num_tokens - (rows - 1) * self._stride - self._raw_length,
