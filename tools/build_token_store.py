@@ -17,6 +17,7 @@ import sys
 
 from t5x_scale.core.errors import UserError
 from t5x_scale.data.building.curation_choice import CurationChoice
+from t5x_scale.data.building.runners import LOCAL, make_builder
 from t5x_scale.data.catalog import Catalog, describe_curation
 from t5x_scale.data.named_mixture import look_up
 from t5x_scale.data.token_store import TokenStore
@@ -42,7 +43,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--max_tokens", type=int, help="leave out longer documents")
     parser.add_argument("--quality", action="store_true", help="leave out what Gopher's rules refuse")
     parser.add_argument("--decontaminate", **names, metavar="TASK:SPLIT", help="leave out what overlaps with this")
-    parser.add_argument("--runner", default="local", help="local, or a runner of Apache Beam (direct, dataflow, …)")
+    parser.add_argument("--runner", default=LOCAL, help="local, or a runner of Apache Beam: direct, dataflow, flink, …")
     parser.add_argument("--beam_option", **names, help="an option of the Beam pipeline, such as project=my_project")
     return parser.parse_args()
 
@@ -63,9 +64,8 @@ def build(args: argparse.Namespace) -> list[TokenStore]:
     names = list(dict.fromkeys(source for mixture in mixtures for source in mixture.sources))
     if not names:
         raise UserError("nothing to build: name a --task or a --mixture")
-    settings = {"curation": curation, "licence": args.licence, "workers": args.workers}
-    if args.runner != "local":
-        settings["runner"] = (args.runner, tuple(args.beam_option))
+    builder = make_builder(args.runner, catalog, args.beam_option)
+    settings = {"curation": curation, "licence": args.licence, "workers": args.workers, "builder": builder}
     stores = {name: catalog.build(name, args.split, **settings) for name in names}
     for mixture in mixtures:
         # Written down, so that a run needs no SeqIO to know them.

@@ -14,7 +14,7 @@ import importlib.util
 import logging
 import pathlib
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -62,10 +62,17 @@ class Catalog:
           UserError: what `data.building`, `data.seqio_source` and `data.text_source` raise; the source changed
             since its store was built; or the store is of another split.
         """
-        return self._open(name, split, lambda: self._build(name, split, Curation(), {}))
+        return self._open(name, split, lambda: self._build(name, split, Curation()))
 
     def build(
-        self, name: str, split: str, *, curation: Curation | None = None, licence: str = "", workers: int | None = None
+        self,
+        name: str,
+        split: str,
+        *,
+        curation: Curation | None = None,
+        licence: str = "",
+        workers: int | None = None,
+        builder: Callable[..., object] | None = None,
     ) -> TokenStore:
         """Builds the store of a task or of text files, or opens one that was built in the same way.
 
@@ -74,13 +81,22 @@ class Catalog:
           curation: what is left out.
           licence: a note for the manifest.
           workers: as in `data.building.build.build_store`.
+          builder: builds elsewhere; see `data.building.runners`.
 
         Raises:
           UserError: as `open`; or there is a store that was curated in another way.
         """
         curation = curation or Curation()
-        settings = {"licence": licence, "workers": workers}
-        store = self._open(name, split, lambda: self._build(name, split, curation, settings))
+
+        def build() -> None:
+            if builder is None:
+                self._build(name, split, curation, licence=licence, workers=workers)
+            else:
+                options = Options(self.vocabulary, curation, self.is_supervised(name))
+                source = self.describe(name, split)
+                builder(name, split, self.directory(name, split), options, source=source, licence=licence)
+
+        store = self._open(name, split, build)
         if store.manifest.source.get("curation", {}) != curation.describe():
             raise UserError(
                 f"the token store {store.directory} was built with other filters or none "
@@ -147,7 +163,7 @@ class Catalog:
             logger.info("the token store of '%s' (%s): %s", name, split, describe_curation(store.manifest))
         return store
 
-    def _build(self, name: str, split: str, curation: Curation, settings: Mapping[str, Any]) -> None:
+    def _build(self, name: str, split: str, curation: Curation, **settings: Any) -> None:
         options = Options(self.vocabulary, curation, self.is_supervised(name))
         build_store(
             self.records(name, split),

@@ -5,10 +5,12 @@ import os
 import pathlib
 import subprocess
 import sys
+import types
 
 import pytest
 
 from t5x_scale.core.errors import UserError
+from t5x_scale.data.building.build import build_store
 from t5x_scale.data.catalog import Catalog
 from t5x_scale.data.token_store import TokenStore
 from t5x_scale.data.vocabulary import load_vocabulary
@@ -131,6 +133,7 @@ def test_texts_of_an_evaluation_task_are_kept_out(call, tmp_path):
         (("--task=built_plain", "--module=built_tasks", "--split=valid"), "has no split 'valid'"),
         (("--task=built_plain", "--module=built_tasks", "--decontaminate=exam"), "write TASK:SPLIT"),
         (("--task=built_plain", "--module=built_tasks", "--near_duplicates=7"), "lie between 0 and 1"),
+        (("--task=text:a", "--beam_option=project=p"), "needs a --runner of Beam"),
     ],
 )
 def test_what_cannot_be_built(call, words, message):
@@ -138,6 +141,32 @@ def test_what_cannot_be_built(call, words, message):
         call(*words)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_without_beam_its_runners_say_what_to_install(call, monkeypatch):
+    monkeypatch.setitem(sys.modules, "apache_beam", None)
+    monkeypatch.delitem(sys.modules, "t5x_scale.data.building.beam", raising=False)
+    with pytest.raises(SystemExit, match=r"the runner 'direct' needs Apache Beam.* install t5x_scale\[beam\]"):
+        call("--task=text:a", "--runner=direct")
+
+
+def test_a_runner_builds_what_the_catalogue_finds(call, tmp_path, monkeypatch):
+    calls = []
+
+    def build_with_beam(shards, directory, options, *, source, licence, pipeline_options):
+        calls.append(pipeline_options)
+        records = [record for shard in shards.list_shards() for record in shards.read_shard(shard)]
+        build_store(records, directory, options, source=source, licence=licence)
+
+    beam = types.ModuleType("t5x_scale.data.building.beam")
+    beam.build_with_beam = build_with_beam
+    monkeypatch.setitem(sys.modules, beam.__name__, beam)
+    (tmp_path / "a.txt").write_text("words")
+    flags = (f"--task=text:{tmp_path}/*.txt", "--split=all")
+    out = call(*flags, "--runner=dataflow", "--beam_option=project=p")
+    assert calls == [["--runner=DataflowRunner", "--project=p"]]
+    # Nothing is built again.
+    assert call(*flags) == out
 
 
 def test_an_interrupt_says_how_to_go_on(call, tool, monkeypatch, capsys):
