@@ -87,10 +87,12 @@ class DocumentStream:
                 before = self.examples.place
                 number, example = next(self.examples)
                 after = self.examples.place
+                size += sum(len(feature) for feature in example) + 1
                 if after.epoch != before.epoch:
                     before = Place(after.epoch, 0, "", after.per_epoch)
+                    # Beginning a pass may cost more than all of a small source's examples: one at a time.
+                    size = self._batch_bytes
                 batch.append((number, example, before, after))
-                size += sum(len(feature) for feature in example) + 1
         except UserError as error:
             self._error = error
         self._batch_bytes = min(2 * self._batch_bytes, BATCH_BYTES)
