@@ -32,8 +32,8 @@ EXTRAS = {
     # Hugging Face tokenizer.json vocabularies.
     "hf": ["tokenizers>=0.22,<0.24"],
     # Building token stores on Dataflow, Flink or Spark, in an environment of its own (`make beam`): Beam wants
-    # protobuf < 7, and sentencepiece from 0.2.2 on wants more. Nothing else asks for google-crc32c by name, and
-    # SeqIO's readers need it.
+    # protobuf < 7, and sentencepiece from 0.2.2 on wants more; its TFRecord files want google-crc32c, which only
+    # some of its dependencies bring; gs:// paths of ours want gcsfs.
     "beam": ["apache-beam[gcp]>=2.77,<3", "sentencepiece<0.2.2", "google-crc32c>=1.5,<2", "gcsfs>=2026.6"],
     "test": [
         # Measured against in tools/benchmark_data.py.

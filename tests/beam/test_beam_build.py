@@ -1,8 +1,10 @@
 """A store built with Apache Beam has the bytes of one built without. `make beam` runs this in its own environment."""
 
 import itertools
+import json
 import os
 import random
+import shutil
 
 import numpy as np
 import pytest
@@ -14,8 +16,9 @@ from t5x_scale.data.building import beam
 from t5x_scale.data.building.build import build_store, parts_directory
 from t5x_scale.data.building.interface import Curation, Record
 from t5x_scale.data.building.parts import list_parts
-from t5x_scale.data.building.shards import GivenShards
+from t5x_scale.data.building.shards import GivenShards, make_shards
 from t5x_scale.data.building.work import Options
+from t5x_scale.data.catalog import Catalog
 from t5x_scale.data.curation.decontamination import Decontamination
 from t5x_scale.data.curation.exact_duplicates import ExactDeduplicator, ExactSigner
 from t5x_scale.data.curation.filters import Length
@@ -154,6 +157,10 @@ def test_refusals(tmp_path):
     (tmp_path / "taken" / "thesis.txt").write_text("mine")
     with pytest.raises(UserError, match="must not exist or be empty"):
         beam.build_with_beam(as_shards([], 1), tmp_path / "taken", options, source=SOURCE)
+    with pytest.raises(UserError, match=r"^Apache Beam refuses its options: Unexpected pipeline runner: NoRunner"):
+        beam.build_with_beam(
+            as_shards([], 1), tmp_path / "store", options, source=SOURCE, pipeline_options=["--runner=NoRunner"]
+        )
 
 
 def test_several_processes(tmp_path):
@@ -171,3 +178,22 @@ def test_several_processes(tmp_path):
         **settings,
     )
     assert read_all(tmp_path / "there") == read_all(tmp_path / "here")
+
+
+def test_text_files_and_tasks(tmp_path):
+    """Read shard by shard, they are the stores that the catalogue builds on this machine."""
+    from tasks.jsonl import register_jsonl
+
+    for number in range(4):
+        lines = [json.dumps({"text": f"file {number}, line {line}"}) for line in range(30)]
+        (tmp_path / f"{number}.jsonl").write_text("".join(f"{line}\n" for line in lines))
+    register_jsonl("beam_jsonl", f"{tmp_path}/*.jsonl")
+    catalog = Catalog(str(tmp_path / "here"), BYTES)
+    for name in (f"text:{tmp_path}/*.jsonl", "beam_jsonl"):
+        here = catalog.build(name, "train")
+        shards = make_shards(name, "train", BYTES)
+        there = beam.build_with_beam(
+            shards, tmp_path / "there", Options(BYTES), source=catalog.describe(name, "train"), unit_characters=500
+        )
+        assert read_all(there.directory) == read_all(here.directory)
+        shutil.rmtree(tmp_path / "there")

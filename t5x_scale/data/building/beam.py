@@ -108,9 +108,7 @@ def build_with_beam(
     # Files that an earlier build left might have another layout. Nobody writes here yet.
     remove_tree(store)
     path = _write_job(job, building)
-    # Options that are None would be read from this program's own command line.
-    given = PipelineOptions(list(pipeline_options))
-    with _beating(building), _user_errors(), beam.Pipeline(options=given) as pipeline:
+    with _beating(building), _user_errors(), _start(pipeline_options) as pipeline:
         make_pipeline(pipeline, path, len(job.shards), options)
     if store != target:
         place(store, target)
@@ -164,6 +162,13 @@ def make_pipeline(pipeline: beam.Pipeline, path: str, shards: int, options: Opti
         | "all checksums" >> beam.combiners.ToDict()
         | "write manifest" >> beam.Map(_write_manifest, plan, path)
     )
+
+
+def _start(pipeline_options: Sequence[str]) -> beam.Pipeline:
+    try:
+        return beam.Pipeline(options=PipelineOptions(list(pipeline_options)))
+    except ValueError as error:
+        raise UserError(f"Apache Beam refuses its options: {' '.join(str(error).split())}") from error
 
 
 def _write_job(job: Job, building: files.Path) -> str:
