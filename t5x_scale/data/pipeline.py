@@ -2,6 +2,7 @@
 
 names and rates -> catalog: token stores -> BatchSource: batch(step)      training
                                          -> EvalSource: batch(index)      evaluation
+                -> SeqIO                 -> LiveSource: batch(step)       training, `delivery = "live"`
 """
 
 from __future__ import annotations
@@ -19,12 +20,16 @@ from t5x_scale.data.batch_source import BatchSource
 from t5x_scale.data.catalog import Catalog
 from t5x_scale.data.delivery import Packing, Windows
 from t5x_scale.data.eval_source import EvalSource
+from t5x_scale.data.live.pipeline import make_live_pipeline, open_live_eval_stores
+from t5x_scale.data.live.source import LiveSource
 from t5x_scale.data.objectives import CausalLm, Objective
 from t5x_scale.data.rates import Rate, Rates, RateSchedule, list_sources, resolve_mixture
 from t5x_scale.data.skipping import SkipList
+from t5x_scale.data.token_store import TokenStore
 from t5x_scale.data.vocabulary import load_vocabulary
 
 FEATURE = "targets"
+DELIVERIES = ("store", "live")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +54,10 @@ class DataConfig:
       skip_rows: pairs (first, one past the last) of global rows never to be delivered.
       skip_batches: the same by batches, numbered as if nothing were skipped.
       packing: how documents become rows: `delivery.Windows`, `packed_delivery.PackDocuments`.
+      delivery: "store": from token stores, which are built when missing, any batch at once; "live": straight from the
+        source, in its order, see `data.live`.
+      live_shards: parts that a live stream is cut into, which hosts share out; part of the data's identity.
+      live_shuffle_buffer: examples of a live stream that are shuffled among one another; 0 keeps the source's order.
       eval_objectives: further objectives to evaluate with: the loss of a mixture of denoisers cannot be compared with
         that of the causal model it continues.
     """
@@ -68,6 +77,9 @@ class DataConfig:
     skip_rows: Sequence[Sequence[int]] = ()
     skip_batches: Sequence[Sequence[int]] = ()
     packing: Packing = Windows()
+    delivery: Literal["store", "live"] = "store"
+    live_shards: int = 1
+    live_shuffle_buffer: int = 1000
     eval_objectives: Sequence[Objective] = ()
 
     @property
@@ -116,6 +128,11 @@ class DataConfig:
         Raises:
           UserError: naming the setting.
         """
+        if self.delivery not in DELIVERIES:
+            raise UserError(
+                f"delivery is {self.delivery!r}{did_you_mean(str(self.delivery), DELIVERIES)}; it is one of "
+                f"{', '.join(map(repr, DELIVERIES))}"
+            )
         caps = self.max_epochs.values() if isinstance(self.max_epochs, Mapping) else [self.max_epochs]
         if not all(cap is None or cap > 0 for cap in caps):
             raise UserError(f"max_epochs is {self.max_epochs}; give a positive number, or None for no end")
@@ -127,10 +144,10 @@ def make_pipeline(
     default_store_dir: str | os.PathLike,
     process_index: int = 0,
     process_count: int = 1,
-) -> BatchSource:
+) -> BatchSource | LiveSource:
     """Opens the stores of a run, building those that are missing, and returns its training batches.
 
-    TensorFlow and SeqIO are imported only if a store has to be built or checked.
+    TensorFlow and SeqIO are imported only if a store has to be built or checked, or the data is live.
 
     Args:
       config: the data of the run.
@@ -141,6 +158,9 @@ def make_pipeline(
       UserError: an unknown task, unreadable data, a bad rate, a source shorter than one row, ….
     """
     config.check()
+    if config.delivery == "live":
+        place = {"process_index": process_index, "process_count": process_count}
+        return make_live_pipeline(config, default_store_dir=default_store_dir, **place)
     length, schedule, objective = config.sequence_length, config.schedule, make_objective(config)
     catalog = make_catalog(config, default_store_dir, process_index)
     found = resolve_mixture(config.mixture, rate_unit=config.rate_unit, catalog=catalog, split=config.split)
@@ -186,15 +206,14 @@ def make_eval_sources(
     Raises:
       UserError: as `make_pipeline`, or a source has no such split.
     """
-    catalog = make_catalog(config, default_store_dir, process_index)
-    sources = list_sources(config.mixture, catalog)
-    stores = {name: catalog.open(name, split) for name in sources}
+    config.check()
+    stores = open_eval_stores(config, split, default_store_dir, process_index)
     passes = [("", config.objective), *((f".{_kind(objective)}", objective) for objective in config.eval_objectives)]
     return {
         name + suffix: EvalSource(
             name,
             stores[name],
-            objective.with_vocabulary(catalog.vocabulary),
+            objective.with_vocabulary(load_vocabulary(config.vocabulary)),
             length=config.sequence_length,
             packing=config.packing,
             plan_dir=config.plan_dir(default_store_dir),
@@ -205,8 +224,18 @@ def make_eval_sources(
             process_count=process_count,
         )
         for suffix, objective in passes
-        for name in sources
+        for name in sorted(stores)
     }
+
+
+def open_eval_stores(
+    config: DataConfig, split: str, default_store_dir: str | os.PathLike, process_index: int = 0
+) -> dict[str, TokenStore]:
+    """{source: store of a split}; of live data a bounded part of the split."""
+    if config.delivery == "live":
+        return open_live_eval_stores(config, split=split)
+    catalog = make_catalog(config, default_store_dir, process_index)
+    return {name: catalog.open(name, split) for name in list_sources(config.mixture, catalog)}
 
 
 def _kind(objective: Objective) -> str:
