@@ -12,6 +12,8 @@ import time
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from t5x_scale.core.errors import UserError
 from t5x_scale.data.building import pool
@@ -180,6 +182,20 @@ def test_a_source_that_breaks_and_is_mended(tmp_path):
     assert contents(store) == contents(build(tmp_path / "other", make_records()))
 
 
+@settings(max_examples=10, deadline=None)
+@given(points=st.lists(st.integers(0, 39), max_size=4))
+def test_however_often_it_is_interrupted(tmp_path_factory, points):
+    directory = tmp_path_factory.mktemp("interrupted")
+    for point in points:
+        with pytest.raises(UserError, match="the source broke"):
+            build(directory / "s", fail_after(make_records(), point))
+        assert not (directory / "s").exists()
+    store = build(directory / "s", make_records())
+    store.verify()
+    assert store.fingerprint == build(directory / "other", make_records()).fingerprint
+    assert sorted(os.listdir(directory)) == ["other", "s"]
+
+
 def test_a_source_that_breaks_at_once_leaves_nothing(tmp_path):
     with pytest.raises(UserError, match="the source broke"):
         build(tmp_path / "s", fail_after(make_records(), 5))
@@ -228,19 +244,19 @@ def test_a_full_disk(tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
         try:
             records = [Record((f"document {i} " * (i % 7),)) for i in range(40)]
-            build_store(records, sys.argv[1], Options(load_vocabulary("bytes")), source={"task": "t"}, workers=0,
-                        unit_characters=300, chunk=2000)
+            build_store(records, sys.argv[1], Options(load_vocabulary("bytes")), source={"task": "t"},
+                        workers=int(sys.argv[3]), unit_characters=300, chunk=2000)
         except UserError as error:
             sys.exit(str(error))
     """
 
-    def run(limit):
-        arguments = [sys.executable, "-c", textwrap.dedent(code), os.fspath(tmp_path / "s"), str(limit)]
+    def run(limit, workers=0):
+        arguments = [sys.executable, "-c", textwrap.dedent(code), os.fspath(tmp_path / "s"), str(limit), str(workers)]
         done = subprocess.run(arguments, capture_output=True, text=True)
         return done.returncode, done.stderr.strip()
 
-    for limit, message in ((500, "/parts/part-"), (2500, "/store/tokens")):
-        status, stderr = run(limit)
+    for limit, workers, message in ((500, 0, "/parts/part-"), (500, 1, "/parts/part-"), (2500, 0, "/store/tokens")):
+        status, stderr = run(limit, workers)
         assert status == 1
         assert len(stderr.splitlines()) == 1
         assert stderr.startswith("cannot write ")
