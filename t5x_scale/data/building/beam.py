@@ -14,7 +14,7 @@ same. A build that failed goes on when it is started again: finished parts stay 
 
 Runners are chosen by Beam's own options, for instance
 
-    --runner=DirectRunner --direct_num_workers=8 --direct_running_mode=multi_processing
+    --direct_num_workers=8 --direct_running_mode=multi_processing              (here, with all cores)
     --runner=DataflowRunner --project=… --region=… --temp_location=gs://… --sdk_container_image=…
     --runner=FlinkRunner --flink_master=… --environment_type=DOCKER --environment_config=…
 
@@ -37,7 +37,7 @@ from typing import Any
 
 import apache_beam as beam
 import numpy as np
-from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 
 from t5x_scale.core import files
 from t5x_scale.core.errors import UserError
@@ -52,8 +52,6 @@ from t5x_scale.data.building.work import Options, process
 from t5x_scale.data.freezing import building_directory, heartbeat, place
 from t5x_scale.data.store_manifest import is_finished
 from t5x_scale.data.token_store import TokenStore
-
-logger = logging.getLogger(__name__)
 
 _only = beam.pvalue.AsSingleton
 # The index of a part is that of its shard times this, plus that of its unit: in the order of the source.
@@ -165,8 +163,15 @@ def make_pipeline(pipeline: beam.Pipeline, path: str, shards: int, options: Opti
 
 
 def _start(pipeline_options: Sequence[str]) -> beam.Pipeline:
+    given = PipelineOptions(list(pipeline_options))
+    standard = given.view_as(StandardOptions)
+    if standard.runner in (None, "DirectRunner"):
+        # Beam would first try to fetch and start a program of its own, Prism, and then do this.
+        standard.runner = "FnApiRunner"
+    # It says of every annotation that it is a string.
+    logging.getLogger("apache_beam.typehints").setLevel(logging.WARNING)
     try:
-        return beam.Pipeline(options=PipelineOptions(list(pipeline_options)))
+        return beam.Pipeline(options=given)
     except ValueError as error:
         raise UserError(f"Apache Beam refuses its options: {' '.join(str(error).split())}") from error
 

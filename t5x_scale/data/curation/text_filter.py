@@ -16,7 +16,10 @@ class TextFilter:
 
     def describe(self) -> dict[str, Any]:
         """Name and thresholds, as JSON values."""
-        return {"filter": type(self).__name__, **dataclasses.asdict(self)}
+        settings = dataclasses.asdict(self)
+        # As they come back from a manifest: JSON knows no tuples.
+        settings = {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}
+        return {"filter": type(self).__name__, **settings}
 
 
 def outside(value: float, least: float | None, most: float | None, what: str) -> str | None:

@@ -186,4 +186,4 @@ def test_settings():
         MinHashSigner(ngram=0)
     for one in (SIGNER, ExactSigner(), ExactDeduplicator(), NearDeduplicator()):
         assert pickle.loads(pickle.dumps(one)) == one
-        json.dumps(one.describe())
+        assert json.loads(json.dumps(one.describe())) == one.describe()

@@ -98,4 +98,6 @@ def test_no_text_breaks_a_rule(text):
 def test_rules_travel_and_describe_themselves(rule):
     assert pickle.loads(pickle.dumps(rule)) == rule
     described = rule.describe()
-    assert json.loads(json.dumps(described))["filter"] == type(rule).__name__
+    assert described["filter"] == type(rule).__name__
+    # Compared with what a manifest holds.
+    assert json.loads(json.dumps(described)) == described
