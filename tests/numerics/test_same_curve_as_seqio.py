@@ -42,6 +42,8 @@ RATE = 4e-3
 # Of the mean loss over a quarter of the steps. With six orders of the documents on either side these means, 4.35, 3.69
 # and 3.25 for the quarters after the first, had standard deviations of 0.009 to 0.018, and those of the two sides
 # differed by 0.009, 0.005 and 0.001. Two single runs thus differ by 0.02; this is four times as much.
+# Inputs one position late cost 0.21 to 0.28, padding that is learnt 0.3; attention across these short documents only
+# 0.01, which is why documents are compared value by value as well.
 TOLERANCE = 0.08
 
 
