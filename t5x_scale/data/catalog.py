@@ -102,6 +102,8 @@ class Catalog:
                 f"the token store {store.directory} was built with other filters or none "
                 f"({describe_curation(store.manifest)}): delete it, or name another store_dir"
             )
+        if licence and store.manifest.licence != licence:
+            logger.warning("%s was built before and says of its licence '%s'", store.directory, store.manifest.licence)
         return store
 
     def describe(self, name: str, split: str) -> dict[str, Any]:

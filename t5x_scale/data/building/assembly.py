@@ -5,12 +5,12 @@ from __future__ import annotations
 import itertools
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from t5x_scale.data.building.interface import Curation
+from t5x_scale.data.building.interface import Curation, Signatures
 from t5x_scale.data.building.parts import PartInfo, read_part, read_signatures
 from t5x_scale.data.building.work import Options, Part
 from t5x_scale.data.store_manifest import Manifest
@@ -80,6 +80,7 @@ def assemble(
     licence: str = "",
     chunk: int | None = None,
     on_part: Callable[[PartInfo], None] | None = None,
+    beat: Callable[[], None] = lambda: None,
 ) -> Manifest:
     """Writes a store of the documents in `infos`, duplicates left out. Memory is one part and the duplicates' search.
 
@@ -90,31 +91,42 @@ def assemble(
       options: with which the parts were made.
       source, licence, chunk: as in `TokenStoreWriter`.
       on_part: called after each part.
+      beat: called often, while duplicates are looked for too.
 
     Raises:
       UserError: a damaged part, no document left, a full disk.
     """
-    keeps, duplicates = find_duplicates(parts_directory, infos, options.curation)
+    keeps, duplicates = find_duplicates(parts_directory, infos, options.curation, beat)
     assembly = Assembly(parts_directory, target, options, source=source, licence=licence, chunk=chunk)
     for info, keep in itertools.zip_longest(infos, keeps):
         assembly.add(info, keep)
+        beat()
         if on_part is not None:
             on_part(info)
     return assembly.finish(duplicates)
 
 
 def find_duplicates(
-    parts_directory: str | os.PathLike, infos: Sequence[PartInfo], curation: Curation
+    parts_directory: str | os.PathLike,
+    infos: Sequence[PartInfo],
+    curation: Curation,
+    beat: Callable[[], None] = lambda: None,
 ) -> tuple[list[np.ndarray], dict[str, int]]:
     """What the deduplicators decide.
 
     Returns:
       (for every part a bool array [documents], `[]` without deduplicators; documents left out, by reason).
     """
+
+    def signatures() -> Iterator[Signatures]:
+        for part in read_signatures(parts_directory, infos):
+            beat()
+            yield part
+
     keeps: list[np.ndarray] = []
     left_out: dict[str, int] = {}
     for deduplicator in curation.deduplicators:
-        found = list(deduplicator(lambda: read_signatures(parts_directory, infos)))
+        found = list(deduplicator(signatures))
         if [len(keep) for keep in found] != [info.documents for info in infos]:
             raise ValueError(f"{deduplicator.describe()} decided on other documents than it was given")
         before = sum(int(keep.sum()) for keep in keeps) if keeps else sum(info.documents for info in infos)

@@ -153,17 +153,12 @@ def finish_store(
       UserError: as `assemble`; or the place is taken.
     """
     target = files.to_path(target)
-    beat = heartbeat(building_directory(target))
     progress = progress or Progress(target.name)
     progress.begin_assembly(len(infos))
-
-    def on_part(info: PartInfo) -> None:
-        progress.add_assembled(info)
-        beat()
-
     facts = {"source": source, "licence": licence, "chunk": chunk}
+    signs = {"on_part": progress.add_assembled, "beat": heartbeat(building_directory(target))}
     with _under_construction(target) as store:
-        assemble(parts_directory(target), infos, store, options, on_part=on_part, **facts)
+        assemble(parts_directory(target), infos, store, options, **facts, **signs)
     return TokenStore.open(target, options.vocabulary.fingerprint)
 
 
