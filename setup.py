@@ -31,6 +31,8 @@ EXTRAS = {
     "gpu": ["jax[cuda13]>=0.10.2,<0.12"],
     # Hugging Face tokenizer.json vocabularies.
     "hf": ["tokenizers>=0.22,<0.24"],
+    # JSON lines compressed as `.zst`, as the Pile comes.
+    "zstd": ["zstandard>=0.23,<0.26"],
     # Building token stores on Dataflow, Flink or Spark, in an environment of its own (`make beam`): Beam wants
     # protobuf < 7, and sentencepiece from 0.2.2 on wants more; its TFRecord files want google-crc32c, which only
     # some of its dependencies bring; gs:// paths of ours want gcsfs.
@@ -45,6 +47,7 @@ EXTRAS = {
         "ruff>=0.14,<0.17",
         "gcsfs>=2026.6",
         "tokenizers>=0.22,<0.24",
+        "zstandard>=0.23,<0.26",
     ],
 }
 

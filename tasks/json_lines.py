@@ -159,7 +159,7 @@ def _open_zstd(file: str, stream: IO[bytes]) -> IO[bytes]:
     try:
         zstandard = importlib.import_module("zstandard")
     except ImportError as error:
-        raise ValueError(f"reading {file} needs the package zstandard: pip install zstandard") from error
+        raise ValueError(f"reading {file} needs the package zstandard: pip install 't5x_scale[zstd]'") from error
     # Files packed by several threads, or joined, hold several frames.
     reader = zstandard.ZstdDecompressor().stream_reader(stream, read_across_frames=True)
     return io.BufferedReader(reader)

@@ -191,7 +191,8 @@ class TestJsonl:
 
     def test_zstd(self, tmp_path):
         """Two frames, as programs with several threads write them."""
-        zstandard = pytest.importorskip("zstandard")
+        import zstandard
+
         frames = [zstandard.compress(f'{{"text": "{text}"}}\n'.encode()) for text in "ab"]
         (tmp_path / "part.jsonl.zst").write_bytes(b"".join(frames))
         register_jsonl(NAME, str(tmp_path / "part.jsonl.zst"))
@@ -205,7 +206,9 @@ class TestJsonl:
         monkeypatch.setitem(sys.modules, "compression.zstd", None)
         (tmp_path / "part.jsonl.zst").write_bytes(b"x")
         register_jsonl(NAME, str(tmp_path / "part.jsonl.zst"))
-        with pytest.raises(UserError, match=r"part.jsonl.zst needs the package zstandard: pip install zstandard"):
+        with pytest.raises(
+            UserError, match=r"part.jsonl.zst needs the package zstandard: pip install 't5x_scale\[zstd\]'"
+        ):
             list(iterate_texts(NAME, "train"))
 
     def test_another_field(self, tmp_path):
