@@ -118,6 +118,10 @@ class LiveNames:
         registry = import_seqio_source(self.task_modules)
         if not registry.is_mixture(name):
             return {name: 1.0}
+        from t5x_scale.data.seqio_source.live import samples_by_rates
+
+        if not samples_by_rates(name):
+            logger.warning("the mixture '%s' has a sample_fn of its own; its tasks are sampled by their rates", name)
         shares = {task: share for task, share in registry.task_or_mixture_names(name).items() if share > 0}
         missing = [task for task in shares if self.split not in registry.get_task(task).splits]
         if missing:

@@ -41,6 +41,8 @@ logger = logging.getLogger(__name__)
 ORDER_VERSION = 1
 # Steps whose bookmarks are kept: more than any prefetching is ahead of the step that is saved.
 _REMEMBERED = 256
+# Seconds.
+_LONG_SEEK = 10.0
 # Beyond every row of every run.
 MAX_ROW = 2**62
 
@@ -361,23 +363,24 @@ class LiveSource:
         begin = time.perf_counter()
         reader.seek(mark)
         reader.advance(row)
-        logger.info("shard %d of the live stream is there after %.1f s", shard, time.perf_counter() - begin)
+        seconds = time.perf_counter() - begin
+        # Whoever had to wait is told when it is over.
+        level = logging.WARNING if seconds > _LONG_SEEK else logging.INFO
+        logger.log(level, "shard %d of the live stream is at row %d after %.1f s", shard, row, seconds)
         return reader
 
     def _maker(self, name: str, shard: int) -> Callable[[], RowStream]:
         return lambda: self._sources[name].make(shard)
 
     def _tell(self, shard: int, step: int, mark: Bookmark) -> None:
-        if self._told or self._process[0]:
+        if self._told or self._process[0] or (mark.row and not mark.examples):
             return
         self._told = True
-        what = f"{mark.examples:,} examples" if mark.row else "the stream from its beginning"
         logger.warning(
-            "seeking to step %d of a live stream reads %s again in shard %d (and likewise in every other shard); a "
-            "token store seeks at once: build it with: %s",
+            "seeking to step %d of a live stream reads %s again%s; a token store seeks at once: build it with: %s",
             step,
-            what,
-            shard,
+            f"{mark.examples:,} examples" if mark.row else "the stream from its beginning",
+            f" in shard {shard}, and likewise in the other shards" if self._shards > 1 else "",
             self._remedy,
         )
 

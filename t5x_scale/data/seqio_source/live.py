@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import hashlib
+import inspect
+import weakref
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -12,10 +16,27 @@ from t5x_scale.core.errors import UserError
 from t5x_scale.data.live.examples import Document, Example
 from t5x_scale.data.seqio_source.describe import describe_document_source
 from t5x_scale.data.seqio_source.documents import is_sharded_by_files, read_examples, to_ids
-from t5x_scale.data.seqio_source.libraries import first_line, tf
+from t5x_scale.data.seqio_source.libraries import first_line, seqio, tf
 from t5x_scale.data.seqio_source.registry import document_features, get_task
 from t5x_scale.data.seqio_source.vocabulary import check_vocabulary
 from t5x_scale.data.vocabulary import Vocabulary
+
+_OPEN: weakref.WeakSet[Iterator[Any]] = weakref.WeakSet()
+
+
+@atexit.register
+def _close() -> None:
+    """Ends what is being read while Python still runs: sources may be functions in Python, which TensorFlow ends."""
+    for examples in list(_OPEN):
+        # One may be in use by a thread.
+        with contextlib.suppress(ValueError):
+            examples.close()
+
+
+def samples_by_rates(mixture_name: str) -> bool:
+    """Whether a registered mixture leaves sampling to SeqIO, instead of bringing a `sample_fn` of its own."""
+    usual = inspect.signature(seqio.Mixture.__init__).parameters["sample_fn"].default
+    return getattr(seqio.MixtureRegistry.get(mixture_name), "_sample_fn", usual) is usual
 
 
 class SeqioExamples:
@@ -50,8 +71,9 @@ class SeqioExamples:
 
     def open(self, epoch: int, shard: int, shards: int) -> Iterator[Example]:
         """One pass over a shard, in the source's order; raises UserError where something cannot be read."""
-        for example in read_examples(self._task, self._split, epoch=epoch, shard=shard, shards=shards):
-            yield tuple(example[name] for name in self._features)
+        examples = read_examples(self._task, self._split, epoch=epoch, shard=shard, shards=shards)
+        _OPEN.add(examples)
+        return (tuple(example[name] for name in self._features) for example in examples)
 
     def encode(self, examples: Sequence[Example]) -> list[Document]:
         """The examples as documents: inputs and targets joined, with nothing between them."""

@@ -81,10 +81,12 @@ def tasks(tmp_path_factory):
     unsteady = from_generator(lambda: ({"targets": f"{next(CALLS)} {text}"} for text in LONG))
     add("live_unsteady", unsteady, preprocessors=[], output_features={"targets": TEXT})
     seqio.MixtureRegistry.add("live_inner", [("live_short", 1.0)])
+    own = functools.partial(tf.data.Dataset.sample_from_datasets, stop_on_empty_dataset=False)
+    seqio.MixtureRegistry.add("live_own", [("live_long", 1.0), ("live_short", 3.0)], sample_fn=own)
     seqio.MixtureRegistry.add("live_mixture", [("live_long", 1.0), ("live_inner", 3.0)])
     names = [name for name in seqio.TaskRegistry.names() if name.startswith("live_")]
     yield
-    for name in ("live_mixture", "live_inner"):
+    for name in ("live_mixture", "live_inner", "live_own"):
         seqio.MixtureRegistry.remove(name)
     for name in names:
         seqio.TaskRegistry.remove(name)
@@ -199,3 +201,11 @@ def test_evaluation(tasks, caplog):
     assert list(stores) == ["live_long"]
     assert stores["live_long"].num_documents == len(LONG)
     assert "without a split 'validation' are left out: live_short" in caplog.text
+
+
+def test_a_mixture_that_samples_by_itself_is_said(live, caplog):
+    live("live_own").batch(0)
+    assert "'live_own' has a sample_fn of its own" in caplog.text
+    caplog.clear()
+    live("live_mixture").batch(0)
+    assert "sample_fn" not in caplog.text
