@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -24,10 +24,12 @@ from t5x_scale.data.packing import Fit, pack
 from t5x_scale.data.token_store import TokenStore
 
 # Part of every plan's digest: raise it with any change of what a plan holds.
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 BLOCK_PIECES = 2**20
-# Neighbouring documents that come into a block together: they are read at once.
+# Neighbouring documents that come into a block together, or fewer where they are long: they are read at once.
 STRETCH_DOCUMENTS = 2**14
+# Rows of text after which a document that is cut piece by piece begins anew, so that its parts are cut side by side.
+RUN_ROWS = 4096
 # Of every plan, in this order. "target_starts" is of supervised stores only.
 ARRAYS: dict[str, np.dtype] = {
     "row_starts": np.dtype("<i8"),
@@ -60,7 +62,7 @@ class PlanSettings:
 
     @property
     def longest_piece(self) -> int:
-        """The most tokens of a piece.
+        """The most tokens of a piece, whatever its choice.
 
         Raises:
           UserError: a row holds none.
@@ -76,11 +78,15 @@ class PlanSettings:
         key = np.frombuffer(hashlib.sha256(text).digest()[:8], "<u8")[0]
         return _mix(_mix(np.asarray(starts).astype(np.uint64)) + key)
 
+    def longest_pieces(self, choices: np.ndarray) -> np.ndarray:
+        """The most tokens of the pieces of these choices, int64 [n], none less than `longest_piece`."""
+        return np.asarray(self.objective.longest_pieces(self.length, choices), np.int64)
+
     def packed_lengths(self, lengths: np.ndarray, choices: np.ndarray) -> np.ndarray:
         """Positions that pieces fill, int64 [n].
 
         Raises:
-          ValueError: one fills more than a row, though none is longer than `longest_piece`.
+          ValueError: one fills more than a row, though none is longer than `longest_pieces` allows.
         """
         packed = np.asarray(self.objective.packed_length(np.asarray(lengths, np.int64), choices), np.int64)
         if len(packed) and packed.max() > self.length:
@@ -92,7 +98,8 @@ class PlanSettings:
     def describe(self) -> dict[str, Any]:
         """The settings as JSON values."""
         lengths = np.unique(np.linspace(1, self.longest_piece, 64).astype(np.int64))
-        sample = self.packed_lengths(lengths, _mix(np.arange(len(lengths), dtype=np.uint64)))
+        choices = _mix(np.arange(64, dtype=np.uint64))
+        sample = self.packed_lengths(lengths, choices[: len(lengths)])
         return {
             "format_version": FORMAT_VERSION,
             "store": self.store.fingerprint,
@@ -101,7 +108,7 @@ class PlanSettings:
             "fit": self.fit,
             "long_documents": self.long_documents,
             "seed": self.seed,
-            "longest_piece": self.longest_piece,
+            "longest_pieces": self.longest_pieces(choices).tolist(),
             # A later version of an objective may give other lengths under the same name.
             "packed_lengths": sample.tolist(),
         }
@@ -203,69 +210,111 @@ def make_blocks(settings: PlanSettings, summary: Summary) -> Iterator[dict[str, 
     blocks joined are the whole.
     """
     store = settings.store
-    pieces = store.num_documents + store.num_tokens // settings.longest_piece
-    blocks = -(-pieces // BLOCK_PIECES)
+    # At the most: documents are not cut smaller.
+    most = store.num_documents + store.num_tokens // settings.longest_piece
+    blocks = -(-most // BLOCK_PIECES)
+    stretch = min(STRETCH_DOCUMENTS, max(BLOCK_PIECES // 16 * store.num_documents // most, 1))
     for block in range(blocks):
-        starts, lengths, targets = _cut(settings, block, blocks, summary)
-        choices = settings.choices(starts)
-        packed = settings.packed_lengths(lengths, choices)
+        pieces = _cut(settings, _read_documents(store, block, blocks, stretch), summary)
+        choices = settings.choices(pieces.starts)
+        packed = settings.packed_lengths(pieces.lengths, choices)
         # A second number: what a piece becomes must not decide where it comes.
         order = np.argsort(_mix(choices), kind="stable")
         order = order[packed[order] > 0]
-        summary.pieces_left_out += len(starts) - len(order)
+        summary.pieces_left_out += len(choices) - len(order)
         rows = pack(packed[order], settings.length, settings.fit)
         order = order[rows.order]
+        pieces = pieces.take(order)
         arrays = {
             "row_starts": rows.row_starts[1:] + summary.pieces,
-            "piece_starts": starts[order],
-            "piece_lengths": lengths[order],
+            "piece_starts": pieces.starts,
+            "piece_lengths": pieces.lengths,
         }
         if store.is_supervised:
-            arrays["target_starts"] = targets[order]
+            arrays["target_starts"] = pieces.targets
         summary.pieces += len(order)
         summary.rows += rows.num_rows
         summary.positions += int(packed[order].sum())
         yield {name: value.astype(ARRAYS[name]) for name, value in arrays.items()}
 
 
-def _cut(
-    settings: PlanSettings, block: int, blocks: int, summary: Summary
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The pieces of a block's documents: (first positions, tokens, target starts), int64 [n] each."""
-    starts, lengths, targets = _read_documents(settings.store, block, blocks)
-    longest = settings.longest_piece
-    long = lengths > longest
-    summary.documents += len(starts)
-    summary.tokens += int(lengths.sum())
+@dataclasses.dataclass(frozen=True)
+class _Texts:
+    """Documents, or parts of them; every field is int64 [n]: first positions, tokens, tokens that are inputs."""
+
+    starts: np.ndarray
+    lengths: np.ndarray
+    targets: np.ndarray
+
+    def take(self, which: np.ndarray) -> _Texts:
+        return _Texts(self.starts[which], self.lengths[which], self.targets[which])
+
+    def heads(self, lengths: np.ndarray) -> _Texts:
+        """The first `lengths` tokens of each."""
+        return _Texts(self.starts, lengths, np.minimum(self.targets, lengths))
+
+    def tails(self, lengths: np.ndarray) -> _Texts:
+        """What follows those."""
+        return _Texts(self.starts + lengths, self.lengths - lengths, np.maximum(self.targets - lengths, 0))
+
+    @classmethod
+    def join(cls, parts: Sequence[_Texts]) -> _Texts:
+        none = np.zeros(0, np.int64)
+        names = [field.name for field in dataclasses.fields(cls)]
+        return cls(*(np.concatenate([none, *(getattr(part, name) for part in parts)]) for name in names))
+
+
+def _cut(settings: PlanSettings, documents: _Texts, summary: Summary) -> _Texts:
+    """The pieces of a block's documents."""
+    longest = settings.longest_pieces(settings.choices(documents.starts))
+    long = documents.lengths > longest
+    summary.documents += len(long)
+    summary.tokens += int(documents.lengths.sum())
     if settings.long_documents == "drop":
-        if long.any():
-            shortest = int(lengths[long].min())
+        lengths = documents.lengths[long]
+        if len(lengths):
+            shortest = int(lengths.min())
             summary.shortest_left_out = min(summary.shortest_left_out or shortest, shortest)
-        summary.documents_left_out += int(long.sum())
-        summary.tokens_left_out += int(lengths[long].sum())
-        return starts[~long], lengths[~long], targets[~long]
+        summary.documents_left_out += len(lengths)
+        summary.tokens_left_out += int(lengths.sum())
+        return documents.take(~long)
     summary.documents_split += int(long.sum())
-    counts = -(-lengths // longest)
-    number = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-    offsets = number * longest
-    lengths = np.minimum(np.repeat(lengths, counts) - offsets, longest)
-    targets = np.clip(np.repeat(targets, counts) - offsets, 0, lengths)
-    return np.repeat(starts, counts) + offsets, lengths, targets
+    if type(settings.objective).longest_pieces is Objective.longest_pieces:
+        return _split_evenly(documents, settings.longest_piece)
+    return _split_by_choices(settings, _split_evenly(documents, RUN_ROWS * settings.length))
 
 
-def _read_documents(store: TokenStore, block: int, blocks: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """A block's documents: (first positions, tokens, target starts), int64 [n] each."""
-    starts, lengths, targets = [], [], []
-    for first in range(block * STRETCH_DOCUMENTS, store.num_documents, blocks * STRETCH_DOCUMENTS):
-        stop = min(first + STRETCH_DOCUMENTS, store.num_documents)
+def _split_evenly(texts: _Texts, longest: int) -> _Texts:
+    """Cuts texts into pieces of `longest` tokens, and what is left."""
+    counts = -(-texts.lengths // longest)
+    offsets = longest * (np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts))
+    tails = texts.take(np.repeat(np.arange(len(counts)), counts)).tails(offsets)
+    return tails.heads(np.minimum(tails.lengths, longest))
+
+
+def _split_by_choices(settings: PlanSettings, texts: _Texts) -> _Texts:
+    """Cuts texts into pieces as long as the choice that goes with a piece's place allows: the first of all, the
+    second of all that have one, and so on.
+    """
+    pieces = []
+    while len(texts.starts):
+        longest = settings.longest_pieces(settings.choices(texts.starts))
+        lengths = np.minimum(texts.lengths, longest)
+        pieces.append(texts.heads(lengths))
+        texts = texts.tails(lengths).take(texts.lengths > longest)
+    return _Texts.join(pieces)
+
+
+def _read_documents(store: TokenStore, block: int, blocks: int, stretch: int) -> _Texts:
+    """A block's documents: every so many stretches of them, so many documents each."""
+    parts = []
+    for first in range(block * stretch, store.num_documents, blocks * stretch):
+        stop = min(first + stretch, store.num_documents)
         bounds = store.document_starts(first, min(stop + 1, store.num_documents))
         if stop == store.num_documents:
             bounds = np.append(bounds, store.num_tokens)
-        starts.append(bounds[:-1])
-        lengths.append(np.diff(bounds))
-        targets.append(store.target_starts(first, stop))
-    none = [np.zeros(0, np.int64)]
-    return np.concatenate(none + starts), np.concatenate(none + lengths), np.concatenate(none + targets)
+        parts.append(_Texts(bounds[:-1], np.diff(bounds), store.target_starts(first, stop)))
+    return _Texts.join(parts)
 
 
 def _mix(values: np.ndarray) -> np.ndarray:

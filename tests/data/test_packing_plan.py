@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 
 from t5x_scale.core.errors import UserError
 from t5x_scale.data import packing_plan
-from t5x_scale.data.objectives import CausalLm
+from t5x_scale.data.objectives import CausalLm, Ul2, Ul2r
 from t5x_scale.data.packing_plan import PlanSettings
 from t5x_scale.data.packing_plan_files import load_plan, make_plan
 from t5x_scale.data.token_store import TokenStore, TokenStoreWriter
+from t5x_scale.data.vocabulary import load_vocabulary
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "fakes"))
 
@@ -38,7 +39,7 @@ def write(directory, sizes, supervised=False):
         supervised=supervised,
     ) as writer:
         for size in sizes:
-            writer.add(np.arange(2, 2 + size), size // 3 if supervised else 0)
+            writer.add(np.arange(size) % 998 + 2, size // 3 if supervised else 0)
     return TokenStore.open(directory)
 
 
@@ -55,6 +56,18 @@ class Growing(CausalLm):
 
     def longest_piece(self, length):
         return length - 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Choosy(Growing):
+    """`Growing` that says which pieces may be longer."""
+
+    @property
+    def name(self):
+        return "choosy"
+
+    def longest_pieces(self, length, choices):
+        return length - 1 - (choices % np.uint64(2)).astype(np.int64)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +88,10 @@ def assert_same(left, right):
         assert left.arrays[key].dtype == right.arrays[key].dtype
 
 
+def longest_piece_at(given_, start):
+    return int(given_.objective.longest_pieces(LENGTH, given_.choices(np.array([start])))[0])
+
+
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
     sizes = np.random.default_rng(0).integers(1, 40, 300)
@@ -87,27 +104,28 @@ def store(tmp_path_factory):
     supervised=st.booleans(),
     fit=st.sampled_from(["best", "first"]),
     policy=st.sampled_from(["split", "drop"]),
-    growing=st.booleans(),
+    objective=st.sampled_from([CausalLm(), Growing(), Choosy()]),
     blocks=st.sampled_from([(2**20, 2**14), (8, 3), (20, 1)]),
 )
-def test_every_piece_lies_in_one_row(tmp_path_factory, sizes, supervised, fit, policy, growing, blocks):
+def test_every_piece_lies_in_one_row(tmp_path_factory, sizes, supervised, fit, policy, objective, blocks):
     store = write(tmp_path_factory.mktemp("plan") / "s", sizes, supervised)
-    objective = Growing() if growing else CausalLm()
     given_ = settings_of(store, objective, fit=fit, long_documents=policy)
-    longest = objective.longest_piece(LENGTH)
-    expected, left_out, too_short = {}, 0, 0
+    expected, split, left_out, too_short = {}, 0, 0, 0
     for document, size in enumerate(sizes):
-        start, stop = store.document_span(document)
-        if stop - start > longest and policy == "drop":
-            left_out += 1
+        begin, stop = start, stop = store.document_span(document)
+        if stop - start > longest_piece_at(given_, start):
+            split += policy == "split"
+            left_out += policy == "drop"
+        if stop - start > longest_piece_at(given_, start) and policy == "drop":
             continue
-        for begin in range(start, stop, longest):
-            length = min(longest, stop - begin)
-            if growing and length == 1:
+        while begin < stop:
+            length = min(longest_piece_at(given_, begin), stop - begin)
+            if isinstance(objective, Growing) and length == 1:
                 too_short += 1
-                continue
-            head = size // 3 if supervised else 0
-            expected[begin] = (length, min(max(head - (begin - start), 0), length))
+            else:
+                head = size // 3 if supervised else 0
+                expected[begin] = (length, min(max(head - (begin - start), 0), length))
+            begin += length
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(packing_plan, "BLOCK_PIECES", blocks[0])
         patch.setattr(packing_plan, "STRETCH_DOCUMENTS", blocks[1])
@@ -135,7 +153,7 @@ def test_every_piece_lies_in_one_row(tmp_path_factory, sizes, supervised, fit, p
     assert summary["tokens_left_out"] == store.num_tokens - sum(length for length, _ in expected.values()) - too_short
     assert summary["documents_left_out"] == left_out
     assert summary["pieces_left_out"] == too_short
-    assert summary["documents_split"] == (0 if policy == "drop" else sum(size + 1 > longest for size in sizes))
+    assert summary["documents_split"] == split
     assert summary["positions"] == filled.sum()
     assert (summary["pieces"], summary["rows"]) == (len(expected), plan.num_rows)
     assert ("target_starts" in plan.arrays) == supervised
@@ -157,6 +175,34 @@ def test_neighbours_in_the_corpus_do_not_share_rows(tmp_path):
     starts = plan.pieces(np.arange(plan.num_rows)).starts.reshape(-1, 4)
     distances = np.diff(np.sort(starts, axis=1), axis=1)
     assert np.mean(distances == 4) < 0.02
+
+
+def test_long_documents_are_cut_in_runs(tmp_path, monkeypatch):
+    monkeypatch.setattr(packing_plan, "RUN_ROWS", 3)
+    store = write(tmp_path / "s", [500, 7, 300])
+    given_ = settings_of(store, Choosy())
+    pieces = make_plan(given_, "a").pieces(np.arange(make_plan(given_, "a").num_rows))
+    order = np.argsort(pieces.starts)
+    starts, lengths = pieces.starts[order], pieces.lengths[order]
+    assert (starts[1:] == starts[:-1] + lengths[:-1]).all()
+    assert lengths.sum() == store.num_tokens
+    assert {0, 3 * LENGTH, 6 * LENGTH, 501, 509, 509 + 3 * LENGTH} <= set(starts.tolist())
+
+
+@pytest.mark.parametrize("objective", [Ul2r(), Ul2()], ids=["ul2r", "ul2"])
+def test_rows_of_denoisers_are_full(tmp_path, objective):
+    vocabulary = load_vocabulary("stdlib_8k")
+    sizes = np.random.default_rng(0).exponential(1000, 4000).astype(int) + 1
+    store = write(tmp_path / "s", sizes)
+    plan = make_plan(settings_of(store, objective.with_vocabulary(vocabulary), length=2048), "a")
+    assert plan.summary["positions"] / (plan.num_rows * 2048) > 0.995
+
+
+def test_memory_of_a_block_does_not_grow_with_the_length_of_documents(tmp_path, monkeypatch):
+    monkeypatch.setattr(packing_plan, "BLOCK_PIECES", 256)
+    store = write(tmp_path / "s", [900] * 64)
+    blocks = list(packing_plan.make_blocks(settings_of(store), packing_plan.Summary()))
+    assert max(len(block["piece_starts"]) for block in blocks) < 2 * 256
 
 
 def test_pieces_of_rows_in_any_order(store):

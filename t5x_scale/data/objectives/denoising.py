@@ -153,18 +153,10 @@ class Denoising(Objective):
         return lengths
 
     def longest_piece(self, length: int) -> int:
-        length = self._example_length(length)
-        candidates = np.arange(1, length + 1)
-        longest = length
-        for denoiser, _ in self.mixture:
-            if isinstance(denoiser, SpanDenoiser):
-                fits = candidates[self._span_positions(denoiser, candidates) <= length]
-                if not len(fits):
-                    raise UserError(f"a row of {length} positions is too short for {denoiser.label}")
-                longest = min(longest, int(fits[-1]))
-        for denoiser, _ in self.mixture:
-            self._check_sentinels(denoiser, denoiser.text_lengths(max(longest, FEWEST_TOKENS), 0), length)
-        return longest
+        return int(self._longest_texts(length).min())
+
+    def longest_pieces(self, length: int, choices: np.ndarray) -> np.ndarray:
+        return self._longest_texts(length)[self.choose(choices)]
 
     def example(self, piece: Piece, choice: int, generator: np.random.Generator) -> Example:
         denoiser = self.mixture[int(self.choose(np.array([choice], np.uint64))[0])][0]
@@ -210,6 +202,21 @@ class Denoising(Objective):
 
     def _slice(self, length: int) -> int:
         return max(lengths.raw for lengths in self._window_lengths(length))
+
+    def _longest_texts(self, length: int) -> np.ndarray:
+        """The most tokens of a piece that each denoiser of `mixture` can lay out in a row, int64 [denoisers]."""
+        length = self._example_length(length)
+        longest = []
+        for denoiser, _ in self.mixture:
+            fits = length
+            if isinstance(denoiser, SpanDenoiser):
+                candidates = np.arange(1, length + 1)
+                fits = int(np.sum(self._span_positions(denoiser, candidates) <= length))
+                if not fits:
+                    raise UserError(f"a row of {length} positions is too short for {denoiser.label}")
+                self._check_sentinels(denoiser, denoiser.text_lengths(max(fits, FEWEST_TOKENS), 0), length)
+            longest.append(fits)
+        return np.array(longest, np.int64)
 
     def _span_positions(self, denoiser: SpanDenoiser, num_tokens: np.ndarray) -> np.ndarray:
         spans = noise_count_arrays(num_tokens, denoiser.noise_density, denoiser.mean_span)[1]

@@ -92,6 +92,10 @@ class FillInTheMiddle(Objective):
             raise UserError(f"FillInTheMiddle needs rows of more than 3 positions, not {length}")
         return length - 3
 
+    def longest_pieces(self, length: int, choices: np.ndarray) -> np.ndarray:
+        is_chosen = to_unit(np.asarray(choices, np.uint64)) < self.rate
+        return np.where(is_chosen, self.longest_piece(length), length)
+
     def example(self, piece: Piece, choice: int, generator: np.random.Generator) -> Example:
         sequence = piece.tokens
         if self._is_rearranged(np.array([len(sequence)]), np.array([choice], np.uint64))[0]:

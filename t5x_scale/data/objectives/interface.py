@@ -178,6 +178,13 @@ class Objective(abc.ABC):
         """The most tokens of a piece that fit a row of `length` positions, whatever its `choice`."""
         raise UserError(f"{type(self).__name__} has no form for packed documents: deliver windows")
 
+    def longest_pieces(self, length: int, choices: np.ndarray) -> np.ndarray:
+        """The most tokens of a piece of each choice, uint64 [n], that fit a row of `length` positions: int64 [n].
+
+        Never less than `longest_piece`; a shorter piece of the same choice fits, too.
+        """
+        return np.full(len(choices), self.longest_piece(length), np.int64)
+
     def example(self, piece: Piece, choice: int, generator: np.random.Generator) -> Example:
         """Turns a piece into a sequence of exactly `packed_length` positions.
 

@@ -128,8 +128,19 @@ def test_packed_lengths_are_exact(objective, vocabulary, length, choice, key):
         assert (example.inputs.dtype, example.targets.dtype) == (np.int32, np.int32)
         assert example.weights.dtype == np.float32
     np.testing.assert_array_equal(make[0].inputs, make[1].inputs)
-    longest = bound.longest_piece(LENGTH)
-    assert bound.packed_length(np.array([longest]), np.array([choice], np.uint64))[0] <= LENGTH
+
+
+@pytest.mark.parametrize("objective", PACKED, ids=short_name)
+@settings(max_examples=20)
+@given(length=st.integers(8, 90), choice=st.integers(0, 2**64 - 1))
+def test_the_longest_piece_of_a_choice_fits_and_so_do_shorter_ones(objective, vocabulary, length, choice):
+    bound = objective.with_vocabulary(vocabulary)
+    parts = getattr(bound, "examples_per_row", 1)
+    [longest] = bound.longest_pieces(parts * length, np.array([choice], np.uint64)).tolist()
+    assert bound.longest_piece(parts * length) <= longest
+    sizes = np.arange(1, longest + 2)
+    positions = bound.packed_length(sizes, np.full(len(sizes), choice, np.uint64))
+    assert positions[:-1].max() <= length < positions[-1]
 
 
 @pytest.mark.parametrize("objective", PACKED, ids=short_name)

@@ -162,6 +162,9 @@ def test_the_longest_piece_fits_whatever_its_choice(vocabulary, half, parts):
     choices = np.linspace(0, 2**64 - 2049, 50).astype(np.uint64)
     assert objective.packed_length(np.full(50, longest), choices).max() <= 2 * half // parts
     assert objective.packed_length(np.full(50, longest + 1), choices).max() > 2 * half // parts
+    each = objective.longest_pieces(2 * half, choices)
+    assert each.min() == longest
+    assert each.max() == 2 * half // parts
 
 
 def test_examples_of_a_row_are_segments_with_keys_of_their_own(vocabulary, visible):
