@@ -97,8 +97,9 @@ class _Pass(Protocol):
 
 
 class _WindowPass:
-    """Windows in order. Where targets are the raw tokens shifted by one, the last row may be less than full: it is
-    padded. Of other objectives' rows one that would not be full is left out.
+    """Windows in order. Where every position predicts the next token from those before it, the last row may be less
+    than full: it is padded. Of objectives that move tokens, or see them from both sides, padding would come between:
+    a row of theirs that would not be full is left out.
     """
 
     def __init__(self, name: str, store: TokenStore, objective: Objective, length: int, attend_across_documents: bool):
@@ -108,8 +109,9 @@ class _WindowPass:
             check_keeps_order(objective)
         self._raw_length, self._stride = objective.raw_length(length), objective.stride(length)
         self._full_rows = max((store.num_tokens - self._raw_length) // self._stride + 1, 0)
-        shifted = self._raw_length == self._stride + 1 == length + 1
-        self._tail = store.num_tokens - 1 - self._full_rows * self._stride if shifted else 0
+        is_causal = objective.keeps_order and not objective.has_prefix
+        may_end = is_causal and self._raw_length == self._stride + 1 == length + 1
+        self._tail = store.num_tokens - 1 - self._full_rows * self._stride if may_end else 0
         self.num_rows = self._full_rows + (self._tail > 0)
         if not self.num_rows:
             raise UserError(f"the evaluation split of '{name}' has {store.num_tokens} tokens, fewer than one row needs")

@@ -8,7 +8,8 @@ from t5x_scale.core.errors import UserError
 from t5x_scale.data.delivery import Windows
 from t5x_scale.data.eval_source import EvalSource
 from t5x_scale.data.freezing import freeze
-from t5x_scale.data.objectives import CausalLm
+from t5x_scale.data.objectives import CausalLm, FillInTheMiddle, MaskedDiffusion
+from t5x_scale.data.vocabulary import load_vocabulary
 
 
 @settings(max_examples=25, deadline=None)
@@ -63,6 +64,16 @@ def test_too_short(make_store, tmp_path):
         EvalSource("s", make_store(tmp_path / "s", 5), Wide(), length=9, batch_size=4)
     with pytest.raises(UserError, match="does not divide"):
         EvalSource("s", make_store(tmp_path / "t", 5), CausalLm(), length=2, batch_size=4, process_count=3)
+
+
+@pytest.mark.parametrize("objective", [FillInTheMiddle(rate=1.0), MaskedDiffusion(shifted=True)])
+def test_no_padding_where_tokens_move_or_are_seen_from_both_sides(make_store, tmp_path, objective):
+    objective = objective.with_vocabulary(load_vocabulary("bytes"))
+    tokens = 3 * 16 + 1 + 9
+    source = EvalSource("s", make_store(tmp_path / "s", tokens), objective, length=16, batch_size=4)
+    assert source.num_rows == 3
+    batch = source.batch(0)
+    assert not (batch[batch_lib.INPUT_TOKENS][:3] == 0).any()
 
 
 def test_documents_of_a_pass_can_be_kept_apart(tmp_path):
