@@ -109,7 +109,7 @@ class DataConfig:
     @property
     def mixture(self) -> Rates | RateSchedule:
         """What to train on: the rates if there are any, else the name."""
-        return self.mixture_rates or self.mixture_or_task_name
+        return self.mixture_or_task_name if self.mixture_rates is None else self.mixture_rates
 
     @property
     def skipped(self) -> tuple[tuple[int, int], ...]:
@@ -201,14 +201,15 @@ def make_eval_sources(
       process_index, process_count: this host's place.
 
     Returns:
-      {source: EvalSource}, sorted by name; followed by {source.objective: EvalSource} for `eval_objectives`.
+      {source: EvalSource}, sorted by name; followed by {source.objective: EvalSource} for `eval_objectives`, where a
+      second objective of a kind is `source.objective_2`.
 
     Raises:
       UserError: as `make_pipeline`, or a source has no such split.
     """
     config.check()
     stores = open_eval_stores(config, split, default_store_dir, process_index)
-    passes = [("", config.objective), *((f".{_kind(objective)}", objective) for objective in config.eval_objectives)]
+    passes = [("", config.objective), *zip(_suffixes(config.eval_objectives), config.eval_objectives, strict=True)]
     return {
         name + suffix: EvalSource(
             name,
@@ -236,6 +237,13 @@ def open_eval_stores(
         return open_live_eval_stores(config, split=split)
     catalog = make_catalog(config, default_store_dir, process_index)
     return {name: catalog.open(name, split) for name in list_sources(config.mixture, catalog)}
+
+
+def _suffixes(objectives: Sequence[Objective]) -> list[str]:
+    """`.causal_lm`, …, and `.causal_lm_2` for the second of a kind."""
+    kinds = [_kind(objective) for objective in objectives]
+    numbers = [kinds[:index].count(kind) + 1 for index, kind in enumerate(kinds)]
+    return [f".{kind}" if number == 1 else f".{kind}_{number}" for kind, number in zip(kinds, numbers, strict=True)]
 
 
 def _kind(objective: Objective) -> str:

@@ -101,6 +101,7 @@ def test_edited_text_is_noticed(tmp_path, text):
         ({"split": "trian"}, "did you mean 'train'"),
         ({"mixture_rates": {"text:nowhere/*.txt": 1}}, r"no file matches 'nowhere"),
         ({"mixture_rates": {"text:nowhere/*.txt": 0}}, "a rate is a positive number"),
+        ({"mixture_rates": {}}, "the mixture names no source"),
         ({"task_feature_lengths": {"targets": 10**6}}, "fewer than the 1000001 of one row"),
         ({"skip_rows": [(5, 5)]}, "holds no rows"),
     ],
@@ -135,6 +136,13 @@ def test_batches_are_skipped_by_number_whatever_their_sizes(tmp_path, text):
     skipping = make_pipeline(config, default_store_dir=tmp_path)
     for name, field in skipping.batch(2).items():
         np.testing.assert_array_equal(field, plain.batch(5)[name][:2])
+
+
+def test_evaluates_with_several_objectives_of_a_kind(tmp_path, text):
+    objectives = (PrefixLm(split=0.25), CausalLm(), PrefixLm(split=0.75), PrefixLm())
+    sources = make_eval_sources(make_config(text, eval_objectives=objectives), default_store_dir=tmp_path / "s")
+    kinds = ["", ".prefix_lm", ".causal_lm", ".prefix_lm_2", ".prefix_lm_3"]
+    assert [name.removeprefix(text) for name in sources] == kinds
 
 
 def test_evaluates_with_further_objectives(tmp_path, text):
