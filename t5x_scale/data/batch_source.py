@@ -18,7 +18,7 @@ from t5x_scale.data.batch_schedule import BatchSchedule
 from t5x_scale.data.delivery import Delivery, WindowDelivery
 from t5x_scale.data.mixture_schedule import RatePlan
 from t5x_scale.data.objectives import Objective, RowKeys
-from t5x_scale.data.order import order_key, permute, to_rows
+from t5x_scale.data.order import order_key, permute_each, to_rows
 from t5x_scale.data.rates import describe_shares
 from t5x_scale.data.skipping import SkipList
 from t5x_scale.data.step_rows import StepRows
@@ -148,14 +148,13 @@ class BatchSource:
         sources, counts = self.mixture.slot(rows)
         per_epoch = np.array([self.rows_per_epoch[name] for name in self.names])[sources]
         epochs, indices = np.divmod(counts, per_epoch)
-        for source in np.unique(sources):
-            name = self.names[source]
-            mine = sources == source
-            self._check_cap(name, int(counts[mine].max()) + 1)
-            for epoch in np.unique(epochs[mine]):
-                chosen = mine & (epochs == epoch)
-                key = order_key(self.seed, int(epoch), name)
-                indices[chosen] = permute(indices[chosen], self.rows_per_epoch[name], key)
+        most = np.zeros(len(self.names), np.int64)
+        np.maximum.at(most, sources, counts + 1)
+        for source in np.flatnonzero(most):
+            self._check_cap(self.names[source], int(most[source]))
+        orders, which = np.unique(np.stack([sources, epochs], axis=1), axis=0, return_inverse=True)
+        keys = [order_key(self.seed, epoch, self.names[source]) for source, epoch in orders.tolist()]
+        indices = permute_each(indices, per_epoch, np.array(keys, np.uint64)[which.reshape(-1)])
         return Locations(rows, sources, epochs, indices)
 
     def fields(self, locations: Locations) -> dict[str, np.ndarray]:
@@ -325,11 +324,12 @@ class BatchSource:
 
     def _check_cap(self, name: str, rows: int, span: str = "") -> None:
         per_epoch, cap = self.rows_per_epoch[name], epoch_cap(self.max_epochs, name)
-        if cap is not None and rows > cap * per_epoch:
+        # Divided, as the advice is: 1.14 * 50 is less than 57.
+        if cap is not None and rows / per_epoch > cap:
             enough = math.ceil(100 * rows / per_epoch) / 100
             raise UserError(
                 f"the source '{name}' has {per_epoch} rows of {self.length} tokens an epoch, and the run asks for "
-                f"{rows}{span}: more than max_epochs = {cap:g}; raise MAX_EPOCHS to {enough:g} or more, "
+                f"{rows}{span}: more than max_epochs = {cap:g}; raise MAX_EPOCHS to {enough:.15g} or more, "
                 "lower TRAIN_STEPS or the source's rate, or add data"
             )
 

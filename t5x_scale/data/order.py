@@ -37,31 +37,51 @@ def permute(indices: np.ndarray, size: int, key: int) -> np.ndarray:
     Raises:
       ValueError: `size` is beyond `MAX_SIZE`, or an index is outside [0, size).
     """
-    indices = np.asarray(indices, np.int64)
     if not 0 < size <= MAX_SIZE:
         raise ValueError(f"cannot permute {size} elements: the number must be in [1, {MAX_SIZE}]")
-    if len(indices) and not (indices.min() >= 0 and indices.max() < size):
-        raise ValueError(f"an index is outside the {size} elements that are permuted")
-    half = max(1, -(-(size - 1).bit_length() // 2))
-    keys = _round_keys(key)
+    return permute_each(indices, np.array([size]), np.array([key], np.uint64))
+
+
+def permute_each(indices: np.ndarray, sizes: np.ndarray, keys: np.ndarray) -> np.ndarray:
+    """As `permute`, every index through a permutation of its own: rows of a thousand sources cost what those of one do.
+
+    Args:
+      indices: int64 [n], each in [0, its size).
+      sizes: int64 [n] or [1], each in [1, `MAX_SIZE`].
+      keys: uint64 [n] or [1].
+
+    Returns:
+      int64 [n].
+
+    Raises:
+      ValueError: as `permute`.
+    """
+    indices = np.asarray(indices, np.int64)
+    if not ((indices >= 0) & (indices < sizes)).all():
+        raise ValueError(f"an index is outside the {np.max(sizes)} elements that are permuted")
+    # The smallest half >= 1 with 4**half >= size.
+    halves = (np.searchsorted(4 ** np.arange(1, 32), sizes) + 1).astype(np.uint64)
+    sizes, rounds = sizes.astype(np.uint64), _round_keys(keys)
     result = indices.astype(np.uint64)
     outside = np.arange(len(result))
     while len(outside):
-        result[outside] = _encrypt(result[outside], half, keys)
-        outside = outside[result[outside] >= size]
+        own = outside if len(sizes) > 1 else slice(None)
+        result[outside] = _encrypt(result[outside], halves[own], rounds[:, own])
+        outside = outside[result[outside] >= sizes[own]]
     return result.astype(np.int64)
 
 
-def _round_keys(key: int) -> np.ndarray:
-    """`_ROUNDS` numbers from one, by SplitMix64 (Steele, Lea and Flood 2014)."""
-    states = [(key + (number + 1) * _GOLDEN) % 2**64 for number in range(_ROUNDS)]
-    return _mix(np.array(states, np.uint64))
+def _round_keys(keys: np.ndarray) -> np.ndarray:
+    """`_ROUNDS` numbers from each, uint64 [_ROUNDS, n], by SplitMix64 (Steele, Lea and Flood 2014)."""
+    steps = np.array([(number + 1) * _GOLDEN % 2**64 for number in range(_ROUNDS)], np.uint64)
+    return _mix(keys + steps[:, None])
 
 
-def _encrypt(values: np.ndarray, half: int, keys: np.ndarray) -> np.ndarray:
-    """A bijection of [0, 4**half), uint64 [n]."""
-    shift, top = np.uint64(half), np.uint64(64 - half)
-    left, right = values >> shift, values & np.uint64(2**half - 1)
+def _encrypt(values: np.ndarray, halves: np.ndarray, keys: np.ndarray) -> np.ndarray:
+    """A bijection of [0, 4**half) for each of `halves`, [n] or [1], uint64 [n]. keys: [_ROUNDS, n or 1]."""
+    one = np.uint64(1)
+    shift, top = halves, np.uint64(64) - halves
+    left, right = values >> shift, values & ((one << halves) - one)
     for key in keys:
         # The high bits are the ones that all lower bits have reached.
         left, right = right, left ^ (_mix(right ^ key) >> top)

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import re
 import zlib
 
 import numpy as np
@@ -12,6 +13,7 @@ from t5x_scale.core.errors import UserError
 from t5x_scale.data.batch_schedule import BatchSchedule
 from t5x_scale.data.mixture_schedule import RatePlan
 from t5x_scale.data.objectives import CausalLm
+from t5x_scale.data.order import order_key, permute
 
 
 @dataclasses.dataclass(frozen=True)
@@ -266,3 +268,25 @@ def test_a_cap_for_each_source(make_source, stores):
         make_source(stores, {"long": 99, "short": 1}, max_epochs={"short": 2.0}).check_enough(rows["long"] // 8 + 4)
     with pytest.raises(UserError, match=r"max_epochs names 'shirt'; did you mean 'short'|shirt"):
         make_source(stores, max_epochs={"shirt": 2.0})
+
+
+@pytest.mark.parametrize(("per_epoch", "rows"), [(50, 57), (60, 123), (100, 114), (100, 205), (3, 3 * 1234567 + 1)])
+def test_the_advice_to_raise_max_epochs_is_enough(make_source, make_store, tmp_path, per_epoch, rows):
+    stores = {"s": make_store(tmp_path / "s", 16 * per_epoch + 1)}
+    with pytest.raises(UserError, match="MAX_EPOCHS to") as raised:
+        make_source(stores, batch_size=1, max_epochs=1).check_enough(rows)
+    enough = float(re.search(r"MAX_EPOCHS to (\S+) or more", str(raised.value))[1])
+    make_source(stores, batch_size=1, max_epochs=enough).check_enough(rows)
+    assert enough - rows / per_epoch < 0.01 + 1e-9
+
+
+def test_many_sources_are_located_as_one_by_one(make_source, make_store, tmp_path):
+    stores = {f"s{number:02}": make_store(tmp_path / f"s{number:02}", 33 + 7 * number) for number in range(40)}
+    source = make_source(stores, batch_size=512, max_epochs=None)
+    found = source.locate(source.global_rows(3))
+    assert found.epochs.max() > found.epochs.min()
+    for place in range(0, 512, 7):
+        name, epoch = source.names[found.sources[place]], int(found.epochs[place])
+        count = source.mixture.slot(found.rows[place : place + 1])[1]
+        size = source.rows_per_epoch[name]
+        assert found.indices[place] == permute(count % size, size, order_key(source.seed, epoch, name))[0]

@@ -63,6 +63,14 @@ def test_large_sizes_stay_distinct(size):
     assert image.max() < size
 
 
+@given(st.lists(st.tuples(st.integers(1, order.MAX_SIZE), st.integers(0, 2**64 - 1)), min_size=1, max_size=20))
+def test_many_permutations_at_once(permutations):
+    sizes = np.array([size for size, _ in permutations])
+    keys = np.array([key for _, key in permutations], np.uint64)
+    image = order.permute_each(sizes - 1, sizes, keys).tolist()
+    assert image == [order.permute(np.array([size - 1]), size, key).tolist()[0] for size, key in permutations]
+
+
 def test_what_cannot_be_permuted_is_refused():
     with pytest.raises(ValueError, match="cannot permute"):
         order.permute(np.arange(2), order.MAX_SIZE + 1, 9)
