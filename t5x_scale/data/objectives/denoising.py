@@ -167,7 +167,7 @@ class Denoising(Objective):
         # Where nothing is moved, the token before the piece stands in for a missing mode token.
         mode = int(self.mode_tokens or not is_span)
         lengths = denoiser.text_lengths(num_tokens, mode)
-        self._check_sentinels(denoiser, lengths, lengths.positions)
+        self._check_sentinels(denoiser, lengths)
         controls = self._controls(denoiser)
         if controls.mode is None:
             controls = dataclasses.replace(controls, mode=piece.previous)
@@ -205,6 +205,10 @@ class Denoising(Objective):
 
     def _longest_texts(self, length: int) -> np.ndarray:
         """The most tokens of a piece that each denoiser of `mixture` can lay out in a row, int64 [denoisers]."""
+        if self.inputs_length is not None:
+            raise UserError(
+                f"{type(self).__name__}.inputs_length is a budget of windows: leave it None to pack documents"
+            )
         length = self._example_length(length)
         longest = []
         for denoiser, _ in self.mixture:
@@ -222,16 +226,33 @@ class Denoising(Objective):
         spans = noise_count_arrays(num_tokens, denoiser.noise_density, denoiser.mean_span)[1]
         return num_tokens + 2 * spans + int(self.mode_tokens)
 
-    def _check_sentinels(self, denoiser: Denoiser, lengths: Lengths, length: int) -> None:
+    def _check_sentinels(self, denoiser: Denoiser, lengths: Lengths, length: int | None = None) -> None:
+        """Raises UserError if the vocabulary has too few; `length` is that of the examples of a row, if known."""
         if self.vocabulary is None or lengths.spans <= self.vocabulary.num_sentinels:
             return
-        have = self.vocabulary.num_sentinels
+        parts = self._enough_examples(length) if length else None
         raise UserError(
-            f"{denoiser.label} needs {lengths.spans} sentinels for {length} positions, and the vocabulary "
-            f"'{self.vocabulary.spec}' has {have}: set {type(self).__name__}.examples_per_row to "
-            f"{self.examples_per_row * -(-lengths.spans // max(have, 1))} or more, use a longer mean span, "
-            f"or a vocabulary with {lengths.spans} sentinels"
+            f"{denoiser.label} needs {lengths.spans} sentinels for {length or lengths.positions} positions, and the "
+            f"vocabulary '{self.vocabulary.spec}' has {self.vocabulary.num_sentinels}: "
+            + (f"set {type(self).__name__}.examples_per_row = {parts}, " if parts else "")
+            + f"use a longer mean span, or a vocabulary with {lengths.spans} sentinels"
         )
+
+    def _enough_examples(self, length: int) -> int | None:
+        """The fewest examples into which a row divides so that the sentinels suffice for each; None if none do."""
+        row = length * self.examples_per_row
+        for parts in range(self.examples_per_row + 1, row // FEWEST_TOKENS):
+            if row % parts:
+                continue
+            try:
+                found = [
+                    d.window_lengths(row // parts, int(self.mode_tokens), self.inputs_length) for d, _ in self.mixture
+                ]
+            except UserError:
+                return None
+            if max(lengths.spans for lengths in found) <= self.vocabulary.num_sentinels:
+                return parts
+        return None
 
     def _controls(self, denoiser: Denoiser) -> Controls:
         if denoiser.mode not in self._controls_by_mode:

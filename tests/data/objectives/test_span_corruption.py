@@ -122,7 +122,7 @@ def test_budget_of_t5_leaves_the_rest_of_a_row_empty(vocabulary):
 def test_running_out_of_sentinels_is_found_before_training(make_vocabulary):
     few = make_vocabulary(sentinels=92)
     objective = SpanCorruption(mode_tokens=True).with_vocabulary(few)
-    with pytest.raises(UserError, match=r"needs 93 sentinels for 2048 positions.*has 92: set .*examples_per_row to 2"):
+    with pytest.raises(UserError, match=r"needs 93 sentinels for 2048 positions.*has 92: set .*examples_per_row = 2"):
         objective.raw_length(2048)
     with pytest.raises(UserError, match="needs 93 sentinels"):
         objective.longest_piece(2048)

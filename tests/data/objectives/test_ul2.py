@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -198,11 +200,28 @@ def test_a_vocabulary_without_modes(make_vocabulary):
 
 def test_too_few_sentinels_name_the_way_out(make_vocabulary):
     objective = Ul2r().with_vocabulary(make_vocabulary(sentinels=128))
-    with pytest.raises(UserError, match=r"spans\(3, 0.5\) needs 256 sentinels .* set Ul2r.examples_per_row to 2 "):
+    with pytest.raises(UserError, match=r"spans\(3, 0.5\) needs 256 sentinels .* set Ul2r.examples_per_row = 2,"):
         objective.raw_length(2048)
     assert Ul2r(examples_per_row=2).with_vocabulary(make_vocabulary(sentinels=128)).raw_length(2048) == 2048
     with pytest.raises(UserError, match="spans"):
         objective.longest_piece(2048)
+
+
+@pytest.mark.parametrize(("length", "sentinels"), [(2048, 100), (2048, 30), (1000, 100), (999, 100), (2047, 255)])
+def test_the_advice_about_sentinels_works(make_vocabulary, length, sentinels):
+    few = make_vocabulary(sentinels=sentinels)
+    with pytest.raises(UserError, match="sentinels") as raised:
+        Ul2().with_vocabulary(few).raw_length(length)
+    advised = int(re.search(r"examples_per_row = (\d+)", str(raised.value))[1])
+    assert length % advised == 0
+    bound = Ul2(examples_per_row=advised).with_vocabulary(few)
+    assert bound.raw_length(length) > 0
+    assert bound.longest_piece(length) > 0
+
+
+def test_a_budget_of_inputs_is_of_windows(vocabulary):
+    with pytest.raises(UserError, match="inputs_length"):
+        Ul2r(inputs_length=1024).with_vocabulary(vocabulary).longest_piece(2048)
 
 
 @pytest.mark.parametrize(
