@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import heapq
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -74,7 +75,8 @@ class Mixture:
 def _slot_counts(rates: np.ndarray) -> np.ndarray:
     """Whole slots by largest remainder; ties go to the earlier source; no source goes without."""
     # One slot is everyone's, the rest follow the rates: a rate of at least 1/PERIOD keeps its rounded share.
-    exact = rates / rates.sum() * PERIOD
+    # Summed exactly: no other way to add, of another version or machine, must give another slot.
+    exact = rates / math.fsum(rates) * PERIOD
     slots = np.maximum(np.floor(exact).astype(np.int64), 1)
     remainder = exact - slots
     while slots.sum() < PERIOD:
@@ -104,12 +106,12 @@ def _interleave(slots: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
     sources = np.zeros(PERIOD, np.int64)
     earlier = np.zeros(PERIOD, np.int64)
     if count == 1:
-        return sources, np.arange(PERIOD, dtype=np.int64)
+        earlier[:] = np.arange(PERIOD)
     # Row j of a source may stand from `release` on and must stand by `due`, where the prefix would leave its bounds.
     scale = 2 * count - 2
     ready: list[tuple[int, int, int]] = []
     waiting = [(0, source, 0) for source in range(count)]
-    for place in range(PERIOD):
+    for place in range(PERIOD if count > 1 else 0):
         while waiting and waiting[0][0] <= place:
             _, source, row = heapq.heappop(waiting)
             due = (scale * (row + 1) - 1) * PERIOD // (scale * slots[source])
