@@ -86,7 +86,7 @@ def _parse(line: bytes, place: str, policy: Policy, left_out: LeftOut) -> dict[s
         text = line.decode(errors="replace")
     try:
         value = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         return reject(f"not valid JSON: {error}", "lines not valid JSON", place, policy, left_out)
     if not isinstance(value, dict):
         return reject("not a JSON object", "lines not a JSON object", place, policy, left_out)
@@ -113,7 +113,11 @@ def take_text(
     if not isinstance(text, str):
         reject(f"no text in field '{field}'", f"lines without text in '{field}'", place, policy, left_out)
         return None
-    return text.encode(errors="replace")
+    try:
+        return text.encode()
+    except UnicodeEncodeError:  # Half of a surrogate pair, which JSON can write and UTF-8 cannot.
+        left_out.add("lines with half a character replaced by '?'", place)
+        return text.encode(errors="replace")
 
 
 def matches(value: Any, where: Any) -> bool:

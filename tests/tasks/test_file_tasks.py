@@ -100,13 +100,14 @@ class TestTextFiles:
 
 class TestJsonl:
     @pytest.mark.parametrize("packed", [False, True], ids=["plain", "gzip"])
-    def test_text_field(self, tmp_path, packed):
+    def test_text_field(self, tmp_path, packed, caplog):
         texts = ["one\ntwo", "caf\u00e9 \u2581", "lone \ud800"]
         content = "\n".join(json.dumps({"text": text, "meta": {"set": "x"}}) for text in texts) + "\n\n"
         name = "part.jsonl.gz" if packed else "part.jsonl"
         (tmp_path / name).write_bytes(gzip.compress(content.encode()) if packed else content.encode())
         register_jsonl(NAME, str(tmp_path / "part*"))
         assert list(iterate_texts(NAME, "train")) == ["one\ntwo", "caf\u00e9 \u2581", "lone ?"]
+        assert "1 lines with half a character replaced by '?'" in caplog.text
 
     @pytest.mark.parametrize(
         ("line", "message"),
@@ -115,6 +116,7 @@ class TestJsonl:
             ('{"body": "x"}', "part.jsonl, line 3: no text in field 'text'"),
             ('{"text": 5}', "part.jsonl, line 3: no text in field 'text'"),
             ("[1]", "part.jsonl, line 3: not a JSON object"),
+            ("[" * 100_000, "part.jsonl, line 3: not valid JSON"),
         ],
     )
     def test_bad_line_is_named(self, tmp_path, line, message):
