@@ -171,7 +171,9 @@ def _walk(folder: str) -> list[str]:
     if not tf.io.gfile.isdir(folder):
         raise FileNotFoundError(f"there is no folder {folder}")
     found = []
-    for parent, _, names in tf.io.gfile.walk(folder):
+    # TensorFlow follows links to folders, round and round where they lead back.
+    walk = tf.io.gfile.walk if "://" in folder else os.walk
+    for parent, _, names in walk(folder):
         inner = parent.removeprefix(folder).strip("/").split("/")
         if not any(part.startswith(".") for part in inner):
             found += [os.path.join(parent, name) for name in names if not name.startswith(".")]

@@ -124,3 +124,11 @@ def test_folders(tmp_path, caplog):
     assert list(iterate_texts(NAME, "validation")) == ["v"]
     with pytest.raises(UserError, match=r"there is no folder .*/test"):
         list(iterate_texts(NAME, "test"))
+
+
+def test_links_to_folders_are_left_out(tmp_path):
+    (tmp_path / "code" / "inner").mkdir(parents=True)
+    (tmp_path / "code" / "inner" / "a.py").write_text("a")
+    (tmp_path / "code" / "round").symlink_to(tmp_path / "code")
+    register_code_files(NAME, str(tmp_path / "code"))
+    assert list(iterate_texts(NAME, "train")) == ["a"]
