@@ -29,6 +29,8 @@ from t5x_scale.data.pipeline import DataConfig, make_pipeline
 from t5x_scale.data.token_store import TokenStore
 from t5x_scale.data.vocabulary import load_vocabulary
 
+LENGTH, CHARACTERS = 512, 2000
+
 
 def inspect_store(options: argparse.Namespace) -> str:
     """The text for a store."""
@@ -38,12 +40,14 @@ def inspect_store(options: argparse.Namespace) -> str:
         return f"{store.directory} is intact: {store.num_tokens:,} tokens, {store.num_documents:,} documents"
     if options.objective:
         objective = inspection.make_objective(options.objective, inspection.find_vocabulary(store, options.vocabulary))
-        settings = {"packing": options.packing, "seed": options.seed, "limit": options.characters}
-        return inspection.describe_examples(store, objective, options.length, options.show or 1, **settings)
+        settings = {"packing": options.packing, "seed": options.seed or 0, "limit": options.characters or CHARACTERS}
+        length = options.length or LENGTH
+        return inspection.describe_examples(store, objective, length, options.show or 1, **settings)
     if options.show or options.document is not None:
         first, vocabulary = options.document or 0, inspection.find_vocabulary(store, options.vocabulary)
         stop = max(min(first + (options.show or 1), store.num_documents), first + 1)
-        texts = [inspection.describe_document(store, i, vocabulary, options.characters) for i in range(first, stop)]
+        limit = options.characters or CHARACTERS
+        texts = [inspection.describe_document(store, i, vocabulary, limit) for i in range(first, stop)]
         return "\n\n".join(texts)
     try:
         vocabulary = inspection.find_vocabulary(store, options.vocabulary)
@@ -57,11 +61,16 @@ def inspect_store(options: argparse.Namespace) -> str:
 def inspect_run(options: argparse.Namespace, gin_words: list[str]) -> str:
     """The text for steps of a run."""
     data, model_dir = load_run(options.gin_file, gin_words)
+    if data.delivery == "live":
+        raise UserError(
+            "a live run has no documents of a step: they come as the source gives them (DELIVERY = 'store')"
+        )
     source = open_run(data, model_dir)
     if options.to_step is not None:
         return inspection.describe_mixture(source, options.step, options.to_step)
-    show = {} if options.show is None else {"show": options.show}
-    return inspection.describe_step(source, options.step, load_vocabulary(data.vocabulary), **show)
+    given = {name: getattr(options, name) for name in ("show", "characters")}
+    given = {name: value for name, value in given.items() if value is not None}
+    return inspection.describe_step(source, options.step, load_vocabulary(data.vocabulary), **given)
 
 
 def load_run(gin_files: list[str], gin_words: list[str]) -> tuple[DataConfig, str]:
@@ -106,10 +115,10 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--document", type=_count, help="the first document to show")
     parser.add_argument("--vocabulary", help="of the store, where its manifest does not name it")
     parser.add_argument("--objective", help=", ".join(inspection.OBJECTIVES))
-    parser.add_argument("--length", type=_count, default=512, help="positions of a row (512)")
+    parser.add_argument("--length", type=_count, help=f"positions of a row ({LENGTH})")
     parser.add_argument("--packing", help="windows, or documents")
-    parser.add_argument("--seed", type=_count, default=0, help="of the examples (0)")
-    parser.add_argument("--characters", type=_count, default=2000, help="shown of a text (2000)")
+    parser.add_argument("--seed", type=_count, help="of the examples (0)")
+    parser.add_argument("--characters", type=_count, help=f"shown of a text ({CHARACTERS}; 60 in steps)")
     parser.add_argument(
         "--gin_file", action="append", default=[], help="configuration of a run; may be given many times"
     )
@@ -134,8 +143,27 @@ def check_options(options: argparse.Namespace, gin_words: list[str]) -> None:
         raise UserError(f"--to_step={options.to_step} must lie behind --step={options.step}")
     if options.store and (options.step is not None or options.to_step is not None or gin_words):
         raise UserError("--step, --to_step and --gin.NAME belong to a run: give its --gin_file")
-    if options.length < 1 or options.characters < 1:
+    if 0 in (options.length, options.characters):
         raise UserError("--length and --characters must be 1 or more")
+    what, uses = _purpose(options)
+    for name, value in vars(options).items():
+        if value not in (None, False) and name not in ("store", "gin_file", "step", "vocabulary", *uses):
+            raise UserError(f"--{name} says nothing about {what}")
+
+
+def _purpose(options: argparse.Namespace) -> tuple[str, tuple[str, ...]]:
+    """What the flags ask for, and the flags that have a say in it."""
+    if options.gin_file and options.to_step is not None:
+        return "the mixture of steps", ("to_step",)
+    if options.gin_file:
+        return "the documents of a step", ("show", "characters")
+    if options.verify:
+        return "a verification", ("verify",)
+    if options.objective:
+        return "examples of an objective", ("objective", "show", "length", "packing", "seed", "characters")
+    if options.show or options.document is not None:
+        return "documents", ("show", "document", "characters")
+    return "the statistics of a store", ("show",)
 
 
 def main() -> int:

@@ -111,6 +111,19 @@ def test_the_documents_of_a_step(inspect, run_words, corpus):
     assert f"{corpus}/run/token_stores" in out
 
 
+def test_the_characters_of_a_step(inspect, run_words):
+    lines = [inspect(*run_words, "--step=3", *words)[1].splitlines() for words in ([], ["--characters=5"])]
+    shown = [next(line for line in run if line.startswith("  document")).split(": ", 1)[1] for run in lines]
+    assert shown[1] == shown[0][:5] + "…"
+
+
+def test_a_live_run_cannot_be_looked_up(inspect, run_words):
+    code, out, err = inspect(*run_words, "--step=3", '--gin.DELIVERY="live"')
+    assert (code, out) == (1, "")
+    assert "a live run has no documents of a step" in err
+    assert err.count("\n") == 1
+
+
 def test_the_mixture_of_steps(inspect, run_words):
     code, out, err = inspect(*run_words, "--step=0", "--to_step=10")
     assert code == 0, err
@@ -148,6 +161,12 @@ def test_a_run_is_seen_as_it_went(inspect, tool, run_words, corpus, tmp_path):
         (["{store}", "--shwo=3"], "unrecognized arguments: --shwo=3"),
         (["{store}", "--show=x"], "--show: 'x' is no whole number from 0 on"),
         (["{store}", "--length=0", "--objective=ul2"], "must be 1 or more"),
+        (["{store}", "--objective=ul2", "--document=3"], "--document says nothing about examples of an objective"),
+        (["{store}", "--packing=documents"], "--packing says nothing about the statistics of a store"),
+        (["{store}", "--verify", "--show=3"], "--show says nothing about a verification"),
+        (["{store}", "--show=3", "--length=9"], "--length says nothing about documents"),
+        (["--gin_file=a.gin", "--step=5", "--objective=ul2"], "--objective says nothing about the documents of a step"),
+        (["--gin_file=a.gin", "--step=5", "--to_step=6", "--show=1"], "--show says nothing about the mixture of steps"),
         (["--gin_file=a.gin"], "needs --step"),
         (["--gin_file=a.gin", "--step=5", "--to_step=5"], "--to_step=5 must lie behind"),
         (["--gin_file=nowhere.gin", "--step=5"], "nowhere.gin"),
