@@ -6,12 +6,16 @@ Each file is one document, read as UTF-8, byte for byte. Splits:
     train, validation   with 20 files or more, one file in 20 (those whose names hash lowest) is held out whole;
                         with fewer, the last twentieth of every file, from the beginning of a line where there is one
     all                 everything
+
+A file without a byte is a document without a token: a build counts it under "empty", and it is never held out.
 """
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import hashlib
+import logging
 import os
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -23,6 +27,8 @@ from t5x_scale.core.errors import UserError, did_you_mean
 from t5x_scale.data.building.interface import Record
 from t5x_scale.data.building.units import join_records
 from t5x_scale.data.vocabulary import Vocabulary
+
+logger = logging.getLogger(__name__)
 
 PREFIX = "text:"
 SPLITS = ("train", "validation", "all")
@@ -61,7 +67,7 @@ def iterate_records(name: str, split: str) -> Iterator[Record]:
     Memory does not grow with the corpus, nor with its largest file.
 
     Raises:
-      UserError: an unknown split; a file that cannot be read, is empty or is not UTF-8; nothing to hold out.
+      UserError: an unknown split; a file that cannot be read or is not UTF-8; nothing but empty files.
     """
     for file, start, stop in list_ranges(name, split):
         yield from read_range(file, start, stop)
@@ -74,7 +80,7 @@ def read_range(file: files.Path, start: int, stop: int) -> Iterator[Record]:
       UserError: the file cannot be read, became shorter or is not UTF-8.
     """
     pieces = _read_pieces(file, start, stop)
-    piece = next(pieces)
+    piece = next(pieces, "")
     for following in pieces:
         yield Record((piece,), ends=False)
         piece = following
@@ -82,7 +88,7 @@ def read_range(file: files.Path, start: int, stop: int) -> Iterator[Record]:
 
 
 def iterate_documents(name: str, split: str, vocabulary: Vocabulary) -> Iterator[np.ndarray]:
-    """The documents of a split as ids, int32 [length], in the order of the files' names.
+    """The documents of a split as ids, int32 [length], in the order of the files' names; empty ones too.
 
     Memory is that of the largest document, not of the corpus.
 
@@ -103,8 +109,15 @@ def count_bytes(name: str, split: str) -> int:
 
 
 def describe_source(name: str, split: str) -> dict[str, Any]:
-    """What a store frozen from these files depends on, as JSON values. Reads the files once."""
+    """What a store frozen from these files depends on, as JSON values. Reads the files once; says which are empty.
+
+    Raises:
+      UserError: as `iterate_records`.
+    """
     found = list_files(name)
+    empty = [file for file in found if not _size(file)]
+    if empty:
+        logger.warning("%d of %d files behind '%s' are empty, the first is %s", len(empty), len(found), name, empty[0])
     return {
         "task": name,
         "split": split,
@@ -144,21 +157,25 @@ def list_ranges(name: str, split: str) -> Iterator[tuple[files.Path, int, int]]:
     """(file, first byte, one past the last byte) of every document of a split, in order.
 
     Raises:
-      UserError: an unknown split; a file that cannot be read or is empty.
+      UserError: an unknown split; a file that cannot be read; nothing but empty files.
     """
     if split not in SPLITS:
         raise UserError(f"'{name}' has no split '{split}'{did_you_mean(split, SPLITS)}; it has {', '.join(SPLITS)}")
     found = list_files(name)
-    if split == "all" or len(found) >= HELD_OUT_ONE_IN:
-        held_out = set() if split == "all" else _held_out(found)
-        for file in found:
-            if split == "all" or (file in held_out) == (split == "validation"):
-                yield file, 0, _size(file)
-        return
+    sizes = {file: _size(file) for file in found}
+    filled = [file for file in found if sizes[file]]
+    if not filled:
+        others = f", and so are {len(found) - 1} others (data source {name})" if len(found) > 1 else ""
+        raise UserError(f"{found[0]} is empty{others}")
+    by_files = len(filled) >= HELD_OUT_ONE_IN
+    held_out = set(_held_out(filled) if split != "all" and by_files else ())
     for file in found:
-        size = _size(file)
-        border = _find_border(file, size)
-        start, stop = (0, border) if split == "train" else (border, size)
+        if split == "all" or by_files or not sizes[file]:
+            if split == "all" or (file in held_out) == (split == "validation"):
+                yield file, 0, sizes[file]
+            continue
+        border = _find_border(file, sizes[file])
+        start, stop = (0, border) if split == "train" else (border, sizes[file])
         if start < stop:
             yield file, start, stop
 
@@ -176,7 +193,7 @@ def _held_out(found: list[files.Path]) -> set[files.Path]:
 def _find_border(file: files.Path, size: int) -> int:
     """Where the held-out end of a file begins: a line if one begins there, otherwise a character."""
     border = size - size // HELD_OUT_ONE_IN
-    with file.open("rb") as stream:
+    with _says_which(file), file.open("rb") as stream:
         stream.seek(border)
         tail = stream.read(PIECE_BYTES)
     newline = tail.find(b"\n")
@@ -185,21 +202,24 @@ def _find_border(file: files.Path, size: int) -> int:
     return border + next((index for index, byte in enumerate(tail) if byte & 0xC0 != 0x80), len(tail))
 
 
-def _size(file: files.Path) -> int:
+@contextlib.contextmanager
+def _says_which(file: files.Path) -> Iterator[None]:
     try:
-        size = file.stat().length
+        yield
     except OSError as error:
         raise UserError(f"cannot read {file}: {error.strerror or error}") from error
-    if not size:
-        raise UserError(f"{file} is empty")
-    return size
+
+
+def _size(file: files.Path) -> int:
+    with _says_which(file):
+        return file.stat().length
 
 
 def _read_pieces(file: files.Path, start: int, stop: int) -> Iterator[str]:
     """The text of a byte range in pieces that end behind a newline where they can."""
     carried, position = b"", start
     try:
-        with file.open("rb") as stream:
+        with _says_which(file), file.open("rb") as stream:
             stream.seek(start)
             while position + len(carried) < stop:
                 block = stream.read(min(PIECE_BYTES, stop - position - len(carried)))
@@ -213,8 +233,6 @@ def _read_pieces(file: files.Path, start: int, stop: int) -> Iterator[str]:
         raise UserError(
             f"{file} is not UTF-8: byte {position + error.start} is {error.object[error.start]:#04x}"
         ) from error
-    except OSError as error:
-        raise UserError(f"cannot read {file}: {error.strerror or error}") from error
 
 
 def _find_cut(data: bytes) -> int:
@@ -226,20 +244,21 @@ def _find_cut(data: bytes) -> int:
 
 
 def _hash_listing(found: list[files.Path]) -> str:
-    entries = [f"{os.fspath(file)}\0{file.stat().length}\0{_modified(file)}" for file in found]
+    entries = [f"{os.fspath(file)}\0{_size(file)}\0{_modified(file)}" for file in found]
     return hashlib.sha256("\n".join(entries).encode()).hexdigest()
 
 
 def _modified(file: files.Path) -> int:
-    # The portable answer is in whole seconds.
-    return int(file.stat().mtime) if files.is_remote(file) else os.stat(file).st_mtime_ns
+    with _says_which(file):
+        # The portable answer is in whole seconds.
+        return int(file.stat().mtime) if files.is_remote(file) else os.stat(file).st_mtime_ns
 
 
 def _hash_content(found: list[files.Path]) -> str:
     digest = hashlib.sha256()
     for file in found:
-        digest.update(f"{file.name}\0{file.stat().length}\0".encode())
-        with file.open("rb") as stream:
+        digest.update(f"{file.name}\0{_size(file)}\0".encode())
+        with _says_which(file), file.open("rb") as stream:
             while block := stream.read(PIECE_BYTES):
                 digest.update(block)
     return digest.hexdigest()

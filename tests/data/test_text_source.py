@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from t5x_scale.core import files
 from t5x_scale.core.errors import UserError
 from t5x_scale.data import text_source
 from t5x_scale.data.vocabulary import load_vocabulary
@@ -75,7 +76,7 @@ def test_a_single_file_by_path(tmp_path):
     ("contents", "message"),
     [
         ({}, r"no file matches '.*\*\.txt'"),
-        ({"a.txt": "x", "b.txt": ""}, r"b\.txt is empty"),
+        ({"a.txt": "", "b.txt": ""}, r"a\.txt is empty, and so are 1 others"),
         ({"a.txt": b"ab\n\xff\n"}, r"a\.txt is not UTF-8: byte 3 is 0xff"),
         ({"a.txt": b"abc\xe2\x82"}, r"a\.txt is not UTF-8: byte 3 is 0xe2"),
     ],
@@ -84,6 +85,32 @@ def test_bad_files_are_named(tmp_path, contents, message):
     name = write(tmp_path, contents)
     with pytest.raises(UserError, match=message):
         list(text_source.iterate_documents(name, "all", BYTES))
+
+
+@pytest.mark.parametrize("count", [3, 30])
+def test_an_empty_file_is_a_document_without_a_token(tmp_path, caplog, count):
+    contents = {f"{i:02d}.txt": f"file {i}\n" * 40 for i in range(count)}
+    name = write(tmp_path, contents)
+    whole = {split: texts(name, split) for split in text_source.SPLITS}
+    write(tmp_path, {"00a.txt": "", "99.txt": ""})
+    for split, empty in {"all": 2, "train": 2, "validation": 0}.items():
+        found = texts(name, split)
+        assert [text for text in found if text] == whole[split]
+        assert len(found) == len(whole[split]) + empty
+    text_source.describe_source(name, "all")
+    assert caplog.messages == [f"2 of {count + 2} files behind '{name}' are empty, the first is {tmp_path}/00a.txt"]
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+    name = write(tmp_path, {"a.txt": "x" * 100})
+
+    def refuse(*unused):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(type(files.to_path(tmp_path)), "open", refuse)
+    for attempt in (lambda: texts(name, "train"), lambda: text_source.describe_source(name, "all")):
+        with pytest.raises(UserError, match=r"cannot read .*a\.txt: Permission denied"):
+            attempt()
 
 
 def test_the_byte_named_is_counted_from_the_beginning(tmp_path, monkeypatch):
