@@ -20,6 +20,7 @@ from t5x_scale.data.mixture_schedule import RatePlan
 from t5x_scale.data.objectives import Objective, RowKeys
 from t5x_scale.data.order import order_key, permute_each, to_rows
 from t5x_scale.data.rates import describe_shares
+from t5x_scale.data.resuming import check_parts, join_skips
 from t5x_scale.data.skipping import SkipList
 from t5x_scale.data.step_rows import StepRows
 from t5x_scale.data.token_store import TokenStore
@@ -207,9 +208,9 @@ class BatchSource:
           UserError: the bytes would not be those of the recorded run (the message names what differs), or the
             configuration skips rows that the run has already been through.
         """
-        self._check_parts(state)
+        check_parts(self.parts, state)
         other = copy.copy(self)
-        other.skip = self._combined_skip(state, step)
+        other.skip = join_skips(self.skip, state, step)
         if self.schedule.first_row(step) != state["row"]:
             other.schedule = self.schedule.anchored(step, state["row"])
         other.steps = StepRows(other.schedule, state["past"])
@@ -226,25 +227,6 @@ class BatchSource:
                 "the data differs from the checkpoint's in: stores; put the old ones back or start a new run"
             )
         return other
-
-    def _check_parts(self, state: Mapping[str, Any]) -> None:
-        saved = state["parts"]
-        changed = [name for name in sorted({*self.parts, *saved}) if self.parts.get(name) != saved.get(name)]
-        if changed:
-            raise UserError(
-                f"the data differs from the checkpoint's in: {', '.join(changed)}; put it back or start a new run"
-            )
-
-    def _combined_skip(self, state: Mapping[str, Any], step: int) -> SkipList:
-        past = SkipList(state["skip"])
-        combined = SkipList([*past.intervals, *self.skip.intervals])
-        row = np.array([state["row"]])
-        if state["row"] and past.to_global(row - 1) != combined.to_global(row - 1):
-            raise UserError(
-                f"rows to skip must lie ahead: at step {step} the run has already been through the global rows "
-                f"before {int(past.to_global(row)[0])}"
-            )
-        return combined
 
     def _stores_digest(self, position: int) -> str:
         """Of the stores that the global rows [0, position) came from: others may still be added."""

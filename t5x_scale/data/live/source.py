@@ -32,6 +32,7 @@ from t5x_scale.data.live.rows import RowKind, RowStream
 from t5x_scale.data.mixture_schedule import MixtureSchedule, RatePlan
 from t5x_scale.data.objectives import RowKeys
 from t5x_scale.data.order import to_rows
+from t5x_scale.data.resuming import check_parts, join_skips
 from t5x_scale.data.skipping import SkipList
 from t5x_scale.data.step_rows import StepRows
 
@@ -234,21 +235,9 @@ class LiveSource:
           UserError: the bytes would not be those of the recorded run (the message names what differs), or the
             configuration skips rows that the run has already been through.
         """
-        saved = state["parts"]
-        changed = [name for name in sorted({*self.parts, *saved}) if self.parts.get(name) != saved.get(name)]
-        if changed:
-            raise UserError(
-                f"the data differs from the checkpoint's in: {', '.join(changed)}; put it back or start a new run"
-            )
-        past = SkipList(state["skip"])
+        check_parts(self.parts, state)
         other = copy.copy(self)
-        other.skip = SkipList([*past.intervals, *self.skip.intervals])
-        row = np.array([state["row"]])
-        if state["row"] and past.to_global(row - 1) != other.skip.to_global(row - 1):
-            raise UserError(
-                f"rows to skip must lie ahead: at step {step} the run has already been through the global rows "
-                f"before {int(past.to_global(row)[0])}"
-            )
+        other.skip = join_skips(self.skip, state, step)
         if self.schedule.first_row(step) != state["row"]:
             other.schedule = self.schedule.anchored(step, state["row"])
         marks = {int(shard): Bookmark.from_json(mark) for shard, mark in state["shards"].items()}
