@@ -8,11 +8,11 @@ from typing import ClassVar
 import numpy as np
 
 from t5x_scale.core import batch as batch_lib
-from t5x_scale.data.objectives.interface import Example, Objective, Piece, RowKeys
+from t5x_scale.data.objectives.interface import Example, OneToOne, Piece, RowKeys
 
 
 @dataclasses.dataclass(frozen=True)
-class CausalLm(Objective):
+class CausalLm(OneToOne):
     """Predict every token from those before it.
 
     Windows are L + 1 tokens at a stride of L: neighbours share one token, so every token of the stream but its first
@@ -42,13 +42,6 @@ class CausalLm(Objective):
             batch_lib.TARGET_TOKENS: np.ascontiguousarray(tokens[:, 1:], np.int32),
             batch_lib.LOSS_WEIGHTS: np.ones((len(tokens), length), np.float32),
         }
-
-    def packed_length(self, num_tokens: np.ndarray, choices: np.ndarray) -> np.ndarray:
-        del choices
-        return np.asarray(num_tokens, np.int64)
-
-    def longest_piece(self, length: int) -> int:
-        return length
 
     def example(self, piece: Piece, choice: int, generator: np.random.Generator) -> Example:
         del choice, generator

@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 import functools
+import math
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -279,8 +280,8 @@ def check_shares(rates: Sequence[float], count: int, name: str) -> None:
     """Raises UserError unless there are `count` rates, none negative and not all zero."""
     if len(rates) != count:
         raise UserError(f"{name}.rates has {len(rates)} numbers for {count} denoisers")
-    if min(rates, default=0) < 0 or not sum(rates) > 0:
-        raise UserError(f"{name}.rates must not be negative, nor all zero: {tuple(rates)}")
+    if not all(0 <= rate < math.inf for rate in rates) or not any(rates):
+        raise UserError(f"{name}.rates must be finite, not be negative, nor all zero: {tuple(rates)}")
 
 
 def _take_places(tokens: np.ndarray, length: int, words: np.ndarray) -> np.ndarray:

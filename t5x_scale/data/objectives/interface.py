@@ -198,3 +198,15 @@ class Objective(abc.ABC):
     def statistics(self, length: int) -> dict[str, Any]:
         """What a window makes of its raw tokens, for logs: {"raw tokens used": mean share of `stride`, …}."""
         return {"raw_tokens_used": 1.0}
+
+
+@dataclasses.dataclass(frozen=True)
+class OneToOne(Objective):
+    """An objective that neither adds tokens to a piece nor takes any away: it fills a position for each."""
+
+    def packed_length(self, num_tokens: np.ndarray, choices: np.ndarray) -> np.ndarray:
+        del choices
+        return np.asarray(num_tokens, np.int64)
+
+    def longest_piece(self, length: int) -> int:
+        return length

@@ -10,7 +10,7 @@ import numpy as np
 from t5x_scale.core import batch as batch_lib
 from t5x_scale.core.errors import UserError, did_you_mean
 from t5x_scale.data.objectives.denoisers import sentinel_ids
-from t5x_scale.data.objectives.interface import Example, Objective, Piece, RowKeys
+from t5x_scale.data.objectives.interface import Example, OneToOne, Piece, RowKeys
 from t5x_scale.data.objectives.randomness import draw_words, to_unit
 
 MASK_NAMES = ("[MASK]", "<mask>", "<|mask|>")
@@ -19,7 +19,7 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 @dataclasses.dataclass(frozen=True)
-class MaskedDiffusion(Objective):
+class MaskedDiffusion(OneToOne):
     """The objective of masked diffusion models (LLaDA: Nie et al. 2025, arXiv 2502.09992, algorithm 1).
 
     Each row, or document, draws a rate t uniform in (min_rate, 1]; each of its tokens is masked with probability t.
@@ -73,13 +73,6 @@ class MaskedDiffusion(Objective):
             batch_lib.LOSS_WEIGHTS: (is_masked / rates[:, None]).astype(np.float32),
             batch_lib.PREFIX: np.ones((len(tokens), length), np.int32),
         }
-
-    def packed_length(self, num_tokens: np.ndarray, choices: np.ndarray) -> np.ndarray:
-        del choices
-        return np.asarray(num_tokens, np.int64)
-
-    def longest_piece(self, length: int) -> int:
-        return length
 
     def example(self, piece: Piece, choice: int, generator: np.random.Generator) -> Example:
         del choice

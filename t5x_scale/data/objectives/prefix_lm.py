@@ -8,13 +8,13 @@ from typing import ClassVar
 import numpy as np
 
 from t5x_scale.core.errors import UserError
-from t5x_scale.data.objectives.interface import Example, Objective, Piece, RowKeys
+from t5x_scale.data.objectives.interface import Example, OneToOne, Piece, RowKeys
 from t5x_scale.data.objectives.layout import Rows, shift_sequence
 from t5x_scale.data.objectives.randomness import draw_words, to_below
 
 
 @dataclasses.dataclass(frozen=True)
-class PrefixLm(Objective):
+class PrefixLm(OneToOne):
     """Attend to a prefix in both directions and predict what follows (Raffel et al. 2020, section 3.2.3).
 
     Rows are cut like those of `CausalLm`, L + 1 tokens at a stride of L: position i is fed token i and predicts token
@@ -38,7 +38,7 @@ class PrefixLm(Objective):
     has_prefix: ClassVar[bool] = True
 
     def __post_init__(self):
-        is_share = not isinstance(self.split, (str, bool)) and 0 < self.split < 1
+        is_share = isinstance(self.split, (int, float)) and 0 < self.split < 1
         if self.split != "uniform" and not is_share:
             raise UserError(f"PrefixLm.split is {self.split!r}: give 'uniform' or a share between 0 and 1")
         if self.min_targets < 1:
@@ -61,13 +61,6 @@ class PrefixLm(Objective):
         loss_free = self._loss_free(np.full(len(tokens), length), words)
         rows.put(np.arange(len(tokens)), tokens, loss_free, loss_on_prefix=self.loss_on_prefix)
         return rows.fields
-
-    def packed_length(self, num_tokens: np.ndarray, choices: np.ndarray) -> np.ndarray:
-        del choices
-        return np.asarray(num_tokens, np.int64)
-
-    def longest_piece(self, length: int) -> int:
-        return length
 
     def example(self, piece: Piece, choice: int, generator: np.random.Generator) -> Example:
         del choice

@@ -8,12 +8,12 @@ from typing import ClassVar
 import numpy as np
 
 from t5x_scale.core.errors import UserError
-from t5x_scale.data.objectives.interface import Example, Objective, Piece, RowKeys
+from t5x_scale.data.objectives.interface import Example, OneToOne, Piece, RowKeys
 from t5x_scale.data.objectives.layout import shift_sequence
 
 
 @dataclasses.dataclass(frozen=True)
-class Supervised(Objective):
+class Supervised(OneToOne):
     """Loss on the targets of supervised documents alone, the separator that ends them included.
 
     The token before the document is its first input. Of m tokens of inputs, the first m predictions are not learnt;
@@ -41,13 +41,6 @@ class Supervised(Objective):
     def __call__(self, tokens: np.ndarray, keys: RowKeys, length: int) -> dict[str, np.ndarray]:
         # The message of raw_length holds here too.
         raise AssertionError(self.raw_length(length))
-
-    def packed_length(self, num_tokens: np.ndarray, choices: np.ndarray) -> np.ndarray:
-        del choices
-        return np.asarray(num_tokens, np.int64)
-
-    def longest_piece(self, length: int) -> int:
-        return length
 
     def example(self, piece: Piece, choice: int, generator: np.random.Generator) -> Example:
         del choice, generator

@@ -230,6 +230,8 @@ def test_a_budget_of_inputs_is_of_windows(vocabulary):
         ({"rates": [1.0]}, "1 numbers for 7 denoisers"),
         ({"rates": [0.0] * 7}, "not be negative, nor all zero"),
         ({"rates": [-1.0, 1, 1, 1, 1, 1, 1]}, "not be negative"),
+        ({"rates": [float("inf"), 1, 1, 1, 1, 1, 1]}, "finite"),
+        ({"rates": [float("nan"), 1, 1, 1, 1, 1, 1]}, "finite"),
         ({"denoisers": []}, "at least one"),
         ({"denoisers": ["R"]}, "must be SpanDenoiser or PrefixDenoiser"),
     ],
