@@ -66,6 +66,8 @@ def build_store(
       UserError: what the source or a worker refuses; no document left; a full disk; a worker that died.
     """
     target = files.to_path(target)
+    if workers is not None and workers < 0:
+        raise UserError(f"workers is {workers}; it is a number of processes, 0 for none but this one")
     if is_finished(target):
         raise UserError(f"{target} already holds a token store")
     check_is_free(target)

@@ -52,7 +52,10 @@ def make_parts(
       UserError: what a worker refused, or the source; or a worker died.
     """
     with contextlib.ExitStack() as stack:
-        team = [stack.enter_context(_start(directory, options)) for _ in range(workers)]
+        team = [stack.enter_context(_start()) for _ in range(workers)]
+        # Not before: what is sent may be larger than a pipe, and is taken only by a worker that is up.
+        for worker in team:
+            worker.brief(directory, options)
         yield from _run(iter(units), team, beat)
 
 
@@ -63,6 +66,11 @@ class _Worker:
         self.process = process
         self.pipe = pipe
         self.index: int | None = None
+
+    def brief(self, directory: str | os.PathLike, options: Options) -> None:
+        # Not a real path of the child yet: "" is the directory it was started in, as here.
+        self._send(list(sys.path))
+        self._send((os.fspath(directory), options))
 
     def give(self, unit: Unit) -> None:
         self.index = unit.index
@@ -104,7 +112,7 @@ class _Worker:
 
 
 @contextlib.contextmanager
-def _start(directory: str | os.PathLike, options: Options) -> Iterator[_Worker]:
+def _start() -> Iterator[_Worker]:
     ours, theirs = get_context("spawn").Pipe()
     with ours:
         with theirs:
@@ -118,12 +126,8 @@ def _start(directory: str | os.PathLike, options: Options) -> Iterator[_Worker]:
                 stdout=subprocess.DEVNULL,
                 env=environment,
             )
-        worker = _Worker(process, ours)
         try:
-            # Not a real path of the child yet: "" is the directory it was started in, as here.
-            worker._send(list(sys.path))
-            worker._send((os.fspath(directory), options))
-            yield worker
+            yield _Worker(process, ours)
         except BaseException:
             process.terminate()
             raise

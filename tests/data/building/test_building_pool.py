@@ -230,6 +230,31 @@ def test_a_place_that_is_taken_is_said_before_the_work(tmp_path):
     assert os.listdir(tmp_path) == ["s"]
 
 
+def test_fewer_workers_than_none(tmp_path):
+    with pytest.raises(UserError, match="workers is -1"):
+        build(tmp_path / "s", make_records(), -1)
+    assert os.listdir(tmp_path) == []
+
+
+def test_workers_start_at_once(tmp_path, monkeypatch):
+    """What they are sent may be large, and each takes it only when it is up."""
+    started, sent_at = [], []
+    popen, send = subprocess.Popen, pool._Worker._send
+
+    def start(*args, **settings):
+        started.append(args)
+        return popen(*args, **settings)
+
+    def note(worker, value):
+        sent_at.append(len(started))
+        send(worker, value)
+
+    monkeypatch.setattr(pool.subprocess, "Popen", start)
+    monkeypatch.setattr(pool._Worker, "_send", note)
+    build(tmp_path / "s", make_records(), 3)
+    assert set(sent_at) == {3}
+
+
 def test_a_full_disk(tmp_path):
     # A limit on the size of a file is what a full disk looks like to one process: the parts fit, the store does not.
     code = """
