@@ -33,7 +33,8 @@ class Assembly:
         """Args: as `assemble`."""
         curation = options.curation
         self._parts_directory = parts_directory
-        self._infos: list[PartInfo] = []
+        self._joined = 0
+        self._counts: Counter[str] = Counter()
         self._writer = TokenStoreWriter(
             target,
             source={**source, **({"curation": curation.describe()} if curation.is_active else {})},
@@ -47,7 +48,7 @@ class Assembly:
 
     def __len__(self) -> int:
         """Parts joined so far: the index of the next one."""
-        return len(self._infos)
+        return self._joined
 
     def add(self, info: PartInfo, keep: np.ndarray | None = None) -> None:
         """Joins the next part; of its documents those for which `keep`, bool [documents], holds, or all.
@@ -58,7 +59,8 @@ class Assembly:
         part = read_part(self._parts_directory, info)
         part = part if keep is None else select(part, keep)
         self._writer.add_all(part.tokens, part.lengths, part.target_starts, continues=not part.begins)
-        self._infos.append(info)
+        self._joined += 1
+        self._counts.update(info.counts)
 
     def finish(self, duplicates: Mapping[str, int] | None = None) -> Manifest:
         """Writes the rest and the manifest, with `duplicates`, how many were not kept by reason, in its report.
@@ -66,7 +68,7 @@ class Assembly:
         Raises:
           UserError: no document was left, or the disk is full.
         """
-        self._writer.report = make_report(self._infos, duplicates or {})
+        self._writer.report = make_report([self._counts], duplicates or {})
         return self._writer.finish()
 
 
@@ -147,11 +149,11 @@ def select(part: Part, keep: np.ndarray) -> Part:
     )
 
 
-def make_report(infos: Iterable[PartInfo], duplicates: Mapping[str, int]) -> dict[str, int]:
+def make_report(counts_of_parts: Iterable[Mapping[str, int]], duplicates: Mapping[str, int]) -> dict[str, int]:
     """Counts of documents for the manifest: read, left out by reason, kept; and the characters read."""
     counts = Counter()
-    for info in infos:
-        counts.update(info.counts)
+    for part in counts_of_parts:
+        counts.update(part)
     counts = {"empty": 0, **counts, **duplicates}
     characters, invalid = counts.pop("characters", 0), counts.pop("invalid_utf8", 0)
     read = counts.pop("read", 0)

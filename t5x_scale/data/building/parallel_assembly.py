@@ -111,7 +111,7 @@ def make_arrays(plan: Plan, destination: Destination) -> list[tuple[str, int]]:
       UserError: no document stays, or the directory cannot be written.
     """
     if not plan.documents[-1]:
-        counts = {name: count for name, count in make_report(plan.infos, plan.duplicates).items() if count}
+        counts = {name: count for name, count in _make_report(plan).items() if count}
         described = ", ".join(f"{name} {count}" for name, count in counts.items())
         name, split = destination.source.get("task", "unnamed"), destination.source.get("split", "")
         raise UserError(f"the data source '{name}', split '{split}' gave no documents ({described})")
@@ -186,7 +186,7 @@ def write_manifest(plan: Plan, destination: Destination, checksums: Mapping[tupl
       checksums: by what `list_checksums` lists.
     """
     options = destination.options
-    report = make_report(plan.infos, plan.duplicates)
+    report = _make_report(plan)
     curation = {"curation": options.curation.describe()} if options.curation.is_active else {}
     manifest = Manifest(
         vocabulary_fingerprint=options.vocabulary.fingerprint,
@@ -207,6 +207,10 @@ def write_manifest(plan: Plan, destination: Destination, checksums: Mapping[tupl
     manifest = dataclasses.replace(manifest, fingerprint=manifest.content_fingerprint())
     files.write_json(destination.store / MANIFEST, dataclasses.asdict(manifest))
     return manifest
+
+
+def _make_report(plan: Plan) -> dict[str, int]:
+    return make_report((info.counts for info in plan.infos), plan.duplicates)
 
 
 def _size(plan: Plan, name: str) -> int:

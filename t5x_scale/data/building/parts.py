@@ -28,6 +28,8 @@ from t5x_scale.data.building.work import Part
 
 _PATTERN = re.compile(r"part-(\d{8,})\.json")
 _SIGNATURE = "signature/"
+# What reading a file raises that is missing, cut short or has other bytes.
+_DAMAGE = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +113,7 @@ def read_part(directory: str | os.PathLike, info: PartInfo) -> Part:
                 signatures=_signatures(arrays),
                 counts=info.counts,
             )
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except _DAMAGE as error:
         raise _damaged(path, error) from error
 
 
@@ -126,7 +128,7 @@ def read_signatures(directory: str | os.PathLike, infos: Iterable[PartInfo]) -> 
         try:
             with path.with_suffix(".npz").open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 signatures = _signatures(arrays)
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        except _DAMAGE as error:
             raise _damaged(path, error) from error
         yield signatures
 
@@ -141,7 +143,7 @@ def read_lengths(directory: str | os.PathLike, info: PartInfo) -> tuple[np.ndarr
     try:
         with path.with_suffix(".npz").open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             return arrays["lengths"], arrays["target_starts"], bool(arrays["begins"])
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except _DAMAGE as error:
         raise _damaged(path, error) from error
 
 

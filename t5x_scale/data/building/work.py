@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import itertools
 import json
@@ -43,7 +44,7 @@ class Options:
             )
         return self.vocabulary.eod_id
 
-    @property
+    @functools.cached_property
     def fingerprint(self) -> str:
         """Equal options, equal fingerprint. Deduplicators are not in it: they look at parts, they do not make them."""
         curation = dataclasses.replace(self.curation, deduplicators=())

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 from typing import ClassVar
 
 import numpy as np
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from t5x_scale.core.errors import UserError
 from t5x_scale.data.building.assembly import assemble
 from t5x_scale.data.building.interface import Curation, Record
-from t5x_scale.data.building.parts import list_parts, read_part, read_signatures, write_part
+from t5x_scale.data.building.parts import list_parts, read_lengths, read_part, read_signatures, write_part
 from t5x_scale.data.building.units import make_units
 from t5x_scale.data.building.work import Options, process
 from t5x_scale.data.token_store import TokenStore, TokenStoreWriter
@@ -235,6 +236,23 @@ def test_only_complete_parts_are_listed(tmp_path):
     (tmp_path / "part-00000001.json").write_text("{}")
     assert list_parts(tmp_path) == {}
     assert list_parts(tmp_path / "missing") == {}
+
+
+@pytest.mark.parametrize("read", [read_lengths, lambda *place: list(read_signatures(place[0], [place[1]]))])
+@pytest.mark.parametrize("left", [0, 50])
+def test_a_part_cut_short_is_found_by_whoever_reads_it(tmp_path, left, read):
+    _, info = make_part(tmp_path)
+    os.truncate(tmp_path / "part-00000000.npz", left)
+    with pytest.raises(UserError, match=r"part-00000000.npz.* is damaged"):
+        read(tmp_path, info)
+
+
+def test_options_are_described_once(monkeypatch):
+    """The index of a decontamination may be hundreds of megabytes, and every part asks for the fingerprint."""
+    options, calls = Options(BYTES), []
+    monkeypatch.setattr(Curation, "describe", lambda self: calls.append(self) or {})
+    assert options.fingerprint == options.fingerprint
+    assert len(calls) == 1
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "delete"])
