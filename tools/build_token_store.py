@@ -50,6 +50,8 @@ def parse_arguments() -> argparse.Namespace:
 
 def build(args: argparse.Namespace) -> list[TokenStore]:
     """Builds every store; the stores in the order of the names."""
+    if args.workers is not None and args.runner != LOCAL:
+        raise UserError("--workers is for --runner=local; a runner of Beam has options, such as direct_num_workers=8")
     catalog = Catalog(args.store_dir, load_vocabulary(args.vocabulary), tuple(args.module))
     choice = CurationChoice(
         exact_duplicates=args.exact_duplicates,

@@ -134,6 +134,8 @@ def test_texts_of_an_evaluation_task_are_kept_out(call, tmp_path):
         (("--task=built_plain", "--module=built_tasks", "--decontaminate=exam"), "write TASK:SPLIT"),
         (("--task=built_plain", "--module=built_tasks", "--near_duplicates=7"), "lie between 0 and 1"),
         (("--task=text:a", "--beam_option=project=p"), "needs a --runner of Beam"),
+        (("--task=text:a", "--runner=direct", "--workers=2"), "--workers is for --runner=local"),
+        (("--task=text:a", "--min_tokens=9", "--max_tokens=8"), "min_tokens = 9 is above max_tokens = 8"),
     ],
 )
 def test_what_cannot_be_built(call, words, message):

@@ -39,12 +39,16 @@ class CurationChoice:
         """The curation. The evaluation tasks are read, through the catalogue's modules and vocabulary.
 
         Raises:
-          UserError: an evaluation task that cannot be read, or a threshold that makes no sense.
+          UserError: an evaluation task that cannot be read, or a threshold or bounds that make no sense.
         """
         text_filters = gopher_filters() if self.quality else ()
         if self.decontaminate:
             texts = {name: _read_texts(name, catalog) for name in self.decontaminate}
             text_filters = (*text_filters, Decontamination.from_texts(texts))
+        if self.min_tokens is not None and self.max_tokens is not None and self.min_tokens > self.max_tokens:
+            raise UserError(
+                f"min_tokens = {self.min_tokens} is above max_tokens = {self.max_tokens}: nothing would stay"
+            )
         has_bounds = self.min_tokens is not None or self.max_tokens is not None
         signers, deduplicators = [], []
         if self.exact_duplicates:
