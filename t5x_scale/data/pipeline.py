@@ -8,6 +8,7 @@ names and rates -> catalog: token stores -> BatchSource: batch(step)      traini
 from __future__ import annotations
 
 import dataclasses
+import numbers
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -134,8 +135,8 @@ class DataConfig:
                 f"{', '.join(map(repr, DELIVERIES))}"
             )
         caps = self.max_epochs.values() if isinstance(self.max_epochs, Mapping) else [self.max_epochs]
-        if not all(cap is None or cap > 0 for cap in caps):
-            raise UserError(f"max_epochs is {self.max_epochs}; give a positive number, or None for no end")
+        if not all(cap is None or (isinstance(cap, numbers.Real) and cap > 0) for cap in caps):
+            raise UserError(f"max_epochs is {self.max_epochs!r}; give a positive number, or None for no end")
 
 
 def make_pipeline(

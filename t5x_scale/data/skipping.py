@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -52,7 +53,7 @@ class SkipList:
 
 def _check_interval(interval: Sequence[int]) -> tuple[int, int]:
     try:
-        first, end = (int(bound) for bound in interval)
+        first, end = (operator.index(bound) for bound in interval)
     except (TypeError, ValueError) as error:
         raise UserError(f"a skipped interval is a pair (first row, one past the last row), not {interval!r}") from error
     if not 0 <= first < end:

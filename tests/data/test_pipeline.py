@@ -97,6 +97,7 @@ def test_edited_text_is_noticed(tmp_path, text):
         ({"task_feature_lengths": {"target": 8}}, r"'target' \(did you mean 'targets'\?\)"),
         ({"batch_size": 0}, "at least one row"),
         ({"max_epochs": 0}, "max_epochs is 0"),
+        ({"max_epochs": "2"}, "max_epochs is '2'"),
         ({"vocabulary": "bites"}, "unknown vocabulary 'bites'"),
         ({"split": "trian"}, "did you mean 'train'"),
         ({"mixture_rates": {"text:nowhere/*.txt": 1}}, r"no file matches 'nowhere"),

@@ -22,7 +22,7 @@ def test_touching_intervals_are_one():
     assert SkipList([(5, 8), (0, 2), (8, 9)]).intervals == ((0, 2), (5, 9))
 
 
-@pytest.mark.parametrize("interval", [(3, 3), (5, 2), (-1, 2), (1,), (1, 2, 3), "ab", 7])
+@pytest.mark.parametrize("interval", [(3, 3), (5, 2), (-1, 2), (1,), (1, 2, 3), "ab", 7, (1.5, 3), ("1", 3)])
 def test_bad_intervals(interval):
     with pytest.raises(UserError, match="interval"):
         SkipList([interval])
