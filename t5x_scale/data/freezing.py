@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import logging
 import os
 import shutil
 import time
@@ -22,11 +23,16 @@ from t5x_scale.core.errors import UserError
 from t5x_scale.data.store_manifest import is_finished
 from t5x_scale.data.token_store import TokenStore, TokenStoreWriter
 
+logger = logging.getLogger(__name__)
+
 # Seconds between two signs of life of a builder, and between two looks of those that wait.
 _HEARTBEAT = 5.0
 _POLL = 0.2
-# Each look at an object store is a request, by every waiting process.
+# Each sign in an object store is a request, and each look one by every waiting process.
+_REMOTE_HEARTBEAT = 30.0
 _REMOTE_POLL = 5.0
+# The object that is written again and again where a directory has no time.
+_LIFE = "builder_lives"
 # Seconds without a sign of life after which waiting is given up. A source may download before its first document.
 PATIENCE = 1800.0
 
@@ -78,9 +84,17 @@ def freeze(
         if not remote:
             place(building / "store", target)
     finally:
-        if not remote:
-            shutil.rmtree(building, ignore_errors=True)
+        remove_tree(building)
     return TokenStore.open(target, vocabulary_fingerprint)
+
+
+def remove_tree(directory: files.Path) -> None:
+    """Deletes a directory, local or `gs://`, if there is one."""
+    if files.is_remote(directory):
+        if directory.exists():
+            directory.rmtree()
+    else:
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 def ensure(
@@ -117,20 +131,27 @@ def ensure(
 
 
 def building_directory(target: files.Path) -> files.Path:
-    """Where the store `target` is built. On a local disk its time is the builder's sign of life."""
+    """Where the store `target` is built. On a local disk its time is the builder's sign of life, in an object store
+    the content of an object in it.
+    """
     return target.parent / f".{target.name}.building"
 
 
 def heartbeat(building: files.Path) -> Callable[[], None]:
     """A function to be called often; now and then it shows those who wait that the builder lives."""
+    remote = files.is_remote(building)
     last = time.monotonic()
 
     def beat() -> None:
         nonlocal last
-        if time.monotonic() - last > _HEARTBEAT:
+        if time.monotonic() - last > (_REMOTE_HEARTBEAT if remote else _HEARTBEAT):
             last = time.monotonic()
-            if not files.is_remote(building):
-                os.utime(building)
+            # A sign that fails is none, and no reason to end the build. (What gcsfs raises has no class in common.)
+            with contextlib.suppress(Exception):
+                if remote:
+                    (building / _LIFE).write_text(str(last))
+                else:
+                    os.utime(building)
 
     return beat
 
@@ -160,7 +181,11 @@ def _lock(target: files.Path) -> Iterator[None]:
     with open(target.parent / f".{target.name}.lock", "w") as file:
         # Some network file systems have no locks either.
         with contextlib.suppress(OSError):
-            fcntl.flock(file, fcntl.LOCK_EX)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                logger.warning("another process builds %s; waiting for it", target)
+                fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
@@ -181,14 +206,6 @@ def _wait(target: files.Path, patience: float) -> None:
 def _sign_of_life(target: files.Path) -> object:
     """Something that changes while the store is being built. Compared with itself, so clocks need not agree."""
     building = building_directory(target)
-    if files.is_remote(target):
-        return [_count_objects(path) for path in (building / "parts", target / "tokens" / "c")]
-    with contextlib.suppress(OSError):
-        return os.stat(building).st_mtime_ns
+    with contextlib.suppress(Exception):
+        return (building / _LIFE).read_text() if files.is_remote(target) else os.stat(building).st_mtime_ns
     return None
-
-
-def _count_objects(directory: files.Path) -> int:
-    with contextlib.suppress(OSError):
-        return len(list(directory.iterdir()))
-    return 0

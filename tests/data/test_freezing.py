@@ -134,6 +134,34 @@ def test_waiting_goes_on_while_the_builder_lives(tmp_path, monkeypatch):
     assert store.num_tokens == 40
 
 
+def test_the_one_who_waits_for_the_lock_is_told(tmp_path, caplog):
+    inside, leave = threading.Event(), threading.Event()
+
+    def slow():
+        inside.set()
+        leave.wait(10)
+        yield np.array([5])
+
+    builder = threading.Thread(target=ensure, args=(tmp_path / "s", slow))
+    builder.start()
+    inside.wait(10)
+    other = threading.Thread(target=ensure, args=(tmp_path / "s", documents))
+    other.start()
+    deadline = time.monotonic() + 10
+    while not caplog.messages and time.monotonic() < deadline:
+        time.sleep(0.01)
+    leave.set()
+    builder.join()
+    other.join()
+    assert caplog.messages == [f"another process builds {tmp_path}/s; waiting for it"]
+    assert TokenStore.open(tmp_path / "s").num_tokens == 2
+
+
+def test_a_sign_of_life_that_fails_ends_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(freezing, "_HEARTBEAT", 0.0)
+    freezing.heartbeat(tmp_path / "gone")()
+
+
 def test_an_object_store_is_asked_rarely(monkeypatch):
     looks, pauses = iter([False, False, True]), []
     monkeypatch.setattr(freezing, "is_finished", lambda target: next(looks))

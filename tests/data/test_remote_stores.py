@@ -44,6 +44,19 @@ again = freeze([np.array([8, 9])], place, chunk=2, **settings)
 again.verify()
 assert again.tokens(0, 3).tolist() == [8, 9, 1]
 
+# Whoever waits sees that the builder lives by one object, and not by listing what it wrote.
+from t5x_scale.data import freezing
+
+freezing._REMOTE_HEARTBEAT = 0.0
+target = files.to_path("gs://bucket/lively")
+assert freezing._sign_of_life(target) is None
+beat, signs = freezing.heartbeat(freezing.building_directory(target)), set()
+for _ in range(3):
+    beat()
+    signs.add(freezing._sign_of_life(target))
+assert len(signs) == 3 and None not in signs, signs
+freezing.remove_tree(freezing.building_directory(target))
+
 # All cores, killed once, inputs and targets: the parts lie in the bucket too.
 from t5x_scale.data.building.build import build_store
 from t5x_scale.data.building.interface import Record

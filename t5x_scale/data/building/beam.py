@@ -43,13 +43,13 @@ from t5x_scale.core import files
 from t5x_scale.core.errors import UserError
 from t5x_scale.data.building import parallel_assembly
 from t5x_scale.data.building.beam_duplicates import Listing, find_duplicates
-from t5x_scale.data.building.build import check_is_free, parts_directory, remove_tree
+from t5x_scale.data.building.build import check_is_free, parts_directory
 from t5x_scale.data.building.parallel_assembly import Destination, Plan
 from t5x_scale.data.building.parts import PartInfo, find_part, write_part
 from t5x_scale.data.building.shards import ShardedSource
 from t5x_scale.data.building.units import Unit, make_units
 from t5x_scale.data.building.work import Options, process
-from t5x_scale.data.freezing import building_directory, heartbeat, place
+from t5x_scale.data.freezing import building_directory, heartbeat, place, remove_tree
 from t5x_scale.data.store_manifest import is_finished
 from t5x_scale.data.token_store import TokenStore
 

@@ -27,7 +27,7 @@ from t5x_scale.data.building.pool import count_cores, make_parts
 from t5x_scale.data.building.progress import Progress
 from t5x_scale.data.building.units import Unit, make_units
 from t5x_scale.data.building.work import Options, process
-from t5x_scale.data.freezing import building_directory, heartbeat, place
+from t5x_scale.data.freezing import building_directory, heartbeat, place, remove_tree
 from t5x_scale.data.store_manifest import is_finished
 from t5x_scale.data.token_store import TokenStore
 
@@ -253,12 +253,3 @@ def check_is_free(target: files.Path) -> None:
     """
     if not files.is_remote(target) and target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UserError(f"cannot place the token store at {target}: it must not exist or be empty")
-
-
-def remove_tree(directory: files.Path) -> None:
-    """Deletes a directory, local or `gs://`, if there is one."""
-    if files.is_remote(directory):
-        if directory.exists():
-            directory.rmtree()
-    else:
-        shutil.rmtree(directory, ignore_errors=True)
