@@ -73,7 +73,9 @@ def test_statistics_are_what_rows_hold():
         assert fields["decoder_loss_weights"].mean() == pytest.approx(objective.statistics(32)["targets"], abs=0.02)
 
 
-@pytest.mark.parametrize("options", [{"split": "half"}, {"split": None}, {"split": 1.0}, {"split": True}, {"min_targets": 0}])
+@pytest.mark.parametrize(
+    "options", [{"split": "half"}, {"split": None}, {"split": 1.0}, {"split": True}, {"min_targets": 0}]
+)
 def test_bad_settings(options):
     with pytest.raises(UserError, match=next(iter(options))):
         PrefixLm(**options)
