@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import collections
+import logging
 from typing import NamedTuple
 
 import numpy as np
 
 from t5x_scale.core.errors import UserError
 from t5x_scale.data.live.examples import Document, Example, ExampleStream, Place
+
+logger = logging.getLogger(__name__)
 
 # Bytes of text given to the tokenizer at once: few where a stream begins, so that it begins soon, then more.
 FIRST_BYTES, BATCH_BYTES = 2**12, 2**20
@@ -31,6 +34,27 @@ class PlacedDocument(NamedTuple):
     after: Place
 
 
+class Tally:
+    """Counts what a stream leaves out, and says so: the first time, and whenever it has become ten times as much.
+
+    Attributes:
+      count: so far; what is read again is counted again.
+    """
+
+    def __init__(self, stream: str, what: str, level: int = logging.WARNING):
+        """Args: stream: its name; what: "examples without tokens"; level: of the log."""
+        self.count = 0
+        self._level = level
+        self._stream, self._what, self._next = stream, what, 1
+
+    def add(self, count: int) -> None:
+        """So many more."""
+        self.count += count
+        if self.count >= self._next:
+            self._next = 10 * self.count
+            logger.log(self._level, "'%s': %d %s were left out so far", self._stream, self.count, self._what)
+
+
 class DocumentStream:
     """The documents of a stream of examples, without end; examples without tokens are left out.
 
@@ -40,13 +64,13 @@ class DocumentStream:
     Attributes:
       examples: the stream.
       place: behind the last document given.
-      empty: examples left out because they had no tokens.
+      empty: tally of the examples left out because they had no tokens.
     """
 
     def __init__(self, examples: ExampleStream, separator: int):
         self.examples = examples
         self.place = examples.place
-        self.empty = 0
+        self.empty = Tally(examples.name, "examples without tokens", logging.INFO)
         self._separator = separator
         self._ready: collections.deque[PlacedDocument] = collections.deque()
         self._error: UserError | None = None
@@ -100,7 +124,7 @@ class DocumentStream:
         for document, (_, _, before, after) in zip(documents, batch, strict=True):
             if len(document.tokens):
                 self._ready.append(PlacedDocument(self._close(document), document.target_start, before, after))
-        self.empty += len(batch) - len(self._ready)
+        self.empty.add(len(batch) - len(self._ready))
         self._empty_in_a_row = 0 if self._ready else self._empty_in_a_row + len(batch)
         whole_pass = batch and batch[-1][3].epoch > 0 and self._empty_in_a_row > 2 * batch[-1][3].per_epoch
         if whole_pass or self._empty_in_a_row > MOST_EMPTY:

@@ -16,8 +16,8 @@ import numpy as np
 
 from t5x_scale.core.errors import UserError
 from t5x_scale.data.delivery import check_keeps_order, separate_documents
-from t5x_scale.data.live.documents import DocumentStream, PlacedDocument
-from t5x_scale.data.live.examples import Place
+from t5x_scale.data.live.documents import DocumentStream, PlacedDocument, Tally
+from t5x_scale.data.live.examples import EndOfStreamError, Place
 from t5x_scale.data.objectives import Objective, Piece, RowKeys
 from t5x_scale.data.order import order_key
 from t5x_scale.data.packed_delivery import PackDocuments
@@ -235,12 +235,12 @@ class PackedRows(RowStream):
     """The rows of packed documents, group by group.
 
     Attributes:
-      left_out: documents left out because they were too long.
+      left_out: tally of the documents left out because they were too long.
     """
 
     def __init__(self, kind: LivePacked, documents: DocumentStream, name: str):
         self._kind, self._documents, self._name = kind, documents, name
-        self.left_out = 0
+        self.left_out = Tally(name, "documents too long for a row")
         self._forget(Position())
 
     def _forget(self, position: Position) -> None:
@@ -287,13 +287,13 @@ class PackedRows(RowStream):
         while (count < self._count) if self._count else (filled < wanted):
             try:
                 document = next(self._documents)
-            except UserError:
+            except EndOfStreamError:
                 if pieces and not self._count:
                     break
                 raise
             count += 1
             mine = kind.pieces(document)
-            self.left_out += not mine
+            self.left_out.add(not mine)
             drawn = words.random_raw(len(mine)).tolist()
             for piece, choice, size in zip(mine, drawn, kind.packed_lengths(mine, drawn), strict=True):
                 # An objective may make nothing of a piece.

@@ -313,6 +313,35 @@ def test_a_broken_example_ends_the_run_where_it_stands_and_not_before():
     assert_same(broken.batch(3), whole.batch(3))
 
 
+def test_a_broken_example_makes_no_group_shorter():
+    """Packed rows of a group that could not be read whole would be rows that no other run has."""
+    options = {"packing": PackDocuments(), "batch_size": 1, "group_rows": 8}
+    whole = make_live([Listed("long", LONG)], **options)
+    broken = make_live([Listed("long", LONG, fail_at=200)], **options)
+    batches = []
+    with contextlib.suppress(UserError):
+        batches.extend(broken.batch(step) for step in range(10**6))
+    assert len(batches) > 8
+    for step, batch in enumerate(batches):
+        assert_same(batch, whole.batch(step))
+
+
+def test_what_is_left_out_is_said_again_at_ten_times_as_much(caplog):
+    documents = [*LONG[:20], *([[]] * 30)]
+    source = make_live([Listed("some", documents)], max_epochs=40)
+    with contextlib.suppress(EndOfStreamError), caplog.at_level(logging.INFO):
+        [source.batch(step) for step in range(10**6)]
+    said = [message for message in caplog.messages if "left out" in message]
+    counts = [int(message.split()[1]) for message in said]
+    assert len(counts) == 2
+    assert counts[1] >= 10 * counts[0] > 0
+    assert said[0].startswith("'some': ")
+    dropping = PackDocuments(long_documents="drop")
+    caplog.clear()
+    make_live([Listed("mixed", [[5] * 100, [6] * 5])], packing=dropping, batch_size=1, group_rows=2).batch(0)
+    assert "'mixed/0': 1 documents too long for a row were left out so far" in caplog.messages
+
+
 def test_nothing_to_deliver():
     with pytest.raises(UserError, match="'none' has no examples"):
         make_live([Listed("none", [])]).batch(0)
