@@ -82,8 +82,11 @@ class TokenStoreWriter:
 
         Raises:
           UserError: an id outside the vocabulary, or the disk is full.
+          ValueError: the inputs are longer than the document.
         """
         tokens = np.asarray(tokens)
+        if not 0 <= target_start <= len(tokens):
+            raise ValueError(f"inputs of {target_start} tokens in a document of {len(tokens)}")
         if not tokens.size:
             self._empty += 1
             return
