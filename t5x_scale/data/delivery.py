@@ -152,15 +152,17 @@ class WindowDelivery:
         shape = (len(starts), self._length)
         return {
             batch_lib.INPUT_TOKENS: self._read(names, sources, starts, self._length),
-            batch_lib.TARGET_TOKENS: self._read(names, sources, starts + 1, self._length),
+            batch_lib.TARGET_TOKENS: self._read(names, sources, starts + 1, self._length, again=True),
             batch_lib.LOSS_WEIGHTS: np.ones(shape, np.float32),
         }
 
-    def _read(self, names: Sequence[str], sources: np.ndarray, starts: np.ndarray, length: int) -> np.ndarray:
+    def _read(
+        self, names: Sequence[str], sources: np.ndarray, starts: np.ndarray, length: int, *, again: bool = False
+    ) -> np.ndarray:
         raw = np.empty((len(starts), length), np.int32)
         for source in np.unique(sources):
             mine = np.flatnonzero(sources == source)
-            self._stores[names[source]].read_windows(starts[mine], raw, mine)
+            self._stores[names[source]].read_windows(starts[mine], raw, mine, again=again)
         return raw
 
     def spans(self, name: str, index: int) -> list[tuple[int, int]]:

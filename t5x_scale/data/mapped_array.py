@@ -6,6 +6,7 @@ mapping: no request, no decoding, no cache of its own.
 
 from __future__ import annotations
 
+import functools
 import json
 import mmap
 import os
@@ -47,13 +48,16 @@ class MappedArray:
         with _LOCK:
             _ARRAYS.add(self)
 
-    def read_into(self, starts: np.ndarray, out: np.ndarray, rows: np.ndarray | None = None) -> None:
+    def read_into(
+        self, starts: np.ndarray, out: np.ndarray, rows: np.ndarray | None = None, *, again: bool = False
+    ) -> None:
         """Fills row `rows[i]` of `out` [any, length] with the elements from `starts[i]` on, cast to its dtype.
 
         Args:
           starts: int64 [n].
           out: where the elements go.
           rows: int64 [n]; 0, 1, 2, ... when None.
+          again: whether these pages were read just now, so that the system need not be told to fetch them.
 
         Raises:
           ValueError: a row would reach outside the array.
@@ -62,7 +66,7 @@ class MappedArray:
         check_ranges(starts, length, self._size, self._path)
         if not length:
             return
-        if len(starts) > 1:
+        if len(starts) > 1 and not again:
             self._announce(starts, length)
         for row, start in zip(range(len(out)) if rows is None else rows.tolist(), starts.tolist(), strict=True):
             index, offset = divmod(start, self._chunk)
@@ -106,10 +110,7 @@ class MappedArray:
 
         Touches a page or two of the array for each value, not the array.
         """
-        heads = np.arange(0, self._size, self._chunk, dtype=np.int64)
-        first = np.empty((len(heads), 1), np.int64)
-        self.read_into(heads, first)
-        chunks = np.searchsorted(first[:, 0], values, "right") - 1
+        chunks = np.searchsorted(self._heads, values, "right") - 1
         counts = np.zeros(len(values), np.int64)
         for chunk in np.unique(chunks[chunks >= 0]).tolist():
             chosen = chunks == chunk
@@ -117,6 +118,14 @@ class MappedArray:
             elements = self._map(chunk)[1][: self._size - begin]
             counts[chosen] = begin + np.searchsorted(elements, values[chosen], "right")
         return counts
+
+    @functools.cached_property
+    def _heads(self) -> np.ndarray:
+        """int64 [files]: the first element of each."""
+        starts = np.arange(0, self._size, self._chunk, dtype=np.int64)
+        heads = np.empty((len(starts), 1), np.int64)
+        self.read_into(starts, heads)
+        return heads[:, 0]
 
     def _announce(self, starts: np.ndarray, length: int | np.ndarray) -> None:
         """Has the system fetch every window at once: from a cold disk, one after the other takes ten times as long."""

@@ -8,6 +8,7 @@ where it is read.
 
 from __future__ import annotations
 
+import functools
 import os
 import zlib
 from typing import Any
@@ -23,6 +24,7 @@ LOCAL_CHUNK = 2**24
 REMOTE_SHARD = 2**24
 # Elements of an inner chunk of a shard: what a read of a few tokens fetches.
 INNER_CHUNK = 2**16
+# Of all arrays that are read, together.
 _REMOTE_CACHE_BYTES = 2**29
 
 
@@ -175,13 +177,16 @@ class StoredArray:
         except (ValueError, OSError) as error:
             raise UserError(f"the token store {path.parent} is damaged or cannot be read: {_reason(error)}") from error
 
-    def read_into(self, starts: np.ndarray, out: np.ndarray, rows: np.ndarray | None = None) -> None:
-        """As `MappedArray.read_into`.
+    def read_into(
+        self, starts: np.ndarray, out: np.ndarray, rows: np.ndarray | None = None, *, again: bool = False
+    ) -> None:
+        """As `MappedArray.read_into`; what was read just now comes from the cache.
 
         Raises:
           ValueError: a row would reach outside the array.
           UserError: what is read is damaged or cannot be fetched.
         """
+        del again
         check_ranges(starts, out.shape[1], self._size, self._path)
         places = range(len(out)) if rows is None else rows.tolist()
         ends = starts + out.shape[1]
@@ -243,11 +248,23 @@ def open_zarr(
     }
     if metadata:
         spec["metadata"] = metadata
-    context = ts.Context({"cache_pool": {"total_bytes_limit": 0 if writable else _REMOTE_CACHE_BYTES}})
+    context = _make_context(0) if writable else _reading_context()
     create, keep = bool(metadata), not (metadata and replace)
     return ts.open(
         spec, context=context, open=keep, create=create, delete_existing=not keep, read=True, write=writable
     ).result()
+
+
+@functools.cache
+def _reading_context() -> Any:
+    """One for all arrays: a mixture of a hundred sources has three hundred."""
+    return _make_context(_REMOTE_CACHE_BYTES)
+
+
+def _make_context(cache_bytes: int) -> Any:
+    import tensorstore as ts
+
+    return ts.Context({"cache_pool": {"total_bytes_limit": cache_bytes}})
 
 
 def _reason(error: Exception) -> str:

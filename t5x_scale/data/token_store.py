@@ -109,9 +109,12 @@ class TokenStore:
         self._tokens.read_into(np.asarray(starts, np.int64), out)
         return out
 
-    def read_windows(self, starts: np.ndarray, out: np.ndarray, rows: np.ndarray) -> None:
-        """As `windows`, but into the rows `rows` [n] of `out`, int32 [any, length], without a copy between."""
-        self._tokens.read_into(np.asarray(starts, np.int64), out, rows)
+    def read_windows(self, starts: np.ndarray, out: np.ndarray, rows: np.ndarray, *, again: bool = False) -> None:
+        """As `windows`, but into the rows `rows` [n] of `out`, int32 [any, length], without a copy between.
+
+        `again` says that these windows, or such as lie beside them, were read just now: it saves a quarter of the time.
+        """
+        self._tokens.read_into(np.asarray(starts, np.int64), out, rows, again=again)
 
     def read_ranges(self, starts: np.ndarray, lengths: np.ndarray, out: np.ndarray, offsets: np.ndarray) -> None:
         """Reads pieces of different lengths: out[offsets[i] : offsets[i] + lengths[i]] is filled from `starts[i]` on.

@@ -333,6 +333,40 @@ def test_inputs_need_a_supervised_store(tmp_path):
         write(tmp_path / "s", [([5], [6])])
 
 
+@pytest.mark.parametrize("target_start", [-1, 3])
+def test_inputs_longer_than_their_document(tmp_path, target_start):
+    with pytest.raises(ValueError, match="in a document of 2"):
+        TokenStoreWriter(
+            tmp_path / "s", source={}, vocabulary_fingerprint="v", vocabulary_size=9, separator_id=EOD, supervised=True
+        ).add(np.array([5, 6]), target_start)
+
+
+def test_windows_beside_those_read_just_now_are_not_fetched_again(tmp_path, monkeypatch):
+    store = write(tmp_path / "s", [list(range(2, 300))], chunk=70)
+    calls, announce = [], mapped_array.MappedArray._announce
+    monkeypatch.setattr(
+        mapped_array.MappedArray, "_announce", lambda self, *where: (calls.append(where), announce(self, *where))
+    )
+    out, starts = np.zeros((5, 60), np.int32), np.array([3, 50, 200])
+    store.read_windows(starts, out, np.array([4, 0, 2]))
+    np.testing.assert_array_equal(out[[4, 0, 2]], store.windows(starts, 60))
+    before = len(calls)
+    store.read_windows(starts + 1, out, np.array([4, 0, 2]), again=True)
+    assert len(calls) == before > 0
+    np.testing.assert_array_equal(out[[4, 0, 2]], store.windows(starts + 1, 60))
+
+
+def test_remote_arrays_share_a_cache(tmp_path, monkeypatch):
+    from t5x_scale.data import stored_array
+
+    stored_array._reading_context.cache_clear()
+    made, make = [], stored_array._make_context
+    monkeypatch.setattr(stored_array, "_make_context", lambda size: made.append(size) or make(size))
+    write(tmp_path / "s", [list(range(2, 90))], sharded=True).verify()
+    TokenStore.open(tmp_path / "s").verify()
+    assert sum(size > 0 for size in made) == 1
+
+
 def test_a_shard_is_one_object_of_small_chunks(tmp_path, monkeypatch):
     from t5x_scale.data import stored_array
 
