@@ -124,8 +124,11 @@ class SentencePieceCodec:
         return [] if self._space_bytes is None else [row for row, text in enumerate(texts) if SPACE in text]
 
     def _encode_around_space(self, text: str) -> list[int]:
-        first, *others = self._processor.encode(text.split(SPACE))
-        return sum(([*self._space_bytes, *ids] for ids in others), first)
+        ids, *others = self._processor.encode(text.split(SPACE), num_threads=_threads)
+        for other in others:
+            ids += self._space_bytes
+            ids += other
+        return ids
 
     def decode(self, ids: Sequence[int]) -> str:
         return self._processor.decode(list(ids))
