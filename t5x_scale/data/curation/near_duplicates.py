@@ -10,6 +10,7 @@ Nothing depends on how the corpus lies in parts, nor on the number of workers.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 from typing import Any, ClassVar
 
@@ -111,6 +112,7 @@ class NearDeduplicator:
         return out
 
 
+@functools.cache
 def choose_bands(places: int, threshold: float, recall: float) -> tuple[int, int]:
     """(bands, rows of each): the most rows with which a pair at the threshold shares a band with probability `recall`.
 
