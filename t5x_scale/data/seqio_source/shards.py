@@ -26,17 +26,22 @@ def list_files(task_name: str, split: str) -> list[str]:
     """The files of a split that can be read one by one, in order; `[]` where the task is not of that kind.
 
     Raises:
-      UserError: there is no such task.
+      UserError: there is no such task, or nothing matches one of its globs.
     """
     task = get_task(task_name)
     patterns = _patterns(task, split)
     if patterns is None or not all(map(_only_renames, task.preprocessors)):
         return []
-    globs = [patterns] if isinstance(patterns, str) else list(patterns)
-    try:
-        return [file for pattern in globs for file in sorted(tf.io.gfile.glob(pattern))]
-    except tf.errors.OpError as error:
-        raise UserError(f"cannot list the files of task '{task_name}': {first_line(error)}") from error
+    files = []
+    for pattern in [patterns] if isinstance(patterns, str) else patterns:
+        try:
+            found = sorted(tf.io.gfile.glob(pattern))
+        except tf.errors.OpError as error:
+            raise UserError(f"cannot list the files of task '{task_name}': {first_line(error)}") from error
+        if not found:
+            raise UserError(f"cannot read task '{task_name}', split '{split}': no file matches {pattern}")
+        files += found
+    return files
 
 
 def iterate_file(task_name: str, split: str, file: str, vocabulary: Vocabulary) -> Iterator[Record]:

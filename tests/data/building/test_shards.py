@@ -78,6 +78,17 @@ def test_other_tasks_have_one_reader_or_the_shards_of_their_source(tmp_path, rem
     assert Counter(record.targets for record in found) == Counter(record.targets for record in records)
 
 
+def test_a_pattern_without_a_file_is_refused_as_by_one_reader(tmp_path, remove_tasks):
+    (tmp_path / "a.txt").write_text("a\n")
+    register_text_files("shards_half", [f"{tmp_path}/a.txt", f"{tmp_path}/b.txt"])
+    for read_all in (
+        lambda: make_shards("shards_half", "train", BYTES).list_shards(),
+        lambda: list(Catalog(str(tmp_path / "stores"), BYTES).records("shards_half", "train")),
+    ):
+        with pytest.raises(UserError, match=r"shards_half.* no file matches .*/b\.txt"):
+            read_all()
+
+
 def test_unknown_tasks_are_named():
     with pytest.raises(UserError, match="no task or mixture 'nowhere'"):
         make_shards("nowhere", "train", BYTES).list_shards()
