@@ -78,10 +78,11 @@ def build_store(
         whole_documents=options.curation.is_active,
         unit_characters=unit_characters,
     )
-    head: list[Unit] = []
+    is_small = False
     with progress:
         try:
-            head += itertools.islice(units, SMALL)
+            head = list(itertools.islice(units, SMALL))
+            is_small = 0 < len(head) < SMALL
             if workers is None:
                 workers = count_cores() if len(head) == SMALL else 0
             parts = gather_parts(itertools.chain(head, units), target, options, workers=workers, progress=progress)
@@ -91,8 +92,8 @@ def build_store(
                 return finish_store(infos, target, options, progress=progress, **facts)
             return _join_on_the_way(parts, target, options, **facts)
         except BaseException:
-            # What took no time to make is not worth keeping.
-            if 0 < len(head) < SMALL or not list_parts(directory):
+            # What took no time to make is not worth keeping. That it did is known once the source has ended.
+            if is_small or not list_parts(directory):
                 remove_tree(building_directory(target))
             raise
 

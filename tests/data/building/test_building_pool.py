@@ -196,6 +196,16 @@ def test_however_often_it_is_interrupted(tmp_path_factory, points):
     assert sorted(os.listdir(directory)) == ["other", "s"]
 
 
+@pytest.mark.parametrize("count", [0, 1, 8, 12])
+def test_a_build_that_goes_on_and_breaks_at_once_keeps_what_was_finished(tmp_path, count):
+    with pytest.raises(UserError, match="the source broke"):
+        build(tmp_path / "s", fail_after(make_records(), 38))
+    finished = list_parts(parts_directory(tmp_path / "s"))
+    with pytest.raises(UserError, match="the source broke"):
+        build(tmp_path / "s", fail_after(make_records(), count))
+    assert list_parts(parts_directory(tmp_path / "s")) == finished != {}
+
+
 def test_a_source_that_breaks_at_once_leaves_nothing(tmp_path):
     with pytest.raises(UserError, match="the source broke"):
         build(tmp_path / "s", fail_after(make_records(), 5))
