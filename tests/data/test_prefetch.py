@@ -1,22 +1,23 @@
 import threading
 import time
+import types
 
 import jax
 import numpy as np
 import pytest
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from t5x_scale.data import prefetch
 from t5x_scale.data.prefetch import Prefetcher, host_rows, make_global_batch
 
 
 class Counting:
-    """A source whose batch is its step, and which may be slow or fail."""
+    """A source whose batch is its step, and which may fail."""
 
-    def __init__(self, delay=0.0, fail_at=None):
-        self.delay, self.fail_at, self.rows = delay, fail_at, []
+    def __init__(self, fail_at=None):
+        self.fail_at, self.rows = fail_at, []
 
     def batch(self, step, rows=None):
-        time.sleep(self.delay)
         if step == self.fail_at:
             raise RuntimeError(f"step {step} broke")
         self.rows.append(rows)
@@ -44,14 +45,35 @@ def test_global_arrays_hold_the_batch():
     np.testing.assert_array_equal(batch["x"], np.full((8, 4), 3))
 
 
-def test_the_wait_is_measured():
-    with Prefetcher(Counting(delay=0.05), 0, lambda batch: batch, depth=1) as batches:
+class Gated(Counting):
+    """Makes a batch when it is let, which takes three seconds of a clock of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.let, self.now = threading.Semaphore(0), 0
+
+    def batch(self, step, rows=None):
+        self.let.acquire()
+        self.now += 3
+        return super().batch(step, rows)
+
+
+def test_the_wait_is_measured(monkeypatch):
+    source = Gated()
+    monkeypatch.setattr(prefetch, "time", types.SimpleNamespace(perf_counter=lambda: source.now))
+    with Prefetcher(source, 0, lambda batch: batch, depth=1) as batches:
+        get = batches._queue.get
+        batches._queue.get = lambda: (source.let.release(), get())[1]
         next(batches)
-        assert batches.wait_seconds > 0.03
-        time.sleep(0.2)
+        assert batches.wait_seconds == 3
+        # One that is ready is not waited for.
+        batches._queue.get = get
+        source.let.release()
+        while batches._queue.empty():
+            time.sleep(0.001)
         next(batches)
-        assert batches.wait_seconds < 0.03
-        assert batches.total_wait_seconds > 0.03
+        assert (batches.wait_seconds, batches.total_wait_seconds) == (0, 3)
+        source.let.release(9)
 
 
 def test_an_exception_arrives_where_it_happened_and_stays():
