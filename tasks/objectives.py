@@ -36,7 +36,7 @@ import tensorflow as tf
 from t5x_scale.core import batch as batch_lib
 from t5x_scale.core.errors import UserError, did_you_mean
 from t5x_scale.data.objectives import Example, Objective, Piece, RowKeys, examples_of
-from t5x_scale.data.packing import assemble
+from t5x_scale.data.rows.packing import assemble
 from t5x_scale.data.vocabulary import Vocabulary
 
 FORMS, OUTPUTS = ("windows", "documents"), ("decoder", "inputs_targets")

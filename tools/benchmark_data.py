@@ -24,10 +24,10 @@ import numpy as np
 
 from t5x_scale.data.batch_schedule import BatchSchedule
 from t5x_scale.data.batch_source import BatchSource
-from t5x_scale.data.delivery import Windows
 from t5x_scale.data.freezing import freeze
 from t5x_scale.data.objectives import CausalLm, Objective, Ul2r
-from t5x_scale.data.packed_delivery import PackDocuments
+from t5x_scale.data.rows.delivery import Windows
+from t5x_scale.data.rows.packed_delivery import PackDocuments
 from t5x_scale.data.token_store import TokenStore
 from t5x_scale.data.vocabulary import Vocabulary, load_vocabulary
 

@@ -19,7 +19,7 @@ from t5x_scale.core.errors import UserError
 from t5x_scale.data.building.curation_choice import CurationChoice
 from t5x_scale.data.building.runners import LOCAL, make_builder
 from t5x_scale.data.catalog import Catalog, describe_curation
-from t5x_scale.data.named_mixture import look_up
+from t5x_scale.data.mixtures.named_mixture import look_up
 from t5x_scale.data.token_store import TokenStore
 from t5x_scale.data.vocabulary import load_vocabulary
 

@@ -15,17 +15,17 @@ import numpy as np
 from t5x_scale.core.batch import check_batch
 from t5x_scale.core.errors import UserError, did_you_mean
 from t5x_scale.data.batch_schedule import BatchSchedule
-from t5x_scale.data.delivery import Delivery, WindowDelivery
-from t5x_scale.data.mixture_schedule import RatePlan
+from t5x_scale.data.mixtures.mixture_schedule import RatePlan
+from t5x_scale.data.mixtures.rates import describe_shares
+from t5x_scale.data.mixtures.step_rows import StepRows
 from t5x_scale.data.objectives import Objective, RowKeys
 from t5x_scale.data.order import order_key, permute_each, to_rows
-from t5x_scale.data.rates import describe_shares
 from t5x_scale.data.resuming import check_parts, join_skips
+from t5x_scale.data.rows.delivery import Delivery, WindowDelivery
 from t5x_scale.data.skipping import SkipList
-from t5x_scale.data.step_rows import StepRows
 from t5x_scale.data.token_store import TokenStore
 
-# Part of the format of a run: raised whenever `data.order` or `data.mixture` deals the same rows differently.
+# Part of the format of a run: raised whenever `data.order` or `data.mixtures.mixture` deals the same rows differently.
 ORDER_VERSION = 2
 # Beyond every row of every run.
 MAX_ROW = 2**62

@@ -9,9 +9,9 @@ import numpy as np
 
 from t5x_scale.core.batch import LOSS_WEIGHTS, check_batch
 from t5x_scale.core.errors import UserError
-from t5x_scale.data.delivery import Packing, Windows, check_keeps_order, separate_documents
 from t5x_scale.data.objectives import Objective, RowKeys
 from t5x_scale.data.order import order_key, permute, to_rows
+from t5x_scale.data.rows.delivery import Packing, Windows, check_keeps_order, separate_documents
 from t5x_scale.data.token_store import TokenStore
 
 

@@ -19,12 +19,12 @@ from t5x_scale.core.errors import UserError, did_you_mean
 from t5x_scale.data.batch_schedule import BatchSchedule, make_batch_schedule
 from t5x_scale.data.batch_source import BatchSource
 from t5x_scale.data.catalog import Catalog
-from t5x_scale.data.delivery import Packing, Windows
 from t5x_scale.data.eval_source import EvalSource
 from t5x_scale.data.live.pipeline import make_live_pipeline, open_live_eval_stores
 from t5x_scale.data.live.source import LiveSource
+from t5x_scale.data.mixtures.rates import Rate, Rates, RateSchedule, list_sources, resolve_mixture
 from t5x_scale.data.objectives import CausalLm, Objective
-from t5x_scale.data.rates import Rate, Rates, RateSchedule, list_sources, resolve_mixture
+from t5x_scale.data.rows.delivery import Packing, Windows
 from t5x_scale.data.skipping import SkipList
 from t5x_scale.data.token_store import TokenStore
 from t5x_scale.data.vocabulary import load_vocabulary
@@ -49,7 +49,7 @@ class DataConfig:
       store_dir: where token stores lie; beside the run when None.
       max_epochs: how often a source may be gone through, or {source: how often}; None is without end.
       objective: from raw tokens to batch fields.
-      mixture_rates: {name: token share}, or a schedule of these (see `data.rates`); takes the place of what
+      mixture_rates: {name: token share}, or a schedule of these (see `data.mixtures.rates`); takes the place of what
         `mixture_or_task_name` stands for. Names may be mixtures.
       rate_unit: what rates count: "tokens" or "examples"; None as said above.
       skip_rows: pairs (first, one past the last) of global rows never to be delivered.

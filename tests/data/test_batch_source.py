@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from t5x_scale.core import batch as batch_lib
 from t5x_scale.core.errors import UserError
 from t5x_scale.data.batch_schedule import BatchSchedule
-from t5x_scale.data.mixture_schedule import RatePlan
+from t5x_scale.data.mixtures.mixture_schedule import RatePlan
 from t5x_scale.data.objectives import CausalLm
 from t5x_scale.data.order import order_key, permute
 

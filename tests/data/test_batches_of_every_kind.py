@@ -11,9 +11,9 @@ from t5x_scale.core import batch as batch_lib
 from t5x_scale.data import objectives
 from t5x_scale.data.batch_schedule import BatchSchedule
 from t5x_scale.data.batch_source import BatchSource
-from t5x_scale.data.delivery import Windows
-from t5x_scale.data.mixture_schedule import RatePlan
-from t5x_scale.data.packed_delivery import PackDocuments
+from t5x_scale.data.mixtures.mixture_schedule import RatePlan
+from t5x_scale.data.rows.delivery import Windows
+from t5x_scale.data.rows.packed_delivery import PackDocuments
 from t5x_scale.data.store_writer import TokenStoreWriter
 from t5x_scale.data.token_store import TokenStore
 from t5x_scale.data.vocabulary import load_vocabulary

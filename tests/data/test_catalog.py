@@ -8,8 +8,8 @@ import pytest
 from t5x_scale.core.errors import UserError
 from t5x_scale.data import catalog as catalog_lib
 from t5x_scale.data.catalog import Catalog
-from t5x_scale.data.named_mixture import look_up
-from t5x_scale.data.rates import resolve_mixture
+from t5x_scale.data.mixtures.named_mixture import look_up
+from t5x_scale.data.mixtures.rates import resolve_mixture
 from t5x_scale.data.vocabulary import load_vocabulary
 
 TASKS = """

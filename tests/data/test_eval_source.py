@@ -5,10 +5,10 @@ from hypothesis import strategies as st
 
 from t5x_scale.core import batch as batch_lib
 from t5x_scale.core.errors import UserError
-from t5x_scale.data.delivery import Windows
 from t5x_scale.data.eval_source import EvalSource
 from t5x_scale.data.freezing import freeze
 from t5x_scale.data.objectives import CausalLm, FillInTheMiddle, MaskedDiffusion
+from t5x_scale.data.rows.delivery import Windows
 from t5x_scale.data.vocabulary import load_vocabulary
 
 

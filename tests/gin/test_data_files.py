@@ -11,9 +11,9 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "fakes"))
 from gin_files import PRETRAIN, load_files, names
 
 from t5x_scale.config.load import make_arguments
-from t5x_scale.data.delivery import Windows
 from t5x_scale.data.objectives import CausalLm, Supervised
-from t5x_scale.data.packed_delivery import PackDocuments
+from t5x_scale.data.rows.delivery import Windows
+from t5x_scale.data.rows.packed_delivery import PackDocuments
 from t5x_scale.data.vocabulary import load_vocabulary
 
 BASE = ("gin/models/palm/tiny.gin", "gin/optim/adamw.gin", PRETRAIN, "gin/hardware/cpu_1.gin")

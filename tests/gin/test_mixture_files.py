@@ -11,7 +11,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "fakes"))
 from gin_files import PRETRAIN, load_files, names
 
 from t5x_scale.config.load import make_arguments
-from t5x_scale.data.mixture import PERIOD, Mixture
+from t5x_scale.data.mixtures.mixture import PERIOD, Mixture
 
 # Per cent of the tokens, in the order of the papers' tables.
 PUBLISHED = {

@@ -9,8 +9,8 @@ import pytest
 
 from t5x_scale.core import batch as fields
 from t5x_scale.data import seqio_source
-from t5x_scale.data.packed_delivery import PackDocuments
 from t5x_scale.data.pipeline import DataConfig, make_pipeline
+from t5x_scale.data.rows.packed_delivery import PackDocuments
 from t5x_scale.data.vocabulary import load_vocabulary
 from t5x_scale.models.config import ModelConfig
 from t5x_scale.models.decoder import Decoder

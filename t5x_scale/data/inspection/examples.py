@@ -10,13 +10,13 @@ from t5x_scale.core.errors import UserError, did_you_mean
 from t5x_scale.data import objectives
 from t5x_scale.data.batch_schedule import BatchSchedule
 from t5x_scale.data.batch_source import BatchSource
-from t5x_scale.data.delivery import Windows
 from t5x_scale.data.inspection.steps import describe_spans
 from t5x_scale.data.inspection.text import quoted, ranges, table
 from t5x_scale.data.objectives import Example, Objective, RowKeys
 from t5x_scale.data.objectives.denoising import Denoising
 from t5x_scale.data.objectives.randomness import draw_words
-from t5x_scale.data.packed_delivery import PackDocuments
+from t5x_scale.data.rows.delivery import Windows
+from t5x_scale.data.rows.packed_delivery import PackDocuments
 from t5x_scale.data.token_store import TokenStore
 from t5x_scale.data.vocabulary import Vocabulary
 

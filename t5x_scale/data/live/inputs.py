@@ -26,8 +26,8 @@ from t5x_scale.data.live.examples import (
     RepeatedExamples,
     SampledExamples,
 )
-from t5x_scale.data.mixture_schedule import RatePlan
-from t5x_scale.data.rate_functions import Rates, RateSchedule, Unit, is_number
+from t5x_scale.data.mixtures.mixture_schedule import RatePlan
+from t5x_scale.data.mixtures.rate_functions import Rates, RateSchedule, Unit, is_number
 from t5x_scale.data.vocabulary import Vocabulary
 
 logger = logging.getLogger(__name__)

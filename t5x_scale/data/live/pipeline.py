@@ -20,14 +20,14 @@ from jax.experimental import multihost_utils
 
 from t5x_scale.core.errors import UserError
 from t5x_scale.data.catalog import file_name
-from t5x_scale.data.delivery import Packing, Windows
 from t5x_scale.data.live.documents import DocumentStream
 from t5x_scale.data.live.examples import EndOfStreamError, RepeatedExamples
 from t5x_scale.data.live.inputs import ALL, LiveInput, LiveNames, resolve_live
 from t5x_scale.data.live.rows import LivePacked, LiveWindows, RowKind, RowStream
 from t5x_scale.data.live.source import LiveRows, LiveSource
 from t5x_scale.data.objectives import Objective
-from t5x_scale.data.packed_delivery import PackDocuments
+from t5x_scale.data.rows.delivery import Packing, Windows
+from t5x_scale.data.rows.packed_delivery import PackDocuments
 from t5x_scale.data.store_writer import TokenStoreWriter
 from t5x_scale.data.token_store import TokenStore
 from t5x_scale.data.vocabulary import Vocabulary, load_vocabulary

@@ -9,7 +9,7 @@ import numpy as np
 
 from t5x_scale.data.live.examples import Place
 from t5x_scale.data.live.rows import Position, RowStream
-from t5x_scale.data.mixture_schedule import MixtureSchedule
+from t5x_scale.data.mixtures.mixture_schedule import MixtureSchedule
 
 
 class Bookmark(NamedTuple):

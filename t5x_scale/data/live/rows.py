@@ -15,13 +15,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from t5x_scale.core.errors import UserError
-from t5x_scale.data.delivery import check_keeps_order, separate_documents
 from t5x_scale.data.live.documents import DocumentStream, PlacedDocument, Tally
 from t5x_scale.data.live.examples import EndOfStreamError, Place
 from t5x_scale.data.objectives import Objective, Piece, RowKeys
 from t5x_scale.data.order import order_key
-from t5x_scale.data.packed_delivery import PackDocuments
-from t5x_scale.data.packing import assemble, pack
+from t5x_scale.data.rows.delivery import check_keeps_order, separate_documents
+from t5x_scale.data.rows.packed_delivery import PackDocuments
+from t5x_scale.data.rows.packing import assemble, pack
 
 # Full rows that documents are collected for before they are packed. More leaves less empty and takes more memory. Part
 # of the format of a run: another number is another order.

@@ -29,12 +29,12 @@ from t5x_scale.data.batch_schedule import BatchSchedule
 from t5x_scale.data.live.examples import Place
 from t5x_scale.data.live.reader import Bookmark, ShardReader
 from t5x_scale.data.live.rows import RowKind, RowStream
-from t5x_scale.data.mixture_schedule import MixtureSchedule, RatePlan
+from t5x_scale.data.mixtures.mixture_schedule import MixtureSchedule, RatePlan
+from t5x_scale.data.mixtures.step_rows import StepRows
 from t5x_scale.data.objectives import RowKeys
 from t5x_scale.data.order import to_rows
 from t5x_scale.data.resuming import check_parts, join_skips
 from t5x_scale.data.skipping import SkipList
-from t5x_scale.data.step_rows import StepRows
 
 logger = logging.getLogger(__name__)
 

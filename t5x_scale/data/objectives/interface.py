@@ -4,7 +4,7 @@ An objective sees tokens and randomness, never models or files, so the same obje
 and a SeqIO preprocessor. It takes tokens in one of two forms:
 
   windows     int32 [B, raw_length(L)], cut from the concatenated stream at a distance of stride(L)  -> `__call__`
-  documents   one piece at a time, packed into rows by `data.packing`                                -> `example`
+  documents   one piece at a time, packed into rows by `data.rows.packing`                                -> `example`
 """
 
 from __future__ import annotations

@@ -9,9 +9,9 @@ from t5x_scale.core import batch as batch_lib
 from t5x_scale.data.batch_schedule import BatchSchedule
 from t5x_scale.data.batch_source import BatchSource
 from t5x_scale.data.inspection import describe_mixture, describe_step, step_documents
-from t5x_scale.data.mixture_schedule import RatePlan
+from t5x_scale.data.mixtures.mixture_schedule import RatePlan
 from t5x_scale.data.objectives import CausalLm
-from t5x_scale.data.packed_delivery import PackDocuments
+from t5x_scale.data.rows.packed_delivery import PackDocuments
 from t5x_scale.data.vocabulary import load_vocabulary
 
 BYTES = load_vocabulary("bytes")

@@ -13,8 +13,8 @@ from t5x_scale.data.live.inputs import LiveInput
 from t5x_scale.data.live.rows import LivePacked, LiveWindows
 from t5x_scale.data.live.source import LiveRows, LiveSource
 from t5x_scale.data.objectives import CausalLm
-from t5x_scale.data.packed_delivery import PackDocuments
 from t5x_scale.data.pipeline import DataConfig
+from t5x_scale.data.rows.packed_delivery import PackDocuments
 
 SEPARATOR = 1
 

@@ -6,14 +6,14 @@ from live_streams import LiveConfig, assert_same
 
 from t5x_scale.core.errors import UserError
 from t5x_scale.data import text_source
-from t5x_scale.data.delivery import Windows
 from t5x_scale.data.eval_source import EvalSource
 from t5x_scale.data.live import make_live_pipeline, open_live_eval_stores
 from t5x_scale.data.live.inputs import LiveNames, TextExamples, resolve_live
 from t5x_scale.data.live.pipeline import share_json
+from t5x_scale.data.mixtures.rates import Proportional, RateSchedule
 from t5x_scale.data.objectives import CausalLm, Supervised
-from t5x_scale.data.packed_delivery import PackDocuments
-from t5x_scale.data.rates import Proportional, RateSchedule
+from t5x_scale.data.rows.delivery import Windows
+from t5x_scale.data.rows.packed_delivery import PackDocuments
 from t5x_scale.data.vocabulary import load_vocabulary
 
 BYTES = load_vocabulary("bytes")

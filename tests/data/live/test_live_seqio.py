@@ -11,7 +11,7 @@ from t5x_scale.core.errors import UserError
 from t5x_scale.data import seqio_source
 from t5x_scale.data.live import make_live_pipeline, open_live_eval_stores
 from t5x_scale.data.objectives import Supervised
-from t5x_scale.data.packed_delivery import PackDocuments
+from t5x_scale.data.rows.packed_delivery import PackDocuments
 from t5x_scale.data.seqio_source import SeqioVocabulary, iterate_documents
 from t5x_scale.data.vocabulary import load_vocabulary
 

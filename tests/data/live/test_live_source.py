@@ -15,9 +15,9 @@ from t5x_scale.data.batch_schedule import BatchSchedule
 from t5x_scale.data.batch_source import BatchSource
 from t5x_scale.data.freezing import freeze
 from t5x_scale.data.live.examples import EndOfStreamError
-from t5x_scale.data.mixture_schedule import RatePlan
+from t5x_scale.data.mixtures.mixture_schedule import RatePlan
 from t5x_scale.data.objectives import CausalLm
-from t5x_scale.data.packed_delivery import PackDocuments
+from t5x_scale.data.rows.packed_delivery import PackDocuments
 
 STEPS = 12
 LONG, SHORT = documents(300, seed=1, longest=90), documents(500, seed=2, longest=9, first=20_000)

@@ -18,9 +18,9 @@ from typing import Any
 
 from t5x_scale.core.errors import UserError
 from t5x_scale.data.catalog import Catalog
-from t5x_scale.data.mixture_schedule import RatePlan
-from t5x_scale.data.named_mixture import NamedMixture, look_up
-from t5x_scale.data.rate_functions import (
+from t5x_scale.data.mixtures.mixture_schedule import RatePlan
+from t5x_scale.data.mixtures.named_mixture import NamedMixture, look_up
+from t5x_scale.data.mixtures.rate_functions import (
     UNITS,
     Proportional,
     Rate,

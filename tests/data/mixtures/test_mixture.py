@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from t5x_scale.core.errors import UserError
-from t5x_scale.data.mixture import PERIOD, Mixture
+from t5x_scale.data.mixtures.mixture import PERIOD, Mixture
 
 rates_strategy = st.lists(st.floats(1e-6, 1e3), min_size=1, max_size=12).map(
     lambda rates: {f"s{i}": rate for i, rate in enumerate(rates)}

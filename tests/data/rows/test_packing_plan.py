@@ -13,14 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from t5x_scale.core.errors import UserError
-from t5x_scale.data import packing_plan
 from t5x_scale.data.objectives import CausalLm, Ul2, Ul2r
-from t5x_scale.data.packing_plan import PlanSettings
-from t5x_scale.data.packing_plan_files import load_plan, make_plan
+from t5x_scale.data.rows import packing_plan
+from t5x_scale.data.rows.packing_plan import PlanSettings
+from t5x_scale.data.rows.packing_plan_files import load_plan, make_plan
 from t5x_scale.data.token_store import TokenStore, TokenStoreWriter
 from t5x_scale.data.vocabulary import load_vocabulary
 
-sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "fakes"))
+sys.path.insert(0, str(pathlib.Path(__file__).parents[2] / "fakes"))
 
 from gcs import FakeStorage
 
@@ -343,7 +343,7 @@ def test_a_full_disk(store, tmp_path, caplog, monkeypatch):
     def full(self, values):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("t5x_scale.data.packing_plan_files._ArrayFile.extend", full)
+    monkeypatch.setattr("t5x_scale.data.rows.packing_plan_files._ArrayFile.extend", full)
     plan = load_plan(settings_of(store), "a", tmp_path)
     assert plan.num_rows == make_plan(settings_of(store), "a").num_rows
     assert "No space left on device" in caplog.text
@@ -383,8 +383,8 @@ sys.modules["tensorflow"] = None
 import logging
 logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
 from t5x_scale.data.objectives import CausalLm
-from t5x_scale.data.packing_plan import PlanSettings
-from t5x_scale.data.packing_plan_files import load_plan
+from t5x_scale.data.rows.packing_plan import PlanSettings
+from t5x_scale.data.rows.packing_plan_files import load_plan
 from t5x_scale.data.token_store import TokenStore
 settings = PlanSettings(TokenStore.open(sys.argv[1]), CausalLm(), 16, "best", "split", 0)
 local = load_plan(settings, "local")

@@ -5,9 +5,9 @@ from hypothesis import strategies as st
 
 from t5x_scale.core.errors import UserError
 from t5x_scale.data.batch_schedule import BatchSchedule
-from t5x_scale.data.mixture import PERIOD, Mixture
-from t5x_scale.data.mixture_schedule import MixtureSchedule, RatePlan
-from t5x_scale.data.step_rows import StepRows
+from t5x_scale.data.mixtures.mixture import PERIOD, Mixture
+from t5x_scale.data.mixtures.mixture_schedule import MixtureSchedule, RatePlan
+from t5x_scale.data.mixtures.step_rows import StepRows
 
 NAMES = ("a", "b", "c", "d")
 shares_strategy = st.dictionaries(st.sampled_from(NAMES), st.floats(1e-3, 10), min_size=1)

@@ -16,8 +16,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from t5x_scale.core.errors import UserError
-from t5x_scale.data.mixture import PERIOD, Mixture
-from t5x_scale.data.step_rows import StepRows
+from t5x_scale.data.mixtures.mixture import PERIOD, Mixture
+from t5x_scale.data.mixtures.step_rows import StepRows
 
 # Constant pieces that a linear change from one rate to the next is cut into.
 RAMP_PIECES = 32

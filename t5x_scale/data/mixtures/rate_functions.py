@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from t5x_scale.core.errors import UserError, did_you_mean
-from t5x_scale.data.mixture_schedule import RAMP_PIECES
+from t5x_scale.data.mixtures.mixture_schedule import RAMP_PIECES
 
 UNITS = ("tokens", "examples")
 KINDS = ("piecewise", "linear")

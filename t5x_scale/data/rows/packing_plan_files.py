@@ -22,7 +22,7 @@ import numpy as np
 
 from t5x_scale.core import files
 from t5x_scale.core.errors import UserError
-from t5x_scale.data.packing_plan import ARRAYS, PackingPlan, PlanSettings, Summary, make_blocks
+from t5x_scale.data.rows.packing_plan import ARRAYS, PackingPlan, PlanSettings, Summary, make_blocks
 
 logger = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from t5x_scale.data.batch_schedule import BatchSchedule
-from t5x_scale.data.step_rows import StepRows
+from t5x_scale.data.mixtures.step_rows import StepRows
 
 schedules = st.lists(st.tuples(st.integers(1, 30), st.integers(1, 9)), min_size=1, max_size=4).map(
     lambda gaps: BatchSchedule([(sum(gap for gap, _ in gaps[:i]), rows) for i, (_, rows) in enumerate(gaps)])

@@ -10,7 +10,7 @@ from t5x_scale.core import batch as batch_lib
 from t5x_scale.core.errors import UserError
 from t5x_scale.data import objectives
 from t5x_scale.data.objectives import CausalLm, Example, RowKeys
-from t5x_scale.data.packed_delivery import PackDocuments
+from t5x_scale.data.rows.packed_delivery import PackDocuments
 from t5x_scale.data.token_store import TokenStore, TokenStoreWriter
 from t5x_scale.data.vocabulary import load_vocabulary
 

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from t5x_scale.core import batch as batch_lib
 from t5x_scale.data.objectives import Example
-from t5x_scale.data.packing import FITS, assemble, pack
+from t5x_scale.data.rows.packing import FITS, assemble, pack
 
 CAPACITY = 24
 LENGTHS = st.lists(st.integers(1, CAPACITY), max_size=120)

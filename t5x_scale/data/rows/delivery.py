@@ -1,7 +1,7 @@
 """Delivery: from (source, row of a pass) to fields. `BatchSource` says which rows a step holds, a delivery makes them.
 
 Windows          rows cut from the concatenated stream, without padding                this file
-PackDocuments    whole documents packed into rows from a recomputable plan             `data.packed_delivery`
+PackDocuments    whole documents packed into rows from a recomputable plan             `data.rows.packed_delivery`
 """
 
 from __future__ import annotations

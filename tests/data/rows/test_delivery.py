@@ -9,9 +9,9 @@ from hypothesis.extra import numpy as st_numpy
 
 from t5x_scale.core import batch as batch_lib
 from t5x_scale.core.errors import UserError
-from t5x_scale.data.delivery import Windows, separate_documents
 from t5x_scale.data.freezing import freeze
 from t5x_scale.data.objectives import CausalLm, RowKeys
+from t5x_scale.data.rows.delivery import Windows, separate_documents
 
 LENGTH = 16
 SEPARATOR = 1

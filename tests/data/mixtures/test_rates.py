@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from t5x_scale.core.errors import UserError
-from t5x_scale.data import named_mixture
 from t5x_scale.data.catalog import Catalog
-from t5x_scale.data.rate_functions import SourceCounts
-from t5x_scale.data.rates import Proportional, RateSchedule, describe_shares, list_sources, resolve_mixture
+from t5x_scale.data.mixtures import named_mixture
+from t5x_scale.data.mixtures.rate_functions import SourceCounts
+from t5x_scale.data.mixtures.rates import Proportional, RateSchedule, describe_shares, list_sources, resolve_mixture
 from t5x_scale.data.vocabulary import load_vocabulary
 
 # Documents of each source, and the bytes of one; a separator follows each.
@@ -44,7 +44,7 @@ def resolve(catalog, monkeypatch):
         return original(full.get(name, name), catalog)
 
     original = named_mixture.look_up
-    monkeypatch.setattr("t5x_scale.data.rates.look_up", look_up)
+    monkeypatch.setattr("t5x_scale.data.mixtures.rates.look_up", look_up)
 
     def resolve(given, rate_unit=None):
         resolved = resolve_mixture(given, rate_unit=rate_unit, catalog=catalog, split="all")

@@ -5,7 +5,7 @@ documents -> pieces (too long ones are split, or left out and counted) -> positi
 A plan is made in blocks of about a million pieces, so that memory does not grow with the corpus; a block takes
 stretches of documents from all over the corpus, and rows share no pieces with other blocks. Within a block pieces come
 in a random order, so that neighbours in the corpus are no likelier to share a row than others.
-`data.packing_plan_files` keeps plans.
+`data.rows.packing_plan_files` keeps plans.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 
 from t5x_scale.core.errors import UserError
 from t5x_scale.data.objectives import Objective
-from t5x_scale.data.packing import Fit, pack
+from t5x_scale.data.rows.packing import Fit, pack
 from t5x_scale.data.token_store import TokenStore
 
 # Part of every plan's digest: raise it with any change of what a plan holds.

@@ -12,9 +12,9 @@ import numpy as np
 from t5x_scale.core import batch as batch_lib
 from t5x_scale.core.errors import UserError, did_you_mean
 from t5x_scale.data.objectives import CausalLm, Example, Objective, Piece, RowKeys
-from t5x_scale.data.packing import FITS, Fit, assemble
-from t5x_scale.data.packing_plan import PackingPlan, Pieces, PlanSettings
-from t5x_scale.data.packing_plan_files import load_plan
+from t5x_scale.data.rows.packing import FITS, Fit, assemble
+from t5x_scale.data.rows.packing_plan import PackingPlan, Pieces, PlanSettings
+from t5x_scale.data.rows.packing_plan_files import load_plan
 from t5x_scale.data.token_store import TokenStore
 
 LONG_DOCUMENTS = ("split", "drop")
@@ -25,7 +25,7 @@ class PackDocuments:
     """Rows are whole documents, packed by length; the rest of a row is padding.
 
     Attributes:
-      fit: "best" (best-fit decreasing) or "first" (first fit); see `data.packing`.
+      fit: "best" (best-fit decreasing) or "first" (first fit); see `data.rows.packing`.
       attend_across_documents: whether positions see the documents before theirs in the row. If not, rows carry segment
         ids and positions.
       long_documents: what becomes of a document that no row holds: "split" it, or "drop" it and count it. None splits
@@ -88,7 +88,7 @@ class PackDocuments:
 
 
 class PackedDelivery:
-    """See `PackDocuments`; the interface is `data.delivery.Delivery`."""
+    """See `PackDocuments`; the interface is `data.rows.delivery.Delivery`."""
 
     def __init__(
         self,

@@ -1,0 +1,1 @@
+"""Which source every row of a run comes from: names and rates, their schedule over steps, a slot for each row."""
