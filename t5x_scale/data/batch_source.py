@@ -23,6 +23,7 @@ from t5x_scale.data.order import order_key, permute_each, to_rows
 from t5x_scale.data.resuming import check_parts, join_skips
 from t5x_scale.data.rows.delivery import Delivery, WindowDelivery
 from t5x_scale.data.skipping import SkipList
+from t5x_scale.data.store_check import StoreCheck
 from t5x_scale.data.token_store import TokenStore
 
 # Part of the format of a run: raised whenever `data.order` or `data.mixtures.mixture` deals the same rows differently.
@@ -76,6 +77,7 @@ class BatchSource:
         delivery: Delivery | None = None,
         max_epochs: float | Mapping[str, float] | None = 1.0,
         skip: Iterable[Sequence[int]] = (),
+        check: StoreCheck | None = None,
         process_index: int = 0,
         process_count: int = 1,
     ):
@@ -85,6 +87,7 @@ class BatchSource:
           schedule, objective, length, seed, skip: see the attributes.
           delivery: makes the rows of `stores`; windows when None.
           max_epochs: how often a source may be gone through, or {name: how often}; None is without end.
+          check: of the stores, whose findings end the run.
           process_index, process_count: this host delivers the rows of its place of so many.
 
         Raises:
@@ -109,6 +112,7 @@ class BatchSource:
         self.steps = StepRows(schedule)
         self.mixture = self._plan.by_rows(self.steps, self.delivery.tokens_per_row)
         self._process = (process_index, process_count)
+        self._check = check
 
     def batch(self, step: int, rows: np.ndarray | slice | None = None) -> dict[str, np.ndarray]:
         """The batch of `step`.
@@ -121,8 +125,10 @@ class BatchSource:
           The fields of `core.batch`, each [rows, L].
 
         Raises:
-          UserError: a source would be gone through more than `max_epochs` times.
+          UserError: a source would be gone through more than `max_epochs` times, or a store is damaged.
         """
+        if self._check is not None:
+            self._check.raise_if_damaged()
         rows = self.host_rows(step) if rows is None else rows
         everyone = self.global_rows(step)
         fields = self.fields(self.locate(everyone[to_rows(rows, len(everyone))]))

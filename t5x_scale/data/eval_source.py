@@ -12,6 +12,7 @@ from t5x_scale.core.errors import UserError
 from t5x_scale.data.objectives import Objective, RowKeys
 from t5x_scale.data.order import order_key, permute, to_rows
 from t5x_scale.data.rows.delivery import Packing, Windows, check_keeps_order, separate_documents
+from t5x_scale.data.store_check import StoreCheck
 from t5x_scale.data.token_store import TokenStore
 
 
@@ -39,6 +40,7 @@ class EvalSource:
         plan_dir: str | os.PathLike | None = None,
         seed: int = 0,
         max_batches: int | None = None,
+        check: StoreCheck | None = None,
         process_index: int = 0,
         process_count: int = 1,
     ):
@@ -48,6 +50,7 @@ class EvalSource:
           batch_size: rows of the global batch.
           seed: of the rows' randomness, where the objective has any.
           max_batches: ends the pass early.
+          check: of the store, whose findings end the run.
           process_index, process_count: this host delivers the rows of its place of so many.
 
         Raises:
@@ -57,6 +60,7 @@ class EvalSource:
             raise UserError(f"the batch size {batch_size} does not divide among {process_count} processes")
         self.name, self.store, self.batch_size = name, store, batch_size
         self._seed, self._process = seed, (process_index, process_count)
+        self._check = check
         self._pass: _Pass
         if isinstance(packing, Windows):
             self._pass = _WindowPass(name, store, objective, length, packing.attend_across_documents)
@@ -72,7 +76,10 @@ class EvalSource:
 
         Raises:
           IndexError: `index` is not in [0, num_batches).
+          UserError: the store is damaged.
         """
+        if self._check is not None:
+            self._check.raise_if_damaged()
         if not 0 <= index < self.num_batches:
             raise IndexError(f"batch {index} of {self.num_batches}")
         if rows is None:

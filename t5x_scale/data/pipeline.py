@@ -26,6 +26,7 @@ from t5x_scale.data.mixtures.rates import Rate, Rates, RateSchedule, list_source
 from t5x_scale.data.objectives import CausalLm, Objective
 from t5x_scale.data.rows.delivery import Packing, Windows
 from t5x_scale.data.skipping import SkipList
+from t5x_scale.data.store_check import StoreCheck
 from t5x_scale.data.token_store import TokenStore
 from t5x_scale.data.vocabulary import load_vocabulary
 
@@ -165,6 +166,8 @@ def make_pipeline(
     length, schedule, objective = config.sequence_length, config.schedule, make_objective(config)
     catalog = make_catalog(config, default_store_dir, process_index)
     found = resolve_mixture(config.mixture, rate_unit=config.rate_unit, catalog=catalog, split=config.split)
+    # Before a plan is made of where documents begin.
+    check = StoreCheck(found.stores, process_index=process_index, process_count=process_count)
     plan_dir = config.plan_dir(default_store_dir)
     return BatchSource(
         found.stores,
@@ -176,6 +179,7 @@ def make_pipeline(
         delivery=config.packing.make(found.stores, objective, length, seed=config.seed, plan_dir=plan_dir),
         max_epochs=config.max_epochs,
         skip=config.skipped,
+        check=check,
         process_index=process_index,
         process_count=process_count,
     )
@@ -210,6 +214,7 @@ def make_eval_sources(
     """
     config.check()
     stores = open_eval_stores(config, split, default_store_dir, process_index)
+    check = StoreCheck(stores, process_index=process_index, process_count=process_count)
     passes = [("", config.objective), *zip(_suffixes(config.eval_objectives), config.eval_objectives, strict=True)]
     return {
         name + suffix: EvalSource(
@@ -222,6 +227,7 @@ def make_eval_sources(
             batch_size=batch_size or config.schedule.sizes()[-1],
             seed=config.seed,
             max_batches=max_batches,
+            check=check,
             process_index=process_index,
             process_count=process_count,
         )

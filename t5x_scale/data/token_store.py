@@ -187,20 +187,54 @@ class TokenStore:
         shares = counts[counts > 0] / self.num_tokens
         return float(-np.sum(shares * np.log(shares)))
 
+    @property
+    def num_bytes(self) -> int:
+        """Of the tokens."""
+        return self.num_tokens * np.dtype(self.manifest.dtype).itemsize
+
+    @property
+    def num_blocks(self) -> int:
+        """Parts of the tokens that have a checksum of their own."""
+        return len(self.manifest.checksums)
+
+    @property
+    def checks_itself(self) -> bool:
+        """Whether every chunk is compared with a checksum whenever it is read, as in object stores."""
+        return isinstance(self._tokens, StoredArray)
+
     def verify(self) -> None:
         """Reads everything and compares it with the checksums.
 
         Raises:
           UserError: naming the first damaged part.
         """
-        for index, start in enumerate(range(0, self.num_tokens, CHECKSUM_TOKENS)):
-            stop = min(start + CHECKSUM_TOKENS, self.num_tokens)
-            block = self.tokens(start, stop).astype(np.dtype(self.manifest.dtype).newbyteorder("<"))
-            if zlib.crc32(block) != self.manifest.checksums[index]:
-                raise UserError(
-                    f"the token store {self.directory} is damaged: tokens {start} to {stop} do not match their "
-                    "checksum; delete the store and build it again"
-                )
+        for block in range(self.num_blocks):
+            self.verify_block(block)
+        self.verify_documents()
+
+    def verify_block(self, block: int) -> int:
+        """Reads one of `num_blocks` parts of the tokens, compares it with its checksum and returns its bytes.
+
+        Raises:
+          UserError: naming the part.
+        """
+        start = block * CHECKSUM_TOKENS
+        stop = min(start + CHECKSUM_TOKENS, self.num_tokens)
+        out = np.empty((1, stop - start), np.dtype(self.manifest.dtype).newbyteorder("<"))
+        self._tokens.read_into(np.array([start], np.int64), out)
+        if zlib.crc32(out) != self.manifest.checksums[block]:
+            raise UserError(
+                f"the token store {self.directory} is damaged: tokens {start} to {stop} do not match their "
+                "checksum; delete the store and build it again"
+            )
+        return out.nbytes
+
+    def verify_documents(self) -> None:
+        """Compares where documents, and their targets, begin with the checksums.
+
+        Raises:
+          UserError: naming what is damaged.
+        """
         documents, targets = self.manifest.documents_checksum, self.manifest.target_starts_checksum
         self._verify_array(self._documents, "<i8", documents, "document starts")
         if self._targets is not None:
