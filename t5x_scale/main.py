@@ -224,3 +224,7 @@ def _unknown_flag(word: str, command: str, parser: argparse.ArgumentParser) -> s
 def _one_line(error: UserError) -> str:
     """The message without the lines that gin adds to an exception on its way."""
     return " ".join(str(error).split("\n  In call to configurable")[0].split("\n"))
+
+
+if __name__ == "__main__":
+    console_entry()

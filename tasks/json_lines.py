@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import dataclasses
 import gzip
 import importlib
@@ -61,6 +62,8 @@ def read_objects(
         number = 0
         for number, line in enumerate(read_lines(file), start=1):
             place = f"{file}, line {number}"
+            if number == 1:
+                line = line.removeprefix(codecs.BOM_UTF8)
             value = _parse(line, place, policy, left_out) if line.strip() else None
             if value is None:
                 continue

@@ -14,18 +14,26 @@ import argparse
 import logging
 import os
 import sys
+from typing import NoReturn
 
 from t5x_scale.core.errors import UserError
 from t5x_scale.data.building.curation_choice import CurationChoice
 from t5x_scale.data.building.runners import LOCAL, make_builder
 from t5x_scale.data.catalog import Catalog, describe_curation
 from t5x_scale.data.mixtures.named_mixture import look_up
+from t5x_scale.data.store_manifest import is_finished
 from t5x_scale.data.token_store import TokenStore
 from t5x_scale.data.vocabulary import load_vocabulary
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message} (--help lists the flags)")
+
+
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    formatter = argparse.RawDescriptionHelpFormatter
+    parser = _Parser(description=__doc__, formatter_class=formatter, allow_abbrev=False)
     names = {"action": "append", "default": []}
     parser.add_argument("--task", **names, help="a registered task, or text:PATTERN; may be given several times")
     parser.add_argument("--mixture", **names, help="a registered mixture: all of its tasks; may be given several times")
@@ -68,7 +76,11 @@ def build(args: argparse.Namespace) -> list[TokenStore]:
         raise UserError("nothing to build: name a --task or a --mixture")
     builder = make_builder(args.runner, catalog, args.beam_option)
     settings = {"curation": curation, "licence": args.licence, "workers": args.workers, "builder": builder}
-    stores = {name: catalog.build(name, args.split, **settings) for name in names}
+    stores = {}
+    for name in names:
+        if is_finished(catalog.directory(name, args.split)):
+            print(f"'{name}' was built before: delete its store to build it again", file=sys.stderr)
+        stores[name] = catalog.build(name, args.split, **settings)
     for mixture in mixtures:
         # Written down, so that a run needs no SeqIO to know them.
         mixture.example_shares({name: stores[name].num_documents for name in mixture.sources})

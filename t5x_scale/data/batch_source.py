@@ -15,6 +15,7 @@ import numpy as np
 from t5x_scale.core.batch import check_batch
 from t5x_scale.core.errors import UserError, did_you_mean
 from t5x_scale.data.batch_schedule import BatchSchedule
+from t5x_scale.data.mixtures.mixture import PERIOD
 from t5x_scale.data.mixtures.mixture_schedule import RatePlan
 from t5x_scale.data.mixtures.rates import describe_shares
 from t5x_scale.data.mixtures.step_rows import StepRows
@@ -306,9 +307,24 @@ class BatchSource:
                 f"{store.num_documents:,} documents, {self.rows_per_epoch[name]:,} rows an epoch ({store.directory})"
             )
             lines.append("    " + ", ".join(f"{key} {_to_text(value)}" for key, value in statistics[name].items()))
+        lines += self._describe_raised()
         if len(self._plan.pieces) > 1:
             lines.append(describe_shares(self._plan, self.stores))
         return "\n".join(lines)
+
+    def _describe_raised(self) -> list[str]:
+        """A line for each source whose rate is too small to be honoured: it gets one row of a period all the same."""
+        lines = []
+        for step, asked in self._plan.pieces:
+            total = math.fsum(asked.values())
+            given = self.shares(self.steps.first_row(step))
+            for name, rate in asked.items():
+                if 0 < rate / total < 0.5 * given[name][0]:
+                    lines.append(
+                        f"  {name}: {rate / total:.2g} of the tokens was asked for from step {step} on, and "
+                        f"{given[name][0]:.2g} is given: rates are honoured to one row in {PERIOD}"
+                    )
+        return lines
 
     def _check_cap(self, name: str, rows: int, span: str = "") -> None:
         per_epoch, cap = self.rows_per_epoch[name], epoch_cap(self.max_epochs, name)

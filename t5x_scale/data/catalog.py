@@ -139,6 +139,8 @@ class Catalog:
     def has_store(self, name: str) -> bool:
         """Whether a split of this source has been frozen already, with any vocabulary."""
         parent = files.to_path(self.store_dir)
+        if parent.exists() and not parent.is_dir():
+            raise UserError(f"store_dir is {parent}, a file: name a directory for token stores")
         found = parent.iterdir() if parent.exists() else ()
         return any(path.name.startswith(f"{file_name(name)}-") and is_finished(path) for path in found)
 

@@ -290,3 +290,9 @@ def test_many_sources_are_located_as_one_by_one(make_source, make_store, tmp_pat
         count = source.mixture.slot(found.rows[place : place + 1])[1]
         size = source.rows_per_epoch[name]
         assert found.indices[place] == permute(count % size, size, order_key(source.seed, epoch, name))[0]
+
+
+def test_a_rate_that_is_too_small_to_be_honoured_is_said(make_source, stores):
+    text = make_source(stores, {"long": 1.0, "short": 1e-5}).describe()
+    assert "short: 1e-05 of the tokens was asked for from step 0 on, and 0.00024 is given" in text
+    assert "asked for" not in make_source(stores, {"long": 1.0, "short": 1e-3}).describe()

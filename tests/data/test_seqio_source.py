@@ -132,6 +132,11 @@ class TestTokenisedTasks:
         with pytest.raises(UserError, match="yields ids, not text"):
             next(iterate_texts(task, "train"))
 
+    def test_another_vocabulary_without_a_file_is_refused(self, register):
+        task = self.register_tokenised(register, seqio.ByteVocabulary())
+        with pytest.raises(UserError, match=r"tokenises feature 'targets' with .*, which is not the run's vocabulary"):
+            next(iterate_documents(task, "train", SHIPPED_8K))
+
     def test_ids_out_of_range_are_refused(self, register):
         feature = seqio.Feature(seqio.PassThroughVocabulary(10**6), add_eos=False)
         task = register({"targets": [[5, 0, 7], [8191, 8192, 1]]}, {"targets": feature})

@@ -1,5 +1,6 @@
 """Tasks over files by path: text lines, whole files, JSON lines and TFRecords."""
 
+import codecs
 import gzip
 import json
 import sys
@@ -190,6 +191,11 @@ class TestJsonl:
         register_jsonl(NAME, str(tmp_path / "part.jsonl.gz"))
         with pytest.raises(UserError, match=r"part.jsonl.gz cannot be unpacked: .*ended"):
             list(iterate_texts(NAME, "train"))
+
+    def test_a_mark_of_utf8_at_the_head_of_a_file(self, tmp_path):
+        (tmp_path / "a.jsonl").write_bytes(codecs.BOM_UTF8 + b'{"text": "a"}\n')
+        register_jsonl(NAME, str(tmp_path / "a.jsonl"))
+        assert list(iterate_texts(NAME, "train")) == ["a"]
 
     def test_zstd(self, tmp_path):
         """Two frames, as programs with several threads write them."""

@@ -132,7 +132,7 @@ def test_texts_of_an_evaluation_task_are_kept_out(call, tmp_path):
         (("--task=built_plian", "--module=built_tasks"), "did you mean 'built_plain'"),
         (("--task=built_plain", "--module=built_tasks", "--split=valid"), "has no split 'valid'"),
         (("--task=built_plain", "--module=built_tasks", "--decontaminate=exam"), "write TASK:SPLIT"),
-        (("--task=built_plain", "--module=built_tasks", "--near_duplicates=7"), "lie between 0 and 1"),
+        (("--task=built_plain", "--module=built_tasks", "--near_duplicates=7"), "share between 0 and 1"),
         (("--task=text:a", "--beam_option=project=p"), "needs a --runner of Beam"),
         (("--task=text:a", "--runner=direct", "--workers=2"), "--workers is for --runner=local"),
         (("--task=text:a", "--min_tokens=9", "--max_tokens=8"), "min_tokens = 9 is above max_tokens = 8"),
@@ -186,3 +186,27 @@ def test_errors_of_the_catalogue_are_for_users(tmp_path):
     with pytest.raises(UserError, match="no file matches"):
         Catalog(str(tmp_path), BYTES).build("text:/nowhere/*.txt", "train")
     assert list(tmp_path.glob("*building*")) == []
+
+
+def test_flags_are_checked_before_anything_is_read(tool, tmp_path, monkeypatch):
+    base = ["build_token_store.py", "--task=text:none/*", "--vocabulary=bytes", f"--store_dir={tmp_path}"]
+    for words, message in (
+        (["--splitt=train"], "unrecognized arguments: --splitt=train"),
+        (["--quali"], "unrecognized arguments: --quali"),
+        (["--min_tokens=-1"], "min_tokens is -1"),
+        (["--near_duplicates=1.7"], "near_duplicates is 1.7"),
+    ):
+        monkeypatch.setattr(sys, "argv", [*base, *words])
+        with pytest.raises(SystemExit) as caught:
+            tool.main()
+        assert str(caught.value.code).startswith("error: ")
+        assert message in str(caught.value.code)
+
+
+def test_a_store_dir_that_is_a_file(tool, tmp_path, monkeypatch):
+    (tmp_path / "a.txt").write_text("text")
+    words = ["--task=any_task", "--vocabulary=bytes", f"--store_dir={tmp_path}/a.txt"]
+    monkeypatch.setattr(sys, "argv", ["build_token_store.py", *words])
+    with pytest.raises(SystemExit) as caught:
+        tool.main()
+    assert "a.txt, a file: name a directory" in str(caught.value.code)

@@ -41,14 +41,11 @@ class CurationChoice:
         Raises:
           UserError: an evaluation task that cannot be read, or a threshold or bounds that make no sense.
         """
+        self._check()
         text_filters = gopher_filters() if self.quality else ()
         if self.decontaminate:
             texts = {name: _read_texts(name, catalog) for name in self.decontaminate}
             text_filters = (*text_filters, Decontamination.from_texts(texts))
-        if self.min_tokens is not None and self.max_tokens is not None and self.min_tokens > self.max_tokens:
-            raise UserError(
-                f"min_tokens = {self.min_tokens} is above max_tokens = {self.max_tokens}: nothing would stay"
-            )
         has_bounds = self.min_tokens is not None or self.max_tokens is not None
         signers, deduplicators = [], []
         if self.exact_duplicates:
@@ -63,6 +60,19 @@ class CurationChoice:
             signers=tuple(signers),
             deduplicators=tuple(deduplicators),
         )
+
+    def _check(self) -> None:
+        """Raises UserError for numbers that make no sense, before anything is read."""
+        for name in ("min_tokens", "max_tokens"):
+            value = getattr(self, name)
+            if value is not None and value < 0:
+                raise UserError(f"{name} is {value}; it must be 0 or more")
+        if self.min_tokens is not None and self.max_tokens is not None and self.min_tokens > self.max_tokens:
+            raise UserError(
+                f"min_tokens = {self.min_tokens} is above max_tokens = {self.max_tokens}: nothing would stay"
+            )
+        if self.near_duplicates is not None and not 0 < self.near_duplicates < 1:
+            raise UserError(f"near_duplicates is {self.near_duplicates}; it is a share between 0 and 1, such as 0.8")
 
 
 def _read_texts(name: str, catalog: Catalog) -> Iterator[str]:

@@ -19,17 +19,36 @@ def to_text(value: bytes | str) -> str:
     return value if isinstance(value, str) else value.decode(errors="replace")
 
 
+# Letters, digits, white space and what is not ASCII.
+_SENTENCE = "The 3 quick brown foxes\n\tjumped over 42 lazy dogs: \u00e9\u4e2d."
+
+
 def check_vocabulary(task: seqio.Task, feature: str, vocabulary: Vocabulary) -> None:
     """Refuses a task whose ids come from another vocabulary than the run's.
 
-    Says nothing where the task's vocabulary cannot be identified: then only the range of ids is checked.
+    A vocabulary that is no file is compared by what it makes of a sentence. Says nothing where that cannot be done, as
+    for ids that were made elsewhere: then only their range is checked.
     """
     found = describe_feature_vocabulary(task, feature)
-    if found is not None and found["fingerprint"] not in (None, vocabulary.fingerprint):
+    if found is None:
+        return
+    other = found["fingerprint"] not in (None, vocabulary.fingerprint)
+    if other or (found["fingerprint"] is None and _differs(task.output_features[feature].vocabulary, vocabulary)):
         raise UserError(
             f"task '{task.name}' tokenises feature '{feature}' with {found['name']}, "
             f"which is not the run's vocabulary '{vocabulary.spec}'"
         )
+
+
+def _differs(theirs: seqio.Vocabulary, ours: Vocabulary) -> bool:
+    """Whether two vocabularies encode a sentence differently, as far as that can be told."""
+    if isinstance(theirs, seqio.PassThroughVocabulary):
+        return False
+    try:
+        ids = list(theirs.encode(_SENTENCE))
+    except Exception:  # Whatever a vocabulary of someone's own may raise; then it cannot be told.
+        return False
+    return ids != ours.encode(_SENTENCE)
 
 
 def describe_feature_vocabulary(task: seqio.Task, feature: str) -> dict[str, Any] | None:
