@@ -4,6 +4,7 @@
   python tools/inspect_token_store.py STORE --verify                     reads everything and compares checksums
   python tools/inspect_token_store.py STORE --show=3 --document=1000     documents, decoded
   python tools/inspect_token_store.py STORE --objective=ul2r --length=512 --show=5
+  python tools/inspect_token_store.py --objective=ul2r --show=5          the same, of the standard library's source
   python tools/inspect_token_store.py --gin_file=RUN/config.gin --step=5000                   documents of a step
   python tools/inspect_token_store.py --gin_file=RUN/config.gin --step=0 --to_step=20000      mixture of steps
 
@@ -16,6 +17,8 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import sysconfig
+import tempfile
 from typing import NoReturn
 
 # The accelerator may be busy with the very run.
@@ -25,16 +28,30 @@ from t5x_scale.core.errors import UserError
 from t5x_scale.core.files import to_path
 from t5x_scale.data import inspection
 from t5x_scale.data.batch_source import BatchSource
+from t5x_scale.data.catalog import Catalog
 from t5x_scale.data.pipeline import DataConfig, make_pipeline
 from t5x_scale.data.token_store import TokenStore
 from t5x_scale.data.vocabulary import load_vocabulary
 
 LENGTH, CHARACTERS = 512, 2000
+SAMPLE_VOCABULARY = "stdlib_8k"
 
 
 def inspect_store(options: argparse.Namespace) -> str:
     """The text for a store."""
-    store = TokenStore.open(options.store)
+    if options.store is None:
+        with tempfile.TemporaryDirectory() as directory:
+            return _inspect(make_sample(directory, options.vocabulary or SAMPLE_VOCABULARY), options)
+    return _inspect(TokenStore.open(options.store), options)
+
+
+def make_sample(directory: str, vocabulary: str) -> TokenStore:
+    """A store of some of the running Python's own source, to see what an objective does before there is data."""
+    files = os.path.join(sysconfig.get_paths()["stdlib"], "[a-d]*.py")
+    return Catalog(directory, load_vocabulary(vocabulary)).open(f"text:{files}", "train")
+
+
+def _inspect(store: TokenStore, options: argparse.Namespace) -> str:
     if options.verify:
         store.verify()
         return f"{store.directory} is intact: {store.num_tokens:,} tokens, {store.num_documents:,} documents"
@@ -135,13 +152,13 @@ def _count(text: str) -> int:
 
 def check_options(options: argparse.Namespace, gin_words: list[str]) -> None:
     """Raises UserError if the flags do not say one thing."""
-    if bool(options.store) == bool(options.gin_file):
+    if (options.store and options.gin_file) or not (options.store or options.gin_file or options.objective):
         raise UserError("give the directory of a token store, or --gin_file of a run and --step")
     if options.gin_file and options.step is None:
         raise UserError("--gin_file needs --step")
     if options.to_step is not None and options.to_step <= options.step:
         raise UserError(f"--to_step={options.to_step} must lie behind --step={options.step}")
-    if options.store and (options.step is not None or options.to_step is not None or gin_words):
+    if not options.gin_file and (options.step is not None or options.to_step is not None or gin_words):
         raise UserError("--step, --to_step and --gin.NAME belong to a run: give its --gin_file")
     if 0 in (options.length, options.characters):
         raise UserError("--length and --characters must be 1 or more")

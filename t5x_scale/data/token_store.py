@@ -178,7 +178,13 @@ class TokenStore:
         counts = np.zeros(self.manifest.vocabulary_size, np.int64)
         for start in range(0, self.num_tokens, CHECKSUM_TOKENS):
             block = self.tokens(start, min(start + CHECKSUM_TOKENS, self.num_tokens))
-            counts += np.bincount(block, minlength=len(counts))
+            found = np.bincount(block, minlength=len(counts))
+            if len(found) > len(counts):
+                raise UserError(
+                    f"the token store {self.directory} is damaged: it holds the id {len(found) - 1} and its vocabulary"
+                    f" has {len(counts)}: delete the store and build it again"
+                )
+            counts += found
         return counts
 
     def unigram_entropy(self) -> float:

@@ -3,6 +3,7 @@
 import importlib.util
 import pathlib
 import re
+import shutil
 import sys
 
 import numpy as np
@@ -178,3 +179,22 @@ def test_bad_input_is_one_line(inspect, store, words, message):
     assert err.startswith("error: ")
     assert message in err
     assert err.count("\n") == 1
+
+
+def test_an_objective_needs_no_data_to_be_looked_at(inspect):
+    code, out, err = inspect("--objective=ul2r", "--show=2", "--length=128")
+    assert code == 0, err
+    assert out.count("denoiser") == 2
+    assert "positions  128" in out
+
+
+def test_statistics_of_a_damaged_store_are_an_error(inspect, store, tmp_path):
+    copy = tmp_path / "damaged"
+    shutil.copytree(store, copy)
+    file = next((copy / "tokens" / "c").iterdir())
+    content = bytearray(file.read_bytes())
+    content[1] = 0xFF
+    file.write_bytes(content)
+    code, _, err = inspect(copy)
+    assert code == 1
+    assert "is damaged: it holds the id" in err
