@@ -62,18 +62,19 @@ class MixtureSchedule:
             self.slots[piece, members] = mixture.slots
             sources, self._earlier[piece] = mixture.slot(np.arange(PERIOD))
             self._sources[piece] = members[sources]
-        # Rows of each source before each piece: what lets counts go on.
-        self._before = np.zeros_like(self.slots)
+        # Periods are counted from row 0 in every piece: many short pieces, each begun at the head of its period, would
+        # round the same way each time. What lets counts go on from piece to piece is added to those of the period.
+        self._shift = np.zeros_like(self.slots)
         for piece, row in enumerate(self.starts[1:].tolist()):
-            self._before[piece + 1] = self._rows_before(piece, row)
+            self._shift[piece + 1] = self._rows_before(piece, row) - self._rows_before(piece + 1, row)
 
     def slot(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """As `Mixture.slot`: (source of each row [n], earlier rows of that source [n]), both int64."""
         rows = np.asarray(rows, np.int64)
         pieces = np.searchsorted(self.starts, rows, side="right") - 1
-        period, place = np.divmod(rows - self.starts[pieces], PERIOD)
+        period, place = np.divmod(rows, PERIOD)
         sources = self._sources[pieces, place]
-        counts = self._before[pieces, sources] + period * self.slots[pieces, sources] + self._earlier[pieces, place]
+        counts = self._shift[pieces, sources] + period * self.slots[pieces, sources] + self._earlier[pieces, place]
         return sources, counts
 
     def rows_before(self, row: int) -> np.ndarray:
@@ -101,9 +102,9 @@ class MixtureSchedule:
         return int(np.searchsorted(self.starts, row, side="right")) - 1
 
     def _rows_before(self, piece: int, row: int) -> np.ndarray:
-        period, place = divmod(row - int(self.starts[piece]), PERIOD)
+        period, place = divmod(row, PERIOD)
         part = np.bincount(self._sources[piece, :place], minlength=len(self.names))
-        return self._before[piece] + period * self.slots[piece] + part
+        return self._shift[piece] + period * self.slots[piece] + part
 
 
 @dataclasses.dataclass(frozen=True)

@@ -148,3 +148,23 @@ def test_a_piece_without_any_source_is_refused():
         MixtureSchedule([(0, {"a": 1.0}), (10, {"a": 0.0})])
     with pytest.raises(UserError, match="rate of 'a' is -1"):
         MixtureSchedule([(0, {"a": -1})])
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.integers(1, 9), min_size=20, max_size=60), st.floats(0.05, 0.45))
+def test_many_short_pieces_hold_their_shares(lengths, share):
+    # The shares differ by a slot, so that neighbours are not joined: as on a slow ramp of a run with small batches.
+    starts = np.concatenate([[0], np.cumsum(lengths)[:-1]]).tolist()
+    shares = [share + (index % 2) / PERIOD for index in range(len(starts))]
+    schedule = MixtureSchedule([(row, {"a": one, "b": 1 - one}) for row, one in zip(starts, shares, strict=True)])
+    rows = sum(lengths)
+    assert abs(schedule.rows_before(rows)[0] - share * rows) < 3
+
+
+def test_a_cut_between_equal_rates_is_no_cut():
+    rates = {"a": 0.3, "b": 0.7}
+    near = {"a": 0.3 + 1 / PERIOD, "b": 0.7 - 1 / PERIOD}
+    cut = MixtureSchedule([(0, rates), (5, near), (6, rates)])
+    whole = Mixture(rates)
+    rows = np.arange(6, 3 * PERIOD)
+    np.testing.assert_array_equal(cut.slot(rows)[0], whole.slot(rows)[0])
