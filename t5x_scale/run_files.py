@@ -129,6 +129,8 @@ def make_record(
             "optimizer": describe(program.optimizer),
             "step": describe(program.step),
             "batch_size": describe(data.schedule.steps),
+            "mixture": describe(data.mixture),
+            "skip": describe(data.skipped),
             "initial_checkpoint_path": initial_checkpoint_path,
         },
         refused={

@@ -57,10 +57,10 @@ def test_a_damaged_checkpoint_is_passed_over(runner, source, finished, old):
 
 
 def test_what_changes_is_on_record(runner, source, old):
-    """The learning rate and the batch size from step 12 on, and the mesh."""
+    """The learning rate, the batch size and what is skipped from step 12 on, and the mesh."""
     run = {"MODEL_DIR": str(old), "MIXTURE_OR_TASK_NAME": source, "TRAIN_STEPS": 18, "MAX_EPOCHS": 2.0}
     run |= {"Constant__value": 5e-3, "EvaluationConfig__every_steps": 0, "train__train__log_every_steps": 5}
-    process = runner.run("train", env=devices(8), **run, BATCH_SIZE=16)
+    process = runner.run("train", env=devices(8), **run, BATCH_SIZE=16, SKIP_ROWS=((150, 160),))
     for text in ("learning_rate/value: 0.01 -> 0.005", "batch_size: [[0, 8]] -> [[0, 16]]", "changed from step 12 on"):
         assert text in process.err
     assert "bitwise resume is not promised" in process.err
@@ -69,6 +69,7 @@ def test_what_changes_is_on_record(runner, source, old):
     assert {(change["step"], change["key"]) for change in record["changes"]} == {
         (12, "optimizer/learning_rate/value"),
         (12, "batch_size"),
+        (12, "skip"),
     }
     log = read_metrics(old).series
     assert log["train/tokens"].values.tolist() == [32 * (8 * min(k, 12) + 16 * max(k - 12, 0)) for k in range(1, 19)]
@@ -76,6 +77,7 @@ def test_what_changes_is_on_record(runner, source, old):
     assert log["optim/learning_rate"].values.tolist() == [float(np.float32(0.01))] * 12 + [float(np.float32(0.005))] * 6
     data = json.loads((old / "checkpoints" / "18" / "metadata" / "metadata").read_text())["content"]["metadata"]["data"]
     assert data["row"] == 8 * 12 + 16 * 6
+    assert data["skip"] == [[150, 160]]
 
 
 def test_a_new_run_from_the_parameters_of_another(runner, source, finished, tmp_path):
