@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -25,3 +27,8 @@ def describe(value: Any) -> Any:
     if isinstance(value, Sequence):
         return [describe(item) for item in value]
     return getattr(value, "__name__", type(value).__name__)
+
+
+def digest(value: Any) -> str:
+    """Hexadecimal SHA-256 of a JSON value; the order of keys changes nothing."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

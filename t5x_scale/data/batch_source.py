@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import hashlib
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -13,15 +11,16 @@ from typing import Any
 import numpy as np
 
 from t5x_scale.core.batch import check_batch
+from t5x_scale.core.describe import digest
 from t5x_scale.core.errors import UserError, did_you_mean
 from t5x_scale.data.batch_schedule import BatchSchedule
 from t5x_scale.data.mixtures.mixture import PERIOD
 from t5x_scale.data.mixtures.mixture_schedule import RatePlan
-from t5x_scale.data.mixtures.rates import describe_shares
+from t5x_scale.data.mixtures.rates import describe_shares, normalised
 from t5x_scale.data.mixtures.step_rows import StepRows
 from t5x_scale.data.objectives import Objective, RowKeys
 from t5x_scale.data.order import order_key, permute_each, to_rows
-from t5x_scale.data.resuming import check_parts, join_skips
+from t5x_scale.data.resuming import check_mixture, check_parts, join_skips
 from t5x_scale.data.rows.delivery import Delivery, WindowDelivery
 from t5x_scale.data.skipping import SkipList
 from t5x_scale.data.store_check import StoreCheck
@@ -186,7 +185,7 @@ class BatchSource:
         """SHA-256 of all that the bytes of the run depend on: equal fingerprints, equal bytes for equal rows."""
         stores = {name: store.fingerprint for name, store in self.stores.items()}
         everything = [self.parts, stores, self.mixture.digest(MAX_ROW)]
-        return hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()
+        return digest(everything)
 
     def state(self, step: int) -> dict[str, Any]:
         """The position before `step` as JSON, under a kilobyte: what a checkpoint keeps.
@@ -223,12 +222,7 @@ class BatchSource:
         other.steps = StepRows(other.schedule, state["past"])
         other.mixture = self._plan.by_rows(other.steps, self.delivery.tokens_per_row)
         position = other.position(step)
-        if other.mixture.digest(position) != state["mixture"]:
-            raise UserError(
-                f"the mixture of the steps before {step} is not the one that the run was trained on: put it back, or "
-                f"change it from step {step} on by MIXTURE_RATES = @rates.RateSchedule() with "
-                f"rates.RateSchedule.pieces = ((0, {{the old rates}}), ({step}, {{the new rates}}))"
-            )
+        check_mixture(other.mixture.digest(position), state, step)
         if other._stores_digest(position) != state["stores"]:
             raise UserError(
                 "the data differs from the checkpoint's in: stores; put the old ones back or start a new run"
@@ -239,20 +233,15 @@ class BatchSource:
         """Of the stores that the global rows [0, position) came from: others may still be added."""
         counts = self.mixture.rows_before(position).tolist()
         seen = {name: self.stores[name].fingerprint for name, rows in zip(self.names, counts, strict=True) if rows}
-        return hashlib.sha256(json.dumps(seen, sort_keys=True).encode()).hexdigest()[:32]
+        return digest(seen)[:32]
 
     def position(self, step: int) -> int:
         """One past the last global row that was delivered before `step`."""
-        row = self.steps.first_row(step)
-        return int(self.skip.to_global(np.array([row - 1]))[0]) + 1 if row else 0
+        return self.skip.end(self.steps.first_row(step))
 
     def delivered_rows(self, begin: int, end: int) -> np.ndarray:
         """int64 [sources]: rows of each source among the global rows [begin, end), without those that are skipped."""
-        rows = self.mixture.rows_before(end) - self.mixture.rows_before(begin)
-        for low, high in self.skip.intervals:
-            low, high = min(max(low, begin), end), min(max(high, begin), end)
-            rows = rows - self.mixture.rows_before(high) + self.mixture.rows_before(low)
-        return rows
+        return self.skip.delivered(self.mixture.rows_before, begin, end)
 
     def rows_before(self, step: int) -> dict[str, int]:
         """{name: rows that the mixture has dealt to the source before `step`, those jumped over included}."""
@@ -285,8 +274,8 @@ class BatchSource:
     def shares(self, row: int = 0) -> dict[str, tuple[float, float]]:
         """{source: (share of the tokens, share of the examples)} around a global row; an example is a document."""
         rows = self.mixture.shares(row)
-        tokens = _normalised({name: share * self.delivery.tokens_per_row[name] for name, share in rows.items()})
-        examples = _normalised(
+        tokens = normalised({name: share * self.delivery.tokens_per_row[name] for name, share in rows.items()})
+        examples = normalised(
             {
                 name: share * self.stores[name].num_documents / self.stores[name].num_tokens
                 for name, share in tokens.items()
@@ -347,11 +336,6 @@ def _check_names(max_epochs: float | Mapping[str, float] | None, names: Sequence
     for name in max_epochs if isinstance(max_epochs, Mapping) else ():
         if name not in names:
             raise UserError(f"max_epochs names '{name}'{did_you_mean(name, names)}; the sources are {', '.join(names)}")
-
-
-def _normalised(weights: Mapping[str, float]) -> dict[str, float]:
-    total = math.fsum(weights.values())
-    return {name: weight / total for name, weight in weights.items()}
 
 
 def _to_text(value: Any) -> str:

@@ -40,3 +40,17 @@ def join_skips(ahead: SkipList, state: Mapping[str, Any], step: int) -> SkipList
             f"before {int(past.to_global(row)[0])}"
         )
     return joined
+
+
+def check_mixture(digest: str, state: Mapping[str, Any], step: int) -> None:
+    """Compares the digest of the mixture up to the position of a state before `step` with the one in the state.
+
+    Raises:
+      UserError: the rows so far would come from elsewhere; says how a mixture is changed from a step on.
+    """
+    if digest != state["mixture"]:
+        raise UserError(
+            f"the mixture of the steps before {step} is not the one that the run was trained on: put it back, or "
+            f"change it from step {step} on by MIXTURE_RATES = @rates.RateSchedule() with "
+            f"rates.RateSchedule.pieces = ((0, {{the old rates}}), ({step}, {{the new rates}}))"
+        )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
@@ -43,6 +43,18 @@ class SkipList:
         """Global rows, int64 [n], of the rows that a run consumes, int64 [n]."""
         consumed = np.asarray(consumed, np.int64)
         return consumed + self._jumped[np.searchsorted(self._met, consumed, side="right")]
+
+    def end(self, rows: int) -> int:
+        """One past the last global row of a run that has consumed `rows` rows."""
+        return int(self.to_global(np.array([rows - 1]))[0]) + 1 if rows else 0
+
+    def delivered(self, rows_before: Callable[[int], np.ndarray], begin: int, end: int) -> np.ndarray:
+        """Counts of the global rows [begin, end) without those that are skipped, given counts of the rows [0, n)."""
+        counts = rows_before(end) - rows_before(begin)
+        for low, high in self.intervals:
+            low, high = min(max(low, begin), end), min(max(high, begin), end)
+            counts = counts - rows_before(high) + rows_before(low)
+        return counts
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, SkipList) and self.intervals == other.intervals

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import os
 from collections.abc import Mapping
 from typing import Any
 
 from t5x_scale.core import files
+from t5x_scale.core.describe import digest
 from t5x_scale.core.errors import UserError
 
 FORMAT_VERSION = 2
@@ -72,7 +71,7 @@ class Manifest:
     def content_fingerprint(self) -> str:
         """The SHA-256 that `fingerprint` must equal."""
         content = {name: getattr(self, name) for name in _CONTENT_FIELDS}
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        return digest(content)
 
 
 def is_finished(directory: str | os.PathLike) -> bool:

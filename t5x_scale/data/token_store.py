@@ -128,12 +128,6 @@ class TokenStore:
         """
         self._tokens.read_ranges(starts, lengths, out, offsets)
 
-    def document_of(self, position: int) -> int:
-        """Index of the document that holds token `position`; a separator belongs to the document it closes."""
-        if not 0 <= position < self.num_tokens:
-            raise ValueError(f"position {position} is outside the store's {self.num_tokens} tokens")
-        return int(self.documents_of(np.array([position], np.int64))[0])
-
     def documents_of(self, positions: np.ndarray) -> np.ndarray:
         """Index of the document that holds each position, int64 [n]; a separator belongs to the document it closes.
 
@@ -186,12 +180,6 @@ class TokenStore:
                 )
             counts += found
         return counts
-
-    def unigram_entropy(self) -> float:
-        """Entropy of the id frequencies in nats a token: the loss of a model that knows only frequencies."""
-        counts = self.unigram_counts()
-        shares = counts[counts > 0] / self.num_tokens
-        return float(-np.sum(shares * np.log(shares)))
 
     @property
     def num_bytes(self) -> int:

@@ -159,7 +159,11 @@ def test_the_one_who_waits_for_the_lock_is_told(tmp_path, caplog):
 
 def test_a_sign_of_life_that_fails_ends_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(freezing, "_HEARTBEAT", 0.0)
+    beaten = []
+    monkeypatch.setattr(freezing.os, "utime", lambda path: (beaten.append(path), os.stat(path)))
     freezing.heartbeat(tmp_path / "gone")()
+    assert beaten == [tmp_path / "gone"]
+    assert not (tmp_path / "gone").exists()
 
 
 def test_an_object_store_is_asked_rarely(monkeypatch):

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 import itertools
-import json
 from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 
+from t5x_scale.core.describe import digest
 from t5x_scale.core.errors import UserError
 from t5x_scale.data.building.interface import Curation, Record, Signatures
 from t5x_scale.data.building.units import Unit
@@ -56,7 +55,7 @@ class Options:
             "whole_documents": self.curation.is_active,
             "curation": curation.describe(),
         }
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        return digest(content)
 
 
 @dataclasses.dataclass(frozen=True)

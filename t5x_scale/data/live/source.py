@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import hashlib
-import json
 import logging
 import threading
 import time
@@ -24,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from t5x_scale.core.batch import check_batch
+from t5x_scale.core.describe import digest
 from t5x_scale.core.errors import UserError
 from t5x_scale.data.batch_schedule import BatchSchedule
 from t5x_scale.data.live.examples import Place
@@ -33,7 +32,7 @@ from t5x_scale.data.mixtures.mixture_schedule import MixtureSchedule, RatePlan
 from t5x_scale.data.mixtures.step_rows import StepRows
 from t5x_scale.data.objectives import RowKeys
 from t5x_scale.data.order import to_rows
-from t5x_scale.data.resuming import check_parts, join_skips
+from t5x_scale.data.resuming import check_mixture, check_parts, join_skips
 from t5x_scale.data.skipping import SkipList
 
 logger = logging.getLogger(__name__)
@@ -202,7 +201,7 @@ class LiveSource:
         """SHA-256 of all that the bytes of the run depend on: equal fingerprints, equal bytes for equal rows."""
         sources = {name: source.description for name, source in self._sources.items()}
         everything = [self.parts, sources, self.mixture.digest(MAX_ROW)]
-        return hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()
+        return digest(everything)
 
     def state(self, step: int) -> dict[str, Any]:
         """The position before `step` as JSON: what a checkpoint keeps; see `BatchSource.state`.
@@ -244,11 +243,7 @@ class LiveSource:
         other._place(StepRows(other.schedule, state["past"]), marks)
         other._marks[step] = dict(marks)
         position = other._position(step)
-        if other.mixture.digest(position) != state["mixture"]:
-            raise UserError(
-                f"the mixture of the steps before {step} is not the one that the run was trained on: put it back, or "
-                f"change it from step {step} on by a rates.RateSchedule that begins with the old rates"
-            )
+        check_mixture(other.mixture.digest(position), state, step)
         if other._sources_digest(position) != state["sources"]:
             raise UserError(
                 "the data differs from the checkpoint's in: sources (files, code or settings of "
@@ -282,12 +277,8 @@ class LiveSource:
         """{name: positions delivered from the source before `step`, padding of packed rows included}, without rows
         that were jumped over.
         """
-        position = self._position(step)
-        counts = self._count(position)
-        for first, end in self._skip_in_shard.intervals:
-            upper, lower = self._count(min(end, position)), self._count(min(first, position))
-            counts = {name: count - upper[name] + lower[name] for name, count in counts.items()}
-        return {name: count * self.length for name, count in counts.items()}
+        counts = self._skip_in_shard.delivered(self.mixture.rows_before, 0, self._position(step))
+        return dict(zip(self.names, (counts * self._shards * self.length).tolist(), strict=True))
 
     def describe(self) -> str:
         """One line for each source, for logs."""
@@ -310,8 +301,7 @@ class LiveSource:
 
     def _position(self, step: int) -> int:
         """One past the last row consumed before `step`, in every shard."""
-        row = self.steps.first_row(step) // self._shards
-        return int(self._skip_in_shard.to_global(np.array([row - 1]))[0]) + 1 if row else 0
+        return self._skip_in_shard.end(self.steps.first_row(step) // self._shards)
 
     def _divide(self, skip: SkipList) -> SkipList:
         """The skipped rows of each shard."""
@@ -327,7 +317,7 @@ class LiveSource:
         """Of the sources that the first rows of every shard came from: others may still be added."""
         counts = self._count(position)
         seen = {name: self._sources[name].description for name, rows in counts.items() if rows}
-        return hashlib.sha256(json.dumps(seen, sort_keys=True).encode()).hexdigest()[:32]
+        return digest(seen)[:32]
 
     def _take(self, shard: int, rows: list[int], step: int) -> list[Any]:
         try:

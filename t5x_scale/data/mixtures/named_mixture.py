@@ -7,12 +7,11 @@ train on it, for as long as the modules that register it stay as they were.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 from collections.abc import Mapping
 from typing import Any
 
 from t5x_scale.core import files
+from t5x_scale.core.describe import digest
 from t5x_scale.data import text_source
 from t5x_scale.data.catalog import Catalog, file_name, hash_modules, import_seqio_source
 
@@ -107,4 +106,4 @@ def _write_record(name: str, catalog: Catalog, sources: tuple[str, ...], rates: 
 
 
 def _digest(counts: Mapping[str, int]) -> str:
-    return hashlib.sha256(json.dumps(counts, sort_keys=True).encode()).hexdigest()[:16]
+    return digest(counts)[:16]

@@ -103,7 +103,7 @@ def describe_shares(plan: RatePlan, stores: Mapping[str, TokenStore]) -> str:
     width = max(len(name) for name in counts)
     lines = []
     for step, shares in plan.pieces:
-        examples = _normalised(_convert(shares, "tokens", "examples", counts))
+        examples = normalised(_convert(shares, "tokens", "examples", counts))
         change = ", reached evenly" if plan.linear and step else ""
         lines.append(f"{f'from step {step}{change}':{width + 2}}  of the tokens  of the examples  tokens/example")
         lines += [
@@ -130,12 +130,12 @@ class _Blend:
             value = self._evaluate(rate, named, counts)
             if not value:
                 continue
-            inner = _normalised(_convert(named.example_shares(num_examples), self.inner_unit, self.unit, counts))
+            inner = normalised(_convert(named.example_shares(num_examples), self.inner_unit, self.unit, counts))
             for name, share in inner.items():
                 weights[name] = weights.get(name, 0.0) + value * share
         if not weights:
             raise UserError(f"all rates of {[named.name for _, named in self.terms]} are zero; give a positive one")
-        return _normalised(_convert(weights, self.unit, "tokens", counts))
+        return normalised(_convert(weights, self.unit, "tokens", counts))
 
     def _evaluate(self, rate: Rate, named: NamedMixture, counts: Mapping[str, SourceCounts]) -> float:
         if not callable(rate):
@@ -194,6 +194,7 @@ def _mean_tokens(counts: SourceCounts) -> float:
     return counts.num_tokens / counts.num_documents
 
 
-def _normalised(weights: Mapping[str, float]) -> dict[str, float]:
+def normalised(weights: Mapping[str, float]) -> dict[str, float]:
+    """The same weights, summing to 1."""
     total = math.fsum(weights.values())
     return {name: weight / total for name, weight in weights.items()}

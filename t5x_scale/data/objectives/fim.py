@@ -20,10 +20,10 @@ FEWEST_TOKENS = 3
 
 @dataclasses.dataclass(frozen=True)
 class FillInTheMiddle(Objective):
-    """Causal language modelling in which a share of the texts is rearranged (arXiv 2207.14255, section 3).
+    """Causal language modelling in which a share of the texts is rearranged (arXiv 2207.14255).
 
       PSM   <PRE> prefix <SUF> suffix <MID> middle end
-      SPM   <PRE> <SUF> suffix <MID> prefix middle end      (the paper's variant 2, which shares its parts with PSM)
+      SPM   <PRE> <SUF> suffix <MID> prefix middle end      (the form that shares its parts with PSM)
 
     The two cuts are uniform over all places between tokens, so that any part may be empty. All tokens are learnt.
 

@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
 
+from t5x_scale.core.describe import digest
 from t5x_scale.core.errors import UserError
 from t5x_scale.data.objectives import Objective
 from t5x_scale.data.rows.packing import Fit, pack
@@ -116,16 +116,12 @@ class PlanSettings:
     @property
     def digest(self) -> str:
         """SHA-256 of `describe()`: equal digests, equal plans."""
-        return _digest(self.describe())
+        return digest(self.describe())
 
     @property
     def rules_digest(self) -> str:
         """SHA-256 of all but the store: what the plans of every source of a run have in common."""
-        return _digest({name: value for name, value in self.describe().items() if name != "store"})
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+        return digest({name: value for name, value in self.describe().items() if name != "store"})
 
 
 @dataclasses.dataclass(frozen=True)

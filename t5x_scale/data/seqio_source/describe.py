@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from typing import Any
 
+from t5x_scale.core.describe import digest
 from t5x_scale.data.seqio_source.libraries import seqio
 from t5x_scale.data.seqio_source.registry import document_features, get_task
 from t5x_scale.data.seqio_source.vocabulary import describe_feature_vocabulary
@@ -32,7 +31,7 @@ def describe_document_source(task_name: str, split: str, feature: str = "targets
 def document_source_fingerprint(task_name: str, split: str, feature: str = "targets") -> str:
     """Hexadecimal SHA-256 of `describe_document_source`."""
     description = describe_document_source(task_name, split, feature)
-    return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()
+    return digest(description)
 
 
 def _describe_source(source: seqio.DataSource) -> str:

@@ -239,7 +239,9 @@ def test_a_source_that_gives_other_examples_is_refused(after, packing):
 def test_a_change_ahead_is_not_looked_at():
     source = make_live([Listed("long", LONG)])
     source.batch(0)
-    make_live([Listed("long", change(200))]).resumed(source.state(1), 1).batch(1)
+    resumed = make_live([Listed("long", change(200))]).resumed(source.state(1), 1)
+    for name, field in source.batch(1).items():
+        np.testing.assert_array_equal(resumed.batch(1)[name], field)
 
 
 @pytest.mark.parametrize(

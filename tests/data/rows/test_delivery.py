@@ -95,7 +95,7 @@ def test_no_document_sees_another(documents_store):
     segments, positions = fields[batch_lib.SEGMENT_IDS], fields[batch_lib.POSITIONS]
     for row in rows:
         first = row * LENGTH
-        documents = np.array([store.document_of(position) for position in range(first, first + LENGTH + 1)])
+        documents = store.documents_of(np.arange(first, first + LENGTH + 1))
         for query in range(LENGTH):
             seen = [key for key in range(query + 1) if segments[row, key] == segments[row, query]]
             assert positions[row, query] == query - seen[0] == len(seen) - 1
