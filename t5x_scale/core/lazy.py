@@ -1,0 +1,352 @@
+"""Arrays that are described, not held: a shape, a dtype, and a way to read any box of elements.
+
+Conversions and surgeries are written as views on such arrays, so that a model of any size passes through a few
+hundred megabytes: what is read is one block of one tensor at a time, in the order in which it lies in its file.
+
+A `Region` has one slice a dimension, with start and stop inside the shape and step 1. What `read` returns must not
+be written to: it may be a view of what somebody else holds.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+Region = tuple[slice, ...]
+
+_NARROW = {
+    name: np.dtype(getattr(ml_dtypes, name)) for name in ("bfloat16", "float8_e4m3fn", "float8_e5m2", "int4", "uint4")
+}
+
+
+def to_dtype(name: Any) -> np.dtype:
+    """The numpy dtype called `name`, the narrow floats of accelerators included."""
+    return _NARROW[name] if isinstance(name, str) and name in _NARROW else np.dtype(name)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LazyArray:
+    """An array that is read in boxes.
+
+    Attributes:
+      shape: sizes of all dimensions.
+      dtype: of what is read.
+      reader: `region -> numpy array` of the region's shape.
+      outer: dimensions in the order in which blocks should be cut: from the slowest in the file on. Those not
+        named are cut only after them.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    reader: Callable[[Region], np.ndarray]
+    outer: tuple[int, ...] = (0,)
+
+    @property
+    def ndim(self) -> int:
+        """Number of dimensions."""
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all elements."""
+        return self.size * self.dtype.itemsize
+
+    def read(self, region: Sequence[slice] | None = None) -> np.ndarray:
+        """The elements of `region` (open ends as in numpy; all of them by default), not to be written to."""
+        box = normalize(region, self.shape)
+        block = self.reader(box)
+        expected = tuple(part.stop - part.start for part in box)
+        if block.shape != expected or block.dtype != self.dtype:
+            raise ValueError(f"a reader gave {block.dtype}{list(block.shape)}, not {self.dtype}{list(expected)}")
+        return block
+
+
+def normalize(region: Sequence[slice] | None, shape: Sequence[int]) -> Region:
+    """`region` with starts and stops, one a dimension."""
+    parts = tuple(region or ()) + (slice(None),) * (len(shape) - len(region or ()))
+    if len(parts) != len(shape):
+        raise ValueError(f"a region of {len(parts)} slices for {len(shape)} dimensions")
+    box = tuple(slice(*part.indices(size)[:2]) for part, size in zip(parts, shape, strict=True))
+    return tuple(slice(part.start, max(part.start, part.stop)) for part in box)
+
+
+def blocks(array: LazyArray, max_bytes: int) -> Iterator[Region]:
+    """Regions that tile the array in reading order, each of at most `max_bytes` where one element allows it."""
+    order = (*array.outer, *(axis for axis in range(array.ndim) if axis not in array.outer))
+    steps = list(array.shape)
+    for axis in order:
+        others = math.prod(steps[:axis] + steps[axis + 1 :]) * array.dtype.itemsize
+        steps[axis] = max(1, min(array.shape[axis], max_bytes // max(others, 1)))
+        if steps[axis] * others <= max_bytes:
+            break
+    yield from _tile(order, array.shape, steps)
+
+
+def _tile(order: Sequence[int], shape: Sequence[int], steps: Sequence[int]) -> Iterator[Region]:
+    region = [slice(0, size) for size in shape]
+
+    def visit(depth: int) -> Iterator[Region]:
+        if depth == len(order):
+            yield tuple(region)
+            return
+        axis = order[depth]
+        for start in range(0, shape[axis], steps[axis]):
+            region[axis] = slice(start, min(start + steps[axis], shape[axis]))
+            yield from visit(depth + 1)
+
+    yield from visit(0)
+
+
+# Sources.
+
+
+def from_array(array: np.ndarray) -> LazyArray:
+    """An array that is in memory."""
+    return LazyArray(array.shape, array.dtype, lambda region: array[region])
+
+
+def full(shape: Sequence[int], dtype: Any, value: float = 0.0) -> LazyArray:
+    """`value` everywhere."""
+    dtype = to_dtype(dtype)
+    return LazyArray(tuple(shape), dtype, lambda region: np.full(_sizes(region), value, dtype))
+
+
+def normal(shape: Sequence[int], dtype: Any, stddev: float, seed: int, name: str) -> LazyArray:
+    """N(0, stddev^2), a pure function of (seed, name, index): the same in whatever blocks it is read.
+
+    Args:
+      shape: each index of all but the last dimension has a random stream of its own.
+      dtype: drawn in float32 and then cast.
+      stddev: standard deviation.
+      seed: of the whole conversion.
+      name: of this tensor, so that two of one seed differ.
+    """
+    shape, dtype = tuple(shape), to_dtype(dtype)
+    key = int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:8], "little")
+
+    def read(region: Region) -> np.ndarray:
+        *leading, last = region
+        block = np.empty(_sizes(region), np.float32)
+        for position in np.ndindex(*_sizes(leading)):
+            index = [part.start + offset for part, offset in zip(leading, position, strict=True)]
+            row = int(np.ravel_multi_index(index, shape[:-1])) if index else 0
+            generator = np.random.Generator(np.random.Philox(key=np.array([key, row], np.uint64)))
+            block[position] = stddev * generator.standard_normal(last.stop, np.float32)[last]
+        return block.astype(dtype)
+
+    return LazyArray(shape, dtype, read)
+
+
+# Views.
+
+
+def transpose(array: LazyArray, order: Sequence[int]) -> LazyArray:
+    """Dimension i of the result is dimension `order[i]` of `array`."""
+    order = tuple(order)
+
+    def read(region: Region) -> np.ndarray:
+        source = [slice(0, 0)] * array.ndim
+        for axis, part in zip(order, region, strict=True):
+            source[axis] = part
+        return array.read(source).transpose(order)
+
+    shape = tuple(array.shape[axis] for axis in order)
+    return LazyArray(shape, array.dtype, read, tuple(order.index(axis) for axis in array.outer))
+
+
+def split_axis(array: LazyArray, axis: int, sizes: Sequence[int]) -> LazyArray:
+    """Dimension `axis` becomes several, in row-major order.
+
+    Raises:
+      ValueError: the sizes do not multiply to the dimension.
+    """
+    sizes = tuple(sizes)
+    if math.prod(sizes) != array.shape[axis]:
+        raise ValueError(f"a dimension of {array.shape[axis]} does not split into {list(sizes)}")
+    inner = math.prod(sizes[1:])
+
+    def read(region: Region) -> np.ndarray:
+        first, *rest = region[axis : axis + len(sizes)]
+        rows = slice(first.start * inner, first.stop * inner)
+        block = array.read((*region[:axis], rows, *region[axis + len(sizes) :]))
+        block = block.reshape(*block.shape[:axis], first.stop - first.start, *sizes[1:], *block.shape[axis + 1 :])
+        return block[(*(slice(None),) * (axis + 1), *rest)]
+
+    shape = (*array.shape[:axis], *sizes, *array.shape[axis + 1 :])
+    outer = tuple(a if a <= axis else a + len(sizes) - 1 for a in array.outer)
+    return LazyArray(shape, array.dtype, read, outer)
+
+
+def merge_axes(array: LazyArray, axis: int, count: int) -> LazyArray:
+    """The inverse of `split_axis`: `count` dimensions from `axis` on become one."""
+    sizes = array.shape[axis : axis + count]
+    inner = math.prod(sizes[1:])
+
+    def read(region: Region) -> np.ndarray:
+        part = region[axis]
+        first = part.start // max(inner, 1)
+        last = max(first, -(-part.stop // max(inner, 1)))
+        whole = (slice(0, size) for size in sizes[1:])
+        block = array.read((*region[:axis], slice(first, last), *whole, *region[axis + 1 :]))
+        block = block.reshape(*block.shape[:axis], (last - first) * inner, *block.shape[axis + count :])
+        rows = slice(part.start - first * inner, part.stop - first * inner)
+        return block[(*(slice(None),) * axis, rows)]
+
+    shape = (*array.shape[:axis], math.prod(sizes), *array.shape[axis + count :])
+    outer = tuple(dict.fromkeys(_merged(a, axis, count) for a in array.outer))
+    return LazyArray(shape, array.dtype, read, outer)
+
+
+def _merged(dimension: int, axis: int, count: int) -> int:
+    if dimension < axis:
+        return dimension
+    return axis if dimension < axis + count else dimension - count + 1
+
+
+def take_slice(array: LazyArray, axis: int, start: int, stop: int) -> LazyArray:
+    """The indices `start` ... `stop - 1` of one dimension."""
+    if not 0 <= start <= stop <= array.shape[axis]:
+        raise ValueError(f"[{start}, {stop}) is outside a dimension of {array.shape[axis]}")
+
+    def read(region: Region) -> np.ndarray:
+        part = slice(region[axis].start + start, region[axis].stop + start)
+        return array.read((*region[:axis], part, *region[axis + 1 :]))
+
+    shape = (*array.shape[:axis], stop - start, *array.shape[axis + 1 :])
+    return LazyArray(shape, array.dtype, read, array.outer)
+
+
+def take(array: LazyArray, axis: int, indices: Sequence[int] | np.ndarray) -> LazyArray:
+    """Index i of dimension `axis` of the result is index `indices[i]` of `array`.
+
+    Raises:
+      ValueError: an index is outside.
+    """
+    indices = np.asarray(indices, np.int64).reshape(-1)
+    if indices.size and not (indices.min() >= 0 and indices.max() < array.shape[axis]):
+        raise ValueError(f"indices {indices.min()} to {indices.max()} into a dimension of {array.shape[axis]}")
+
+    def read_range(region: Region, start: int, stop: int) -> np.ndarray:
+        return array.read((*region[:axis], slice(start, stop), *region[axis + 1 :]))
+
+    def read(region: Region) -> np.ndarray:
+        wanted = indices[region[axis]]
+        if not wanted.size:
+            return read_range(region, 0, 0)
+        low, high = int(wanted.min()), int(wanted.max()) + 1
+        if np.array_equal(wanted, np.arange(low, high)):
+            return read_range(region, low, high)
+        if high - low <= 2 * wanted.size:
+            return np.take(read_range(region, low, high), wanted - low, axis=axis)
+        ends = np.flatnonzero(np.diff(wanted) != 1) + 1
+        runs = np.split(wanted, ends)
+        return np.concatenate([read_range(region, int(run[0]), int(run[-1]) + 1) for run in runs], axis=axis)
+
+    shape = (*array.shape[:axis], indices.size, *array.shape[axis + 1 :])
+    return LazyArray(shape, array.dtype, read, array.outer)
+
+
+def select(array: LazyArray, axis: int, index: int) -> LazyArray:
+    """One index of a dimension, which is gone from the result."""
+
+    def read(region: Region) -> np.ndarray:
+        return array.read((*region[:axis], slice(index, index + 1), *region[axis:])).squeeze(axis)
+
+    if not 0 <= index < array.shape[axis]:
+        raise ValueError(f"index {index} is outside a dimension of {array.shape[axis]}")
+    outer = tuple(a - (a > axis) for a in array.outer if a != axis) or (0,)
+    return LazyArray((*array.shape[:axis], *array.shape[axis + 1 :]), array.dtype, read, outer)
+
+
+def stack(arrays: Sequence[LazyArray], axis: int = 0) -> LazyArray:
+    """Arrays of one shape and dtype side by side along a new dimension."""
+    first = _check_alike(arrays)
+    expanded = [expand(array, axis) for array in arrays]
+    outer = (axis, *(a + (a >= axis) for a in first.outer))
+    return dataclasses.replace(concatenate(expanded, axis), outer=outer)
+
+
+def expand(array: LazyArray, axis: int) -> LazyArray:
+    """A new dimension of size 1 at `axis`."""
+
+    def read(region: Region) -> np.ndarray:
+        block = np.expand_dims(array.read((*region[:axis], *region[axis + 1 :])), axis)
+        return block[(*(slice(None),) * axis, region[axis])]
+
+    shape = (*array.shape[:axis], 1, *array.shape[axis:])
+    return LazyArray(shape, array.dtype, read, tuple(a + (a >= axis) for a in array.outer) or (axis,))
+
+
+def concatenate(arrays: Sequence[LazyArray], axis: int) -> LazyArray:
+    """Arrays one after another along `axis`; all other dimensions and the dtype are equal."""
+    arrays = tuple(arrays)
+    first = _check_alike(arrays, but=axis)
+    ends = np.cumsum([array.shape[axis] for array in arrays])
+
+    def read(region: Region) -> np.ndarray:
+        part, parts = region[axis], []
+        for array, end in zip(arrays, ends.tolist(), strict=True):
+            begin = end - array.shape[axis]
+            low, high = max(part.start, begin), min(part.stop, end)
+            if low < high:
+                parts.append(array.read((*region[:axis], slice(low - begin, high - begin), *region[axis + 1 :])))
+        if not parts:
+            return np.empty(_sizes(region), first.dtype)
+        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=axis)
+
+    shape = (*first.shape[:axis], int(ends[-1]), *first.shape[axis + 1 :])
+    return LazyArray(shape, first.dtype, read, first.outer)
+
+
+def elementwise(function: Callable[..., np.ndarray], *arrays: LazyArray, dtype: Any = None) -> LazyArray:
+    """`function` of the blocks of arrays of one shape, cast to `dtype` (the first array's by default)."""
+    first = arrays[0]
+    for array in arrays:
+        if array.shape != first.shape:
+            raise ValueError(f"shapes {list(first.shape)} and {list(array.shape)} differ")
+    dtype = first.dtype if dtype is None else to_dtype(dtype)
+
+    def read(region: Region) -> np.ndarray:
+        return np.asarray(function(*(array.read(region) for array in arrays))).astype(dtype, copy=False)
+
+    return LazyArray(first.shape, dtype, read, first.outer)
+
+
+def cast(array: LazyArray, dtype: Any) -> LazyArray:
+    """The same values in another dtype; the array itself if that is its own."""
+    dtype = to_dtype(dtype)
+    return array if dtype == array.dtype else elementwise(lambda block: block, array, dtype=dtype)
+
+
+def scale(array: LazyArray, factor: float) -> LazyArray:
+    """`factor` times the array, multiplied in float32; the array itself if the factor is 1."""
+    if factor == 1.0:
+        return array
+    return elementwise(lambda block: block.astype(np.float32) * np.float32(factor), array)
+
+
+def _check_alike(arrays: Sequence[LazyArray], but: int | None = None) -> LazyArray:
+    first = arrays[0]
+    for array in arrays:
+        same = array.ndim == first.ndim and all(
+            axis == but or left == right
+            for axis, (left, right) in enumerate(zip(array.shape, first.shape, strict=True))
+        )
+        if not same or array.dtype != first.dtype:
+            raise ValueError(f"{array.dtype}{list(array.shape)} does not join {first.dtype}{list(first.shape)}")
+    return first
+
+
+def _sizes(region: Sequence[slice]) -> tuple[int, ...]:
+    return tuple(part.stop - part.start for part in region)

@@ -1,0 +1,39 @@
+"""A model on its way from one form to another: lazy tensors, and what gives them their meaning."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from t5x_scale.core.leaves import Leaves, Origin
+from t5x_scale.models.architecture import Architecture
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    """What readers give, surgeries change and writers take.
+
+    Attributes:
+      leaves: the parameters by path, as in `core.trees` (`decoder/layers/mlp/wi_0/kernel`); layers are stacked along
+        dimension 0, which has the axis `layers`.
+      architecture: what the parameters mean; None where it is not known (an architecture this house cannot name).
+      tokenizer: the files of its tokenizer by name, such as `tokenizer.model`; small, so held whole.
+      moments: the parts of an optimiser's state that have one entry a parameter: `{slot: {parameter path: Leaf}}`,
+        where a slot is the path of the part in the state, such as `opt_state/0/mu`.
+      counters: what else is in the state of the optimiser, by path, such as `opt_state/0/count`.
+      dropped: tensors of the original that are gone, by their path.
+      recipe: what was done, one JSON value a step, oldest first; it goes on record with the result.
+    """
+
+    leaves: Leaves
+    architecture: Architecture | None = None
+    tokenizer: Mapping[str, bytes] = dataclasses.field(default_factory=dict)
+    moments: Mapping[str, Leaves] = dataclasses.field(default_factory=dict)
+    counters: Leaves = dataclasses.field(default_factory=dict)
+    dropped: Mapping[str, Origin] = dataclasses.field(default_factory=dict)
+    recipe: tuple[dict[str, Any], ...] = ()
+
+    def replace(self, **changes: Any) -> Weights:
+        """The same weights with other values for some attributes."""
+        return dataclasses.replace(self, **changes)
