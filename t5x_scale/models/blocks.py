@@ -45,7 +45,10 @@ class Block(nn.Module):
 
     def _mlp(self, name: str) -> nn.Module:
         c = self.config
-        return self.mlp(embed_dim=c.embed_dim, mlp_dim=c.mlp_dim, **self._dtypes(), name=name)
+        experts: dict[str, int] = {}
+        if c.num_experts:
+            experts = {"num_experts": c.num_experts, "num_experts_per_token": c.num_experts_per_token}
+        return self.mlp(embed_dim=c.embed_dim, mlp_dim=c.mlp_dim, **experts, **self._dtypes(), name=name)
 
     def _norm(self, name: str) -> nn.Module:
         return self.norm(dim=self.config.embed_dim, **self._dtypes(), name=name)

@@ -1,5 +1,6 @@
 """What blocks hand to the parts that are injected into them."""
 
+import dataclasses
 import functools
 
 import jax
@@ -85,6 +86,27 @@ def test_order_of_operations(block, expected):
     y, cache = layer.apply({}, x, Mask(), jnp.arange(2)[None])
     assert cache is None
     np.testing.assert_array_equal(y, np.full((1, 2, 4), expected))
+
+
+class CountExperts(nn.Module):
+    """Stands for experts: adds what it was told of their numbers."""
+
+    embed_dim: int
+    mlp_dim: int
+    num_experts: int
+    num_experts_per_token: int
+    dtype: str
+    param_dtype: str
+
+    def __call__(self, x):
+        return x + 10 * self.num_experts + self.num_experts_per_token
+
+
+def test_numbers_of_experts_reach_the_feed_forward_layer():
+    config = dataclasses.replace(CONFIG, num_experts=4, num_experts_per_token=2)
+    layer = ParallelBlock(config, attention=Double, mlp=CountExperts, norm=AddHundred)
+    y, _ = layer.apply({}, jnp.ones((1, 2, 4)), Mask(), jnp.arange(2)[None])
+    np.testing.assert_array_equal(y, np.full((1, 2, 4), 1 + 2 * 101 + (101 + 42)))
 
 
 @pytest.mark.parametrize(("block", "norms"), [(ParallelBlock, 1), (TwoNormParallelBlock, 2), (SerialBlock, 2)])

@@ -161,6 +161,10 @@ def test_architecture_tells_what_shapes_do_not():
         ({"mlp_dim": 0}, "ModelConfig.mlp_dim must be a positive integer, not 0"),
         ({"embed_dim": 8.0}, "ModelConfig.embed_dim must be a positive integer, not 8.0"),
         ({"dtype": "bf16"}, "ModelConfig.dtype is 'bf16'"),
+        ({"num_experts": -1}, "ModelConfig.num_experts must be 0 or a positive integer, not -1"),
+        ({"num_experts": 4}, "num_experts_per_token=0 must lie between 1 and num_experts=4"),
+        ({"num_experts": 4, "num_experts_per_token": 5}, "num_experts_per_token=5 must lie between 1 and"),
+        ({"num_experts_per_token": 1}, "num_experts_per_token=1 must lie between 0 and num_experts=0"),
     ],
 )
 def test_config_errors(changes, message):
