@@ -15,6 +15,7 @@ from flax import linen as nn
 from t5x_scale.layers.initializers import FanIn, Initializer, Normal
 from t5x_scale.layers.ops.lookup import lookup
 from t5x_scale.layers.ops.matmul import matmul
+from t5x_scale.layers.rope_scaling import RopeScaling, plain_frequencies
 
 
 class NoPositions(nn.Module):
@@ -42,6 +43,7 @@ class Rope(nn.Module):
       base: the longest wavelength is about `2 pi base`.
       fraction: share of the head's features that turn (Pythia: 0.25); the rest pass unchanged.
       interleaved: pairs are neighbours (2i, 2i+1) instead of halves (i, i + d/2).
+      scaling: other frequencies, for contexts longer than those trained on, or None.
     """
 
     embed_dim: int
@@ -50,6 +52,7 @@ class Rope(nn.Module):
     base: float = 10000.0
     fraction: float = 1.0
     interleaved: bool = False
+    scaling: RopeScaling | None = None
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
@@ -65,9 +68,12 @@ class Rope(nn.Module):
         rotated = int(self.head_dim * self.fraction)
         if rotated % 2 or rotated < 2:
             raise ValueError(f"Rope: {rotated} of {self.head_dim} features would turn; the number must be even")
-        frequencies = self.base ** (-jnp.arange(0, rotated, 2, dtype=jnp.float32) / rotated)
-        angles = positions.astype(jnp.float32)[..., None, None] * frequencies
-        cos, sin = jnp.cos(angles), jnp.sin(angles)
+        if self.scaling is None:
+            frequencies, amplitude = plain_frequencies(self.base, rotated), 1.0
+        else:
+            frequencies, amplitude = self.scaling.frequencies(self.base, rotated), self.scaling.amplitude()
+        angles = positions.astype(jnp.float32)[..., None, None] * jnp.asarray(frequencies, jnp.float32)
+        cos, sin = amplitude * jnp.cos(angles), amplitude * jnp.sin(angles)
         turned = x[..., :rotated].astype(jnp.float32)
         if self.interleaved:
             first, second = turned[..., 0::2], turned[..., 1::2]

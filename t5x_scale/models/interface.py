@@ -16,6 +16,7 @@ from t5x_scale.core.describe import SIMPLE, describe
 from t5x_scale.core.errors import UserError
 from t5x_scale.core.trees import flatten, unflatten
 from t5x_scale.layers.masks import Mask, make_mask
+from t5x_scale.layers.rope_scaling import RopeScaling
 from t5x_scale.models.config import ModelConfig
 from t5x_scale.models.decoder import Decoder
 
@@ -202,6 +203,8 @@ def stack_layers(tree: Params, num_layers: int) -> Params:
 
 # How the forward pass is compiled, not what it computes.
 _EXECUTION = ("remat", "scan_layers", "parent", "name")
+# Kinds of settings that give parameters their meaning; initialisers and factories do not.
+_MEANINGFUL = (*SIMPLE, tuple, ModelConfig, RopeScaling)
 
 
 def _settings(module: Any) -> dict[str, Any]:
@@ -209,7 +212,7 @@ def _settings(module: Any) -> dict[str, Any]:
     plain = {
         name: describe(value)
         for name, value in values.items()
-        if name not in _EXECUTION and isinstance(value, (*SIMPLE, tuple, ModelConfig))
+        if name not in _EXECUTION and isinstance(value, _MEANINGFUL)
     }
     return {"class": type(module).__name__, **plain}
 

@@ -42,6 +42,17 @@ class TestNorm:
         assert set(layer.init(jax.random.key(0), x)["params"]) == set(params)
         np.testing.assert_allclose(layer.apply({"params": params}, x), expected, rtol=1e-4, atol=2e-5)
 
+    @pytest.mark.parametrize("norm", [RMSNorm, LayerNorm])
+    def test_offset_is_added_to_the_scale(self, norm):
+        """Stored scales near 0: in bfloat16 a sum with 1 would lose them."""
+        x, stored = draw(3, 8), (draw(8) / 1000).astype(jnp.bfloat16)
+        plain = norm(8).apply({"params": norm(8).init(jax.random.key(0), x)["params"] | {"scale": np.ones(8)}}, x)
+        layer = norm(8, offset=1.0, param_dtype=jnp.bfloat16)
+        params = layer.init(jax.random.key(0), x)["params"]
+        assert not params["scale"].value.any()
+        got = layer.apply({"params": params | {"scale": stored}}, x)
+        np.testing.assert_allclose(got, plain * (1 + stored.astype(np.float32)), rtol=1e-6, atol=1e-7)
+
     def test_bfloat16_in_and_out_is_float32_within(self):
         # 256 + 1 is 256 in bfloat16: a mean taken there would lose the differences.
         x = jnp.asarray([[256.0, 258.0, 260.0, 262.0]], jnp.bfloat16)
@@ -117,6 +128,15 @@ class TestEmbedder:
         table = draw(5, 3)
         got = TokenEmbedder(5, 3).apply({"params": {"embedding": table}}, np.array([[4, 0], [1, 1]]))
         np.testing.assert_array_equal(got, table[[[4, 0], [1, 1]]])
+
+    def test_scale_is_rounded_to_the_compute_dtype(self):
+        table = draw(5, 3).astype(jnp.bfloat16)
+        layer = TokenEmbedder(5, 3, scale=2048**0.5, dtype=jnp.bfloat16, param_dtype=jnp.bfloat16)
+        got = layer.apply({"params": {"embedding": table}}, np.array([[4, 0]]))
+        assert got.dtype == jnp.bfloat16
+        # 45.25, not 45.2548...: the product is rounded once more.
+        expected = (table[[[4, 0]]].astype(np.float32) * 45.25).astype(jnp.bfloat16)
+        np.testing.assert_array_equal(np.asarray(got), expected)
 
     def test_a_bad_id_does_not_poison_the_row(self):
         got = TokenEmbedder(5, 3).apply({"params": {"embedding": draw(5, 3)}}, np.array([[9, 1]]))

@@ -12,6 +12,7 @@ from t5x_scale.core.errors import UserError
 from t5x_scale.core.trees import flatten
 from t5x_scale.layers.attention import Attention
 from t5x_scale.layers.positions import LearnedPositions, NoPositions, RelativePositions, Rope
+from t5x_scale.layers.rope_scaling import LinearScaling
 from t5x_scale.models.blocks import ParallelBlock, SerialBlock
 from t5x_scale.models.config import ModelConfig
 from t5x_scale.models.decoder import Decoder, Head
@@ -152,6 +153,8 @@ def test_architecture_tells_what_shapes_do_not():
     other = make_model(functools.partial(Rope, base=500.0)).architecture()
     assert [path for path in plain if plain[path] != other[path]] == ["decoder/layers/self_attention/positions"]
     assert plain != make_model(block=SerialBlock).architecture()
+    scaled = make_model(functools.partial(Rope, scaling=LinearScaling(2.0))).architecture()
+    assert scaled["decoder/layers/self_attention/positions"]["scaling"] == {"class": "LinearScaling", "factor": 2.0}
 
 
 @pytest.mark.parametrize(
