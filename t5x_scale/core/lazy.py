@@ -336,6 +336,29 @@ def scale(array: LazyArray, factor: float) -> LazyArray:
     return elementwise(lambda block: block.astype(np.float32) * np.float32(factor), array)
 
 
+def mean(array: LazyArray, axis: int, max_bytes: int = 64 * 2**20) -> LazyArray:
+    """The mean along `axis`, which becomes a dimension of 1; read in parts of about `max_bytes`, summed in float64.
+
+    Raises:
+      ValueError: the dimension has no elements.
+    """
+    count = array.shape[axis]
+    if not count:
+        raise ValueError("a dimension of 0 has no mean")
+
+    def read(region: Region) -> np.ndarray:
+        sizes = _sizes(region)
+        total = np.zeros(sizes, np.float64)
+        step = max(1, max_bytes // max(1, math.prod(sizes) * np.dtype(np.float64).itemsize))
+        for start in range(0, count if total.size else 0, step):
+            part = slice(start, min(start + step, count))
+            block = array.read((*region[:axis], part, *region[axis + 1 :]))
+            total += block.sum(axis=axis, keepdims=True, dtype=np.float64)
+        return (total / count).astype(array.dtype)
+
+    return LazyArray((*array.shape[:axis], 1, *array.shape[axis + 1 :]), array.dtype, read, array.outer)
+
+
 def _check_alike(arrays: Sequence[LazyArray], but: int | None = None) -> LazyArray:
     first = arrays[0]
     for array in arrays:
