@@ -1,5 +1,6 @@
 """Fingerprints: the same on every mesh and on the host, different for any other bits."""
 
+import itertools
 import re
 
 import jax
@@ -51,6 +52,38 @@ def test_eight_byte_elements(dtype):
     array = make_array((5, 3), dtype)
     with jax.enable_x64(True):
         assert one(jnp.asarray(array)) == integrity.fingerprint_array(array)
+
+
+@settings(max_examples=80, deadline=None)
+@given(data=st.data(), dtype=st.sampled_from([*DTYPES, np.float64]), shape=st.lists(st.integers(0, 6), max_size=4))
+def test_the_parts_of_a_tiling_combine_to_the_whole(data, dtype, shape):
+    array = make_array(tuple(shape), dtype)
+    cuts = [sorted({0, size, *data.draw(st.sets(st.integers(0, size), max_size=2))}) for size in shape]
+    slices = [[slice(*pair) for pair in itertools.pairwise(axis)] or [slice(0, 0)] for axis in cuts]
+    parts = [integrity.fingerprint_region(array[tile], tile, shape) for tile in itertools.product(*slices)]
+    assert integrity.combine(data.draw(st.permutations(parts))) == integrity.fingerprint_array(array)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_long_and_short_runs_of_a_region(axis):
+    array = make_array((3, 300, 401), ml_dtypes.bfloat16)
+    whole = [slice(0, size) for size in array.shape]
+    parts = []
+    for start, stop in itertools.pairwise([0, 1, array.shape[axis]]):
+        region = (*whole[:axis], slice(start, stop), *whole[axis + 1 :])
+        parts.append(integrity.fingerprint_region(array[region], region, array.shape))
+    assert integrity.combine(parts) == one(jnp.asarray(array))
+
+
+def test_positions_wrap_beyond_32_bits():
+    """A region of an array too large to hold: the position is the index modulo 2^32 wherever the region lies."""
+    block, shape = make_array((2, 3, 5), np.float32), (2, 2**31, 2**33)
+    region = (slice(0, 2), slice(2**31 - 3, 2**31), slice(2**33 - 5, 2**33))
+    index = [np.array(range(part.start, part.stop), object) for part in region]
+    position = (index[0][:, None, None] * 2**64 + index[1][:, None] * 2**33 + index[2]) % 2**32
+    first, second = integrity._mix(block.view(np.uint32), position.astype(np.uint32), np.uint32)
+    low, high = (int(lane.sum(dtype=np.uint64)) % 2**32 for lane in (first, second))
+    assert integrity.fingerprint_region(block, region, shape) == high << 32 | low
 
 
 def test_known_value():
