@@ -19,12 +19,7 @@ def describe_environment() -> dict[str, Any]:
     """
     import jax  # Not at the top: the rest of core is usable without starting a backend.
 
-    versions = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            versions[package] = "absent"
+    versions = {package: package_version(package) for package in PACKAGES}
     cores = os.environ.get("NPROC") or str(len(os.sched_getaffinity(0)))
     return {
         "versions": versions,
@@ -37,3 +32,11 @@ def describe_environment() -> dict[str, Any]:
         "cpu_cores": int(cores) if jax.default_backend() == "cpu" else None,
         "flags": {name: os.environ[name] for name in FLAG_VARIABLES if os.environ.get(name)},
     }
+
+
+def package_version(package: str) -> str:
+    """The installed version of a package, or "absent"."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "absent"

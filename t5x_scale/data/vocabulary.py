@@ -232,3 +232,25 @@ def _describe_missing(spec: str, path: Path) -> str:
         )
     beside = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
     return f"no such vocabulary file: {path}{did_you_mean(path.name, beside)}"
+
+
+# The files that make a tokenizer, as Hugging Face names them.
+TOKENIZER_FILES = (MODEL_FILE, JSON_FILE, CONFIG_FILE, "special_tokens_map.json", "added_tokens.json")
+TOKENIZER_FILES += ("vocab.json", "merges.txt", "chat_template.jinja")
+
+
+def tokenizer_files(spec: str) -> dict[str, bytes]:
+    """The files of a vocabulary by name, as they would stand in a directory of their own; none for "bytes".
+
+    Raises:
+      UserError: as `load_vocabulary`.
+    """
+    if spec == "bytes":
+        return {}
+    if spec in shipped_names():
+        return {MODEL_FILE: (SHIPPED / spec / MODEL_FILE).read_bytes()}
+    path = to_path(spec)
+    if not path.is_dir():
+        file = _find_file(spec)
+        return {JSON_FILE if file.suffix == ".json" else MODEL_FILE: file.read_bytes()}
+    return {name: (path / name).read_bytes() for name in TOKENIZER_FILES if (path / name).exists()}
