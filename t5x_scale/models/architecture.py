@@ -8,6 +8,8 @@ model itself; and a model, or the gin file of one, is made from it (`models/asse
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection, Sequence
+from typing import Any
 
 from t5x_scale.core.errors import UserError, did_you_mean
 from t5x_scale.models.config import ModelConfig
@@ -17,7 +19,15 @@ NORMS = ("rms", "layer")
 POSITIONS = ("rope", "learned", "relative", "none")
 MLPS = ("gated", "plain")
 ROUTERS = ("softmax_topk", "topk_softmax")
-ROPE_SCALINGS = ("linear", "ntk", "yarn", "llama3")
+
+# What each kind of scaling uses of `RopeScalingValues`, beside its factor.
+ROPE_SCALING_FIELDS: dict[str, tuple[str, ...]] = {
+    "linear": (),
+    "ntk": (),
+    "yarn": ("original_length", "beta_fast", "beta_slow", "attention_factor", "truncate"),
+    "llama3": ("original_length", "low_frequency_factor", "high_frequency_factor"),
+}
+ROPE_SCALINGS = tuple(ROPE_SCALING_FIELDS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +57,11 @@ class RopeScalingValues:
 
     def __post_init__(self) -> None:
         check_choice("RopeScalingValues.kind", self.kind, ROPE_SCALINGS)
+
+    def normalized(self) -> RopeScalingValues:
+        """The same scaling with what its kind does not use at its default."""
+        used = {"kind", "factor", *ROPE_SCALING_FIELDS[self.kind]}
+        return _with_defaults(self, {field.name for field in dataclasses.fields(self)} - used)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,6 +142,43 @@ class Architecture:
     def with_config(self, **changes: object) -> Architecture:
         """The same architecture in other shapes or dtypes."""
         return dataclasses.replace(self, config=dataclasses.replace(self.config, **changes))
+
+    def normalized(self) -> Architecture:
+        """The same decoder with what has no meaning for it at its default, and the shortest cycle of windows.
+
+        What it computes is the same; of contexts it keeps no more than the table of learned positions needs.
+        """
+        idle: set[str] = set()
+        if self.norm != "layer":
+            idle |= {"norm_bias"}
+        if self.positions != "rope":
+            idle |= {"rope_base", "rope_fraction", "rope_interleaved", "rope_scaling"}
+        if self.positions != "learned":
+            idle |= {"max_length"}
+        if not self.config.num_experts:
+            idle |= {"router", "normalize_gates", "gate_scale"}
+        elif self.router != "softmax_topk":
+            idle |= {"normalize_gates"}
+        normal = _with_defaults(self, idle)
+        return dataclasses.replace(
+            normal,
+            windows=shortest_cycle(self.windows, self.config.num_layers),
+            rope_scaling=normal.rope_scaling and normal.rope_scaling.normalized(),
+        )
+
+
+def shortest_cycle(windows: Sequence[int | None], num_layers: int) -> tuple[int | None, ...]:
+    """The shortest cycle that gives every layer the window it has from `windows`; () if no layer has one."""
+    if not any(windows):
+        return ()
+    layers = tuple(windows[index % len(windows)] for index in range(num_layers))
+    length = next(n for n in range(1, num_layers + 1) if layers[n:] == layers[:-n])
+    return layers[:length]
+
+
+def _with_defaults(value: Any, names: Collection[str]) -> Any:
+    """The dataclass with the fields `names` at their defaults."""
+    return dataclasses.replace(value, **{f.name: f.default for f in dataclasses.fields(value) if f.name in names})
 
 
 def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
