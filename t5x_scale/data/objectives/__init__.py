@@ -6,6 +6,7 @@ Objectives are keyed by global row: the same row gives the same fields on any ho
 from t5x_scale.data.objectives.causal import CausalLm
 from t5x_scale.data.objectives.denoisers import Denoiser, PrefixDenoiser, SpanDenoiser
 from t5x_scale.data.objectives.fim import FillInTheMiddle
+from t5x_scale.data.objectives.infill import SpanFromBothSides, SpanFromLeft
 from t5x_scale.data.objectives.interface import Example, Objective, Piece, RowKeys
 from t5x_scale.data.objectives.masked_diffusion import MaskedDiffusion
 from t5x_scale.data.objectives.noise_lengths import noise_counts, raw_length_for
@@ -31,6 +32,8 @@ __all__ = [
     "RowKeys",
     "SpanCorruption",
     "SpanDenoiser",
+    "SpanFromBothSides",
+    "SpanFromLeft",
     "Supervised",
     "Ul2",
     "Ul2r",

@@ -22,14 +22,20 @@ WINDOWED = {
     objectives.Ul2r(examples_per_row=2): "d6b6a805257db1fd",
     objectives.Ul2r(mode_tokens=False): "ed14572c9a0d9800",
     objectives.FillInTheMiddle(): "85f345df44f446a1",
+    objectives.SpanFromLeft(spans=4): "4157b56dbbb91f37",
+    objectives.SpanFromBothSides(spans=4): "ef01ebf0a3fbfe23",
+    objectives.SpanFromBothSides(span_length=16, spans=1, mode="[NLG]"): "35fbcf1c93651fb9",
     objectives.MaskedDiffusion(): "7e6333202d6152ba",
     objectives.MaskedDiffusion(shifted=True, stratified=True): "f13a566251b806a2",
 }
-PACKED = [*WINDOWED, objectives.Supervised(), objectives.Supervised(prefix_bidirectional=True)]
+SUPERVISED = [objectives.Supervised(), objectives.Supervised(prefix_bidirectional=True)]
+ALL = [*WINDOWED, *SUPERVISED]
+# Those that only ask for spans have no form for documents.
+PACKED = [o for o in ALL if not isinstance(o, (objectives.SpanFromLeft, objectives.SpanFromBothSides))]
 
 
 def short_name(objective):
-    return f"{type(objective).__name__}{PACKED.index(objective)}"
+    return f"{type(objective).__name__}{ALL.index(objective)}"
 
 
 def raw_rows(objective, rows, seed=0, low=0):
@@ -143,9 +149,9 @@ def test_the_longest_piece_of_a_choice_fits_and_so_do_shorter_ones(objective, vo
     assert positions[:-1].max() <= length < positions[-1]
 
 
-@pytest.mark.parametrize("objective", PACKED, ids=short_name)
+@pytest.mark.parametrize("objective", ALL, ids=short_name)
 def test_names_tell_settings_apart(objective):
-    assert [other.name for other in PACKED].count(objective.name) == 1
+    assert [other.name for other in ALL].count(objective.name) == 1
     # It is part of a checkpoint's data state, which stays under a kilobyte.
     assert len(objective.name) < 400
 
