@@ -83,14 +83,25 @@ def normalize(region: Sequence[slice] | None, shape: Sequence[int]) -> Region:
 
 def blocks(array: LazyArray, max_bytes: int) -> Iterator[Region]:
     """Regions that tile the array in reading order, each of at most `max_bytes` where one element allows it."""
-    order = (*array.outer, *(axis for axis in range(array.ndim) if axis not in array.outer))
+    yield from _tile(_reading_order(array), array.shape, block_shape(array, max_bytes))
+
+
+def block_shape(array: LazyArray, max_bytes: int) -> tuple[int, ...]:
+    """The shape of the first of `blocks`; the others are on its grid. Cut dimensions are cut into even parts."""
     steps = list(array.shape)
-    for axis in order:
+    for axis in _reading_order(array):
         others = math.prod(steps[:axis] + steps[axis + 1 :]) * array.dtype.itemsize
-        steps[axis] = max(1, min(array.shape[axis], max_bytes // max(others, 1)))
+        step = max(1, min(array.shape[axis], max_bytes // max(others, 1)))
+        parts = max(1, -(-array.shape[axis] // step))
+        steps[axis] = max(1, -(-array.shape[axis] // parts))
         if steps[axis] * others <= max_bytes:
             break
-    yield from _tile(order, array.shape, steps)
+    return tuple(steps)
+
+
+def _reading_order(array: LazyArray) -> tuple[int, ...]:
+    named = tuple(axis for axis in array.outer if axis < array.ndim)  # A single number has none.
+    return (*named, *(axis for axis in range(array.ndim) if axis not in named))
 
 
 def _tile(order: Sequence[int], shape: Sequence[int], steps: Sequence[int]) -> Iterator[Region]:
@@ -101,7 +112,7 @@ def _tile(order: Sequence[int], shape: Sequence[int], steps: Sequence[int]) -> I
             yield tuple(region)
             return
         axis = order[depth]
-        for start in range(0, shape[axis], steps[axis]):
+        for start in range(0, shape[axis], max(1, steps[axis])):
             region[axis] = slice(start, min(start + steps[axis], shape[axis]))
             yield from visit(depth + 1)
 

@@ -107,10 +107,23 @@ def test_blocks_tile_the_array(pair, max_bytes):
     assert (seen == 1).all()
 
 
+@pytest.mark.parametrize(("shape", "count"), [((), 1), ((0, 3), 0), ((3, 0), 0)])
+def test_blocks_of_a_number_and_of_nothing(shape, count):
+    assert len(list(lazy.blocks(lazy.full(shape, "float32"), 1))) == count
+
+
 def test_blocks_cut_the_dimension_that_is_slowest_in_the_file():
     view = lazy.transpose(lazy.from_array(np.zeros((8, 4), np.float32)), (1, 0))
     assert view.outer == (1,)
     assert list(lazy.blocks(view, 4 * 4 * 2)) == [(slice(0, 4), slice(i, i + 2)) for i in range(0, 8, 2)]
+
+
+def test_blocks_lie_on_a_grid_of_even_parts():
+    array = lazy.full((3, 1376, 7), "float32")
+    grid = lazy.block_shape(array, 500 * 7 * 4)
+    assert grid == (1, 459, 7), "not 500, 500 and 376"
+    for region in lazy.blocks(array, 500 * 7 * 4):
+        assert all(part.start % size == 0 for part, size in zip(region, grid, strict=True))
 
 
 def test_a_view_reads_only_what_is_asked_for():
