@@ -6,7 +6,8 @@ Every mask this project knows (causal, prefix-LM, packed segments, window, cache
     first_i <= j <= last_i   and   segment_i == segment_j
 
 where `last_i` is the query's own index, or the last position of its segment's bidirectional prefix if that is
-later, and `first_i` is 0, or `index_i - window + 1`. Kernels take the vectors; the reference compares them.
+later, and `first_i` is 0, or `index_i - window + 1`. Kernels take the vectors; the reference compares them. A window
+is either known when a program is traced, or a number that differs from layer to layer of one traced loop.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+
+# A window that hides nothing: beyond any length, and no index minus it leaves the range of int32.
+NO_WINDOW = 1 << 30
 
 
 @jax.tree_util.register_dataclass
@@ -27,12 +31,14 @@ class Mask:
       last_visible: int32 [B, L] or None for `query_index` (causal).
       query_segments: int32 [B, L], or None when all is one segment.
       key_segments: int32 [B, S], or None when all is one segment.
+      window: int32 scalar, how many keys each query sees at most, or None for all. A layer's own, where layers differ.
     """
 
     query_index: jax.Array | None = None
     last_visible: jax.Array | None = None
     query_segments: jax.Array | None = None
     key_segments: jax.Array | None = None
+    window: jax.Array | None = None
 
     def allowed(self, query_length: int, key_length: int, window: int | None = None) -> jax.Array:
         """The dense mask, bool [B or 1, L, S]. Fused into its consumer; kernels do without it."""
@@ -42,8 +48,9 @@ class Mask:
         last = index if self.last_visible is None else self.last_visible
         keys = jnp.arange(key_length, dtype=jnp.int32)
         allowed = keys <= last[..., None]
-        if window is not None:
-            allowed &= keys > index[..., None] - window
+        for size in (window, self.window):
+            if size is not None:
+                allowed &= keys > index[..., None] - size
         if self.query_segments is not None:
             allowed &= self.query_segments[:, :, None] == self.key_segments[:, None, :]
         return allowed

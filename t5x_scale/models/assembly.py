@@ -11,9 +11,10 @@ from t5x_scale.core.trees import flatten
 from t5x_scale.models.architecture import Architecture
 from t5x_scale.models.composition import to_model
 from t5x_scale.models.descriptions import from_description
+from t5x_scale.models.gin_text import to_gin
 from t5x_scale.models.interface import DecoderModel
 
-__all__ = ["axes_of", "from_description", "shapes_of", "to_model"]
+__all__ = ["axes_of", "from_description", "shapes_of", "to_gin", "to_model"]
 
 
 def axes_of(architecture: Architecture) -> dict[str, tuple[str | None, ...]]:

@@ -93,3 +93,17 @@ class SerialBlock(Block):
         attended, cache = self._attention(name="self_attention")(h, mask, positions, cache)
         x = x + attended
         return x + self._mlp("mlp")(self._norm("pre_mlp_norm")(x)), cache
+
+
+class SandwichBlock(Block):
+    """Gemma 2's block, each branch between two norms: `y = x + Norm_2(Attention(Norm_1(x)))`, then so with the Mlp."""
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, mask: Mask, positions: jax.Array, cache: Cache | None = None
+    ) -> tuple[jax.Array, Cache | None]:
+        h = self._norm("pre_norm")(x)
+        attended, cache = self._attention(name="self_attention")(h, mask, positions, cache)
+        x = x + self._norm("post_attention_norm")(attended)
+        fed = self._mlp("mlp")(self._norm("pre_mlp_norm")(x))
+        return x + self._norm("post_mlp_norm")(fed), cache

@@ -16,7 +16,7 @@ from t5x_scale.layers.norm import LayerNorm, RMSNorm
 from t5x_scale.layers.positions import LearnedPositions, NoPositions, RelativePositions, Rope
 from t5x_scale.layers.rope_scaling import LinearScaling, Llama3Scaling, NtkScaling, RopeScaling, YarnScaling
 from t5x_scale.models.architecture import ROPE_SCALING_FIELDS, Architecture, RopeScalingValues
-from t5x_scale.models.blocks import ParallelBlock, SerialBlock, TwoNormParallelBlock
+from t5x_scale.models.blocks import ParallelBlock, SandwichBlock, SerialBlock, TwoNormParallelBlock
 from t5x_scale.models.decoder import Decoder, Head
 from t5x_scale.models.interface import DecoderModel
 
@@ -24,6 +24,7 @@ BLOCKS: dict[str, type] = {
     "serial": SerialBlock,
     "parallel": ParallelBlock,
     "two_norm_parallel": TwoNormParallelBlock,
+    "sandwich": SandwichBlock,
 }
 NORMS: dict[str, type] = {"rms": RMSNorm, "layer": LayerNorm}
 MLPS: dict[str, type] = {"gated": GatedMlp, "plain": Mlp}
@@ -91,6 +92,8 @@ def compose(architecture: Architecture, remat: Any) -> Part:
             "position_embedder": _position_embedder(a),
             "head": None if a.tied else Part(Head, {"table_init": INIT}),
             "remat": remat,
+            # One window for all layers is the attention's own.
+            **({"windows": a.windows} if len(a.windows) > 1 else {}),
         },
     )
     logits = {"logit_scale": a.logit_scale} | _unless(None, logit_soft_cap=a.logit_soft_cap)
@@ -116,7 +119,7 @@ def _attention(a: Architecture) -> Part:
             **norms,
             "use_bias": a.attention_bias,
             "use_output_bias": a.output_bias,
-            **_unless(None, window=a.windows[0] if a.windows else None),
+            **_unless(None, window=a.windows[0] if len(a.windows) == 1 else None),
             **_unless(None, soft_cap=a.attention_soft_cap, logit_scale=a.attention_scale),
             "kernel_init": INIT,
             "output_init": INIT,

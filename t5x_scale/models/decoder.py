@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import linen as nn
 
 from t5x_scale.core.errors import UserError, did_you_mean
 from t5x_scale.layers.embed import TokenEmbedder
 from t5x_scale.layers.initializers import FanIn, Initializer
-from t5x_scale.layers.masks import Mask
+from t5x_scale.layers.masks import NO_WINDOW, Mask
 from t5x_scale.layers.norm import RMSNorm
 from t5x_scale.models.blocks import Factory, ParallelBlock
 from t5x_scale.models.config import ModelConfig
@@ -36,27 +38,39 @@ class DecoderStack(nn.Module):
     final_norm: Factory = RMSNorm
     remat: str = "none"
     scan_layers: bool = True
+    windows: Sequence[int | None] = ()
 
     @nn.compact
     def __call__(self, x: jax.Array, mask: Mask, positions: jax.Array, caches: Any = None) -> tuple[jax.Array, Any]:
         """Runs all layers. `caches` and the returned caches have a leading axis of layers, or are None."""
 
-        def layer(block: nn.Module, x: jax.Array, cache: Any) -> tuple[jax.Array, Any]:
-            x, cache = block(constrain(x, RESIDUAL_AXES), mask, positions, cache)
+        def layer(block: nn.Module, x: jax.Array, own: tuple[Any, Any]) -> tuple[jax.Array, Any]:
+            window, cache = own
+            seen = mask if window is None else dataclasses.replace(mask, window=window)
+            x, cache = block(constrain(x, RESIDUAL_AXES), seen, positions, cache)
             return constrain(x, RESIDUAL_AXES), cache
 
         if self.remat != "none":
             # prevent_cse only matters outside a loop, where XLA could undo the remat.
             layer = nn.remat(layer, policy=REMAT_POLICIES[self.remat], prevent_cse=not self.scan_layers)
         if self.scan_layers:
-            x, caches = self._scanned(layer, x, caches)
+            x, caches = self._scanned(layer, x, (self._windows(), caches))
         else:
-            x, caches = self._unrolled(layer, x, caches)
+            x, caches = self._unrolled(layer, x, (self._windows(), caches))
         c = self.config
         norm = self.final_norm(dim=c.embed_dim, dtype=c.dtype, param_dtype=c.param_dtype, name="final_norm")
         return norm(x), caches
 
-    def _scanned(self, layer: Callable[..., Any], x: jax.Array, caches: Any) -> tuple[jax.Array, Any]:
+    def _windows(self) -> jax.Array | None:
+        """int32 [layers], or None where no layer has a window of its own."""
+        if not self.windows:
+            return None
+        cycle = [NO_WINDOW if window is None else window for window in self.windows]
+        if not all(isinstance(window, int) and window > 0 for window in cycle):
+            raise UserError(f"Decoder.windows must be positive integers or None, not {self.windows!r}")
+        return jnp.asarray([cycle[i % len(cycle)] for i in range(self.config.num_layers)], jnp.int32)
+
+    def _scanned(self, layer: Callable[..., Any], x: jax.Array, own: tuple[Any, Any]) -> tuple[jax.Array, Any]:
         run = nn.scan(
             layer,
             variable_axes={"params": 0},
@@ -64,17 +78,15 @@ class DecoderStack(nn.Module):
             length=self.config.num_layers,
             metadata_params={nn.PARTITION_NAME: "layers"},
         )
-        return run(self.block(config=self.config, name="layers"), x, caches)
+        return run(self.block(config=self.config, name="layers"), x, own)
 
-    def _unrolled(self, layer: Callable[..., Any], x: jax.Array, caches: Any) -> tuple[jax.Array, Any]:
+    def _unrolled(self, layer: Callable[..., Any], x: jax.Array, own: tuple[Any, Any]) -> tuple[jax.Array, Any]:
         updated = []
         for index in range(self.config.num_layers):
-            cache = jax.tree.map(lambda leaf, i=index: leaf[i], caches)
-            x, cache = layer(self.block(config=self.config, name=f"layers_{index}"), x, cache)
+            one = jax.tree.map(lambda leaf, i=index: leaf[i], own)
+            x, cache = layer(self.block(config=self.config, name=f"layers_{index}"), x, one)
             updated.append(cache)
-        if caches is None:
-            return x, None
-        return x, jax.tree.map(lambda *leaves: jax.numpy.stack(leaves), *updated)
+        return x, jax.tree.map(lambda *leaves: jnp.stack(leaves), *updated)
 
 
 class Head(nn.Module):
@@ -109,6 +121,8 @@ class Decoder(nn.Module):
       remat: one of `none`, `dots`, `minimal`, `full`, from most memory to most recomputation.
       scan_layers: one compiled layer in a loop (always, but for comparisons: unrolled programs are 11 times as
         large).
+      windows: a cycle of sliding windows over the layers, None where a layer sees all keys; () is none at all. Windows
+        that are the same in all layers are better given to the attention, which then knows them while compiling.
     """
 
     config: ModelConfig
@@ -119,6 +133,7 @@ class Decoder(nn.Module):
     head: Factory | None = None
     remat: str = "none"
     scan_layers: bool = True
+    windows: Sequence[int | None] = ()
 
     @nn.compact
     def __call__(
@@ -132,7 +147,7 @@ class Decoder(nn.Module):
         x = self.embedder(vocab_size=c.vocab_size, embed_dim=c.embed_dim, **dtypes, name="token_embedder")(tokens)
         if self.position_embedder is not None:
             x += self.position_embedder(embed_dim=c.embed_dim, **dtypes, name="position_embedder")(positions)
-        stack = DecoderStack(c, self.block, self.final_norm, self.remat, self.scan_layers, name="decoder")
+        stack = DecoderStack(c, self.block, self.final_norm, self.remat, self.scan_layers, self.windows, name="decoder")
         x, caches = stack(constrain(x, RESIDUAL_AXES), mask, positions, caches)
         if self.head is not None and self.is_initializing():
             self.head(embed_dim=c.embed_dim, vocab_size=c.vocab_size, param_dtype=c.param_dtype, name="logits")()

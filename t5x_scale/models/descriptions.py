@@ -21,7 +21,12 @@ _NORM = "decoder/final_norm"
 _MLP = f"{_BLOCK}/mlp"
 
 # Settings that say the same in several ways, and so may differ from those of a model made from the architecture.
-_SEVERAL_WAYS = {("model", "logit_scale"), (_ATTENTION, "window")}
+_SEVERAL_WAYS = {
+    ("model", "logit_scale"),
+    ("decoder_model", "windows"),
+    ("decoder", "windows"),
+    (_ATTENTION, "window"),
+}
 
 
 def from_description(description: Description) -> Architecture:
@@ -69,7 +74,6 @@ def _read(description: Description) -> Architecture:
     logit_scale = model.get("logit_scale")
     if logit_scale is None:
         logit_scale = config.embed_dim**-0.5 if tied else 1.0
-    window = attention.get("window")
     return Architecture(
         config=config,
         block=_key(BLOCKS, description, _BLOCK),
@@ -80,7 +84,7 @@ def _read(description: Description) -> Architecture:
         attention_bias=attention["use_bias"],
         output_bias=attention["use_output_bias"],
         qk_norm=f"{_ATTENTION}/query_norm" in description,
-        windows=() if window is None else (window,),
+        windows=_windows(description),
         attention_soft_cap=attention.get("soft_cap"),
         attention_scale=attention.get("logit_scale"),
         **_positions(description),
@@ -92,6 +96,15 @@ def _read(description: Description) -> Architecture:
         logit_scale=logit_scale,
         logit_soft_cap=model.get("logit_soft_cap"),
     )
+
+
+def _windows(description: Description) -> tuple[int | None, ...]:
+    every, cycle = description[_ATTENTION].get("window"), description["decoder_model"].get("windows")
+    if every is not None and cycle:
+        raise UserError(
+            f"an Architecture cannot say window = {every} of '{_ATTENTION}' beside windows = {cycle} of the decoder"
+        )
+    return tuple(cycle or (() if every is None else (every,)))
 
 
 def _positions(description: Description) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from flax import linen as nn
 from t5x_scale.layers.attention import Attention
 from t5x_scale.layers.masks import Mask
 from t5x_scale.layers.norm import RMSNorm
-from t5x_scale.models.blocks import ParallelBlock, SerialBlock, TwoNormParallelBlock
+from t5x_scale.models.blocks import ParallelBlock, SandwichBlock, SerialBlock, TwoNormParallelBlock
 from t5x_scale.models.config import ModelConfig
 
 CONFIG = ModelConfig(
@@ -78,6 +78,7 @@ class AddHundred(nn.Module):
         (ParallelBlock, 1 + 2 * 101 + (101 + 10)),
         (TwoNormParallelBlock, 1 + 2 * 101 + (101 + 10)),
         (SerialBlock, 203 + (203 + 100 + 10)),
+        (SandwichBlock, 303 + (303 + 100 + 10 + 100)),
     ],
 )
 def test_order_of_operations(block, expected):
@@ -109,7 +110,7 @@ def test_numbers_of_experts_reach_the_feed_forward_layer():
     np.testing.assert_array_equal(y, np.full((1, 2, 4), 1 + 2 * 101 + (101 + 42)))
 
 
-@pytest.mark.parametrize(("block", "norms"), [(ParallelBlock, 1), (TwoNormParallelBlock, 2), (SerialBlock, 2)])
+@pytest.mark.parametrize(("block", "norms"), [(ParallelBlock, 1), (TwoNormParallelBlock, 2), (SerialBlock, 2), (SandwichBlock, 4)])
 def test_norms_of_a_block(block, norms):
     params = jax.eval_shape(
         lambda key: block(CONFIG).init(key, jnp.zeros((1, 2, 4)), Mask(), jnp.arange(2)[None]), jax.random.key(0)

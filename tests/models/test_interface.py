@@ -13,7 +13,7 @@ from t5x_scale.core.trees import flatten
 from t5x_scale.layers.attention import Attention
 from t5x_scale.layers.positions import LearnedPositions, NoPositions, RelativePositions, Rope
 from t5x_scale.layers.rope_scaling import LinearScaling
-from t5x_scale.models.blocks import ParallelBlock, SerialBlock
+from t5x_scale.models.blocks import ParallelBlock, SandwichBlock, SerialBlock
 from t5x_scale.models.config import ModelConfig
 from t5x_scale.models.decoder import Decoder, Head
 from t5x_scale.models.interface import DecoderModel, stack_layers, unstack_layers
@@ -35,6 +35,8 @@ def make_model(positions=Rope, block=ParallelBlock, **options):
 MODELS = {
     "rope": make_model(),
     "rope, window, own head": make_model(block=SerialBlock, head=Head, window=3),
+    "windows by layer": make_model(block=SandwichBlock, windows=[2, None]),
+    "windows by layer, unscanned": make_model(windows=(None, 3), scan_layers=False),
     "relative": make_model(RelativePositions, remat="full"),
     "learned, unscanned": make_model(
         NoPositions, position_embedder=functools.partial(LearnedPositions, max_length=LENGTH), scan_layers=False
@@ -62,7 +64,7 @@ def test_token_by_token_equals_the_full_forward_pass(name):
         np.testing.assert_allclose(hidden[:, 0], expected[:, i], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["rope", "relative"])
+@pytest.mark.parametrize("name", ["rope", "windows by layer", "relative"])
 def test_prompts_of_different_lengths_in_a_longer_cache(name):
     """Row 0 has 4 tokens; row 1 has 2 between padding; then both go on."""
     model, params, tokens, expected = setting(name)
