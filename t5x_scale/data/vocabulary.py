@@ -17,7 +17,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -186,23 +186,44 @@ def load_vocabulary(spec: str) -> Vocabulary:
     return _load_sentencepiece(file, str(file))
 
 
+def vocabulary_from_files(files: Mapping[str, bytes], spec: str = "the model's tokenizer") -> Vocabulary:
+    """The vocabulary of a model that carries its tokenizer's files; `spec` is what messages call it.
+
+    As in a directory, `tokenizer.model` wins. Made of bytes, it cannot be pickled.
+
+    Raises:
+      UserError: there is no tokenizer among the files, or it is malformed.
+    """
+    if MODEL_FILE in files:
+        return _from_sentencepiece(files[MODEL_FILE], spec, spec)
+    if JSON_FILE in files:
+        return _from_hugging_face(files[JSON_FILE], files.get(CONFIG_FILE, b"{}"), spec, f"{CONFIG_FILE} of {spec}")
+    raise UserError(f"{spec} has neither {MODEL_FILE} nor {JSON_FILE}")
+
+
 def _load_sentencepiece(file: Path, spec: str) -> Vocabulary:
-    model = file.read_bytes()
-    return Vocabulary(codecs.SentencePieceCodec(model, str(file)), spec, _fingerprint(model))
+    return _from_sentencepiece(file.read_bytes(), spec, str(file))
 
 
 def _load_hugging_face(file: Path) -> Vocabulary:
     # tokenizer.json does not say which token begins or ends a text; the file beside it does.
     beside = file.parent / CONFIG_FILE
     has_config = file.name == JSON_FILE and beside.exists()
-    config_text = beside.read_text() if has_config else "{}"
-    content = file.read_bytes()
+    config = beside.read_bytes() if has_config else b"{}"
+    return _from_hugging_face(file.read_bytes(), config, str(file), str(beside))
+
+
+def _from_sentencepiece(model: bytes, spec: str, where: str) -> Vocabulary:
+    return Vocabulary(codecs.SentencePieceCodec(model, where), spec, _fingerprint(model))
+
+
+def _from_hugging_face(content: bytes, config: bytes, spec: str, beside: str) -> Vocabulary:
     try:
-        text = content.decode()
+        text, config_text = content.decode(), config.decode()
     except UnicodeDecodeError as error:
-        raise UserError(f"{file} is not a Hugging Face tokenizer: not UTF-8") from error
-    codec = codecs.HuggingFaceCodec(text, codecs.read_config(config_text, str(beside)), str(file))
-    return Vocabulary(codec, str(file), _fingerprint(content + config_text.encode()))
+        raise UserError(f"{spec} is not a Hugging Face tokenizer: not UTF-8") from error
+    codec = codecs.HuggingFaceCodec(text, codecs.read_config(config_text, beside), spec)
+    return Vocabulary(codec, spec, _fingerprint(content + config))
 
 
 def _fingerprint(content: bytes) -> str:

@@ -11,7 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from t5x_scale.core.errors import UserError
-from t5x_scale.data.vocabulary import SHIPPED, load_vocabulary, shipped_names
+from t5x_scale.data.vocabulary import (
+    SHIPPED,
+    load_vocabulary,
+    shipped_names,
+    tokenizer_files,
+    vocabulary_from_files,
+)
 
 LOSSLESS = ["bytes", "stdlib_8k"]
 AWKWARD = [
@@ -237,6 +243,27 @@ class TestBadInput:
         with pytest.raises(UserError, match=message) as caught:
             load_vocabulary(spec.format(tmp_path))
         assert "\n" not in str(caught.value)
+
+
+def test_files_in_memory_are_as_good_as_a_directory(hugging_face_directory):
+    for spec in ("stdlib_8k", str(hugging_face_directory)):
+        loaded, made = load_vocabulary(spec), vocabulary_from_files(tokenizer_files(spec))
+        assert made == loaded
+        assert (made.size, made.eos_id) == (loaded.size, loaded.eos_id)
+        assert made.encode("the cat") == loaded.encode("the cat")
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"README.md": b""}, "neither tokenizer.model nor tokenizer.json"),
+        ({"tokenizer.model": b"no"}, "the model's tokenizer is not a SentencePiece model"),
+        ({"tokenizer.json": b"{}"}, "the model's tokenizer is not a Hugging Face tokenizer"),
+    ],
+)
+def test_files_that_are_no_tokenizer_are_refused(files, message):
+    with pytest.raises(UserError, match=message):
+        vocabulary_from_files(files)
 
 
 def test_travels_to_other_processes(lossless):
