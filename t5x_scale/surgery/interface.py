@@ -21,11 +21,12 @@ from t5x_scale.core import lazy
 from t5x_scale.core.describe import describe
 from t5x_scale.core.errors import UserError
 from t5x_scale.core.lazy import LazyArray
-from t5x_scale.core.leaves import Leaves, Origin
+from t5x_scale.core.leaves import Leaf, Leaves, Origin
 from t5x_scale.models.architecture import Architecture, check_choice
 from t5x_scale.models.weights import Weights
 
 OPTIMIZER = ("map", "reset", "keep")
+LAYERS = "layers"
 
 # The fields of the states of `t5x_scale.optim`, by what they are averages of.
 _GRADIENT, _SQUARE, _UPDATE = "gradient", "square", "update"
@@ -196,10 +197,15 @@ class Surgery:
         for path, leaves in weights.moments.items():
             if not Slot(path).is_known:
                 return f"it is not known what {path} is an average of"
-            reduced = [name for name, leaf in leaves.items() if leaf.shape != weights.leaves[name].shape]
-            if reduced and not self.only_layers:
-                return f"{path} holds no full tensor for {reduced[0]}"
+            for name, leaf in leaves.items():
+                if not self._can_follow(leaf, weights.leaves[name]):
+                    return f"{path} has a tensor of {list(leaf.shape)} for {name}, which this surgery cannot change"
         return ""
+
+    def _can_follow(self, entry: Leaf, parameter: Leaf) -> bool:
+        """Whether an entry of a moment has what the surgery changes of its parameter."""
+        stacked = LAYERS in entry.axes or LAYERS not in parameter.axes
+        return entry.shape == parameter.shape or (self.only_layers and stacked)
 
     def _check_shapes_stay(self, before: Leaves, after: Leaves) -> None:
         for path in (*before, *after):

@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from t5x_scale.core.leaves import Leaf, Leaves
-
-LAYERS = "layers"
+from t5x_scale.surgery.interface import LAYERS
 
 
 def split_state(leaves: Leaves, parameters: Leaves) -> tuple[dict[str, dict[str, Leaf]], dict[str, Leaf]]:

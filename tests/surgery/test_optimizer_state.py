@@ -81,7 +81,7 @@ NAMES = st.lists(st.sampled_from(["a", "b", "0", "mu"]), min_size=1, max_size=4)
 @given(state=st.sets(NAMES, max_size=12), parameters=st.sets(NAMES, max_size=4))
 def test_what_is_taken_apart_can_be_put_together(state, parameters):
     leaf = Leaf(lazy.from_array(np.zeros(3)), (None,), Origin("restored"))
-    named = {path: leaf for path in parameters}
+    named = dict.fromkeys(parameters, leaf)
     leaves = {f"opt_state/{path}": leaf for path in state}
     moments, counters = split_state(leaves, named)
     assert join_state(moments, counters) == leaves

@@ -1,22 +1,43 @@
 """Weights with random values for the tests of surgeries, whole models in a few kilobytes."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
+from t5x_scale.core import batch as fields
 from t5x_scale.core import lazy
 from t5x_scale.core.leaves import Leaf, Origin
+from t5x_scale.core.trees import unflatten
 from t5x_scale.models.architecture import Architecture
+from t5x_scale.models.assembly import to_model
 from t5x_scale.models.config import ModelConfig
 from t5x_scale.models.weights import Weights
 
 
 def make_architecture(settings=None, **config):
     """A small decoder; `config` are shapes, `settings` the other fields of an `Architecture`."""
-    shapes = {
-        **{"num_layers": 4, "embed_dim": 8, "mlp_dim": 12, "num_heads": 4, "num_kv_heads": 2, "head_dim": 6},
-        **{"vocab_size": 20, "dtype": "float32"},
-        **config,
-    }
-    return Architecture(config=ModelConfig(**shapes), **(settings or {}))
+    shapes = {"num_layers": 4, "embed_dim": 8, "mlp_dim": 12, "num_heads": 4, "num_kv_heads": 2, "head_dim": 6}
+    return Architecture(ModelConfig(**(shapes | {"vocab_size": 20, "dtype": "float32"} | config)), **(settings or {}))
+
+
+FAMILIES = {
+    "llama": make_architecture(),
+    "palm": make_architecture({"block": "parallel", "norm": "layer", "tied": True}, num_kv_heads=1),
+    "neox": make_architecture(
+        dict(
+            dict.fromkeys(["norm_bias", "attention_bias", "output_bias", "mlp_bias"], True),
+            block="two_norm_parallel",
+            norm="layer",
+            mlp="plain",
+            activation="gelu",
+        )
+    ),
+    "gemma": make_architecture(
+        {"block": "sandwich", "norm_offset": 1.0, "windows": (3, None), "tied": True, "logit_soft_cap": 30.0}
+    ),
+    "qwen": make_architecture({"qk_norm": True, "attention_bias": True}),
+    "gpt2": make_architecture({"positions": "learned", "max_length": 16, "norm": "layer", "norm_bias": True}),
+}
 
 
 def tensors(architecture):
@@ -111,3 +132,11 @@ def _mlp(a):
     if c.num_experts:
         found["mlp/router/kernel"] = (c.embed_dim, c.num_experts), ("embed", "expert")
     return found
+
+
+def logits(weights, length=7):
+    """float32 logits [2, length, V] of the model that the weights are, on fixed random tokens."""
+    tokens = np.random.default_rng(5).integers(1, 19, (2, length)).astype(np.int32)
+    params = unflatten({path: jnp.asarray(values) for path, values in read(weights.leaves).items()})
+    model = to_model(weights.architecture)
+    return np.asarray(jax.jit(model.logits)(params, {fields.INPUT_TOKENS: tokens}))
