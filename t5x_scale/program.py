@@ -24,7 +24,7 @@ from t5x_scale.optim.interface import Optimizer, frozen_paths
 from t5x_scale.partitioning.mesh import MeshConfig
 from t5x_scale.partitioning.rules import Rules, fsdp
 from t5x_scale.partitioning.shardings import activation_rules, check_rules_use, make_sharding, to_spec
-from t5x_scale.step import StepConfig, make_eval_step, make_record, make_train_step
+from t5x_scale.step import StepConfig, make_eval_step, make_record, make_row_eval_step, make_train_step
 from t5x_scale.train_state import TrainState
 
 
@@ -127,12 +127,36 @@ class Runtime:
             raise UserError(f"BATCH_SIZE = {rows} does not divide into micro_batches = {parts}")
         make_sharding(self.mesh, self.program.rules, fields.AXES, (rows // parts, length), "a (micro-)batch")
 
-    def abstract_batch(self, rows: int, length: int) -> dict[str, jax.ShapeDtypeStruct]:
-        """A batch of the required fields as `ShapeDtypeStruct`s."""
+    def abstract_batch(
+        self, rows: int, length: int, names: Sequence[str] = fields.REQUIRED
+    ) -> dict[str, jax.ShapeDtypeStruct]:
+        """A batch of the named fields (the required ones by default) as `ShapeDtypeStruct`s."""
         return {
             name: jax.ShapeDtypeStruct((rows, length), fields.DTYPES[name], sharding=self.batch_sharding)
-            for name in fields.REQUIRED
+            for name in names
         }
+
+    def compile_step(
+        self, rows: int, length: int, record_rows: int, names: Sequence[str] = fields.REQUIRED
+    ) -> jax.stages.Compiled:
+        """The training step compiled for a batch of the named fields; nothing is allocated, nothing runs.
+
+        Raises:
+          UserError: it does not fit the memory of a device; says how much it needs.
+        """
+        record = jax.eval_shape(lambda: make_record(record_rows))
+        record = jax.ShapeDtypeStruct(record.shape, record.dtype, sharding=self._replicated)
+        lowered = self.train_step.lower(self.abstract_state, self.abstract_batch(rows, length, names), record)
+        try:
+            return lowered.compile()
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            reason = " ".join(str(error).split())[:300]
+            raise UserError(
+                f"a step of {rows} x {length} tokens does not fit a device: {reason}; try more micro-batches, "
+                'REMAT = "full", or more devices along fsdp or model'
+            ) from error
 
     @functools.cached_property
     def train_step(self) -> Callable[[TrainState, Any, jax.Array], tuple[TrainState, jax.Array]]:
@@ -153,6 +177,12 @@ class Runtime:
     def eval_step(self) -> Callable[[Params, Any], TokenLosses]:
         """The compiled `(params, batch) -> TokenLosses`."""
         step = make_eval_step(self.program.model, self.program.step)
+        return jax.jit(self._constrained(step), out_shardings=self._replicated)
+
+    @functools.cached_property
+    def row_eval_step(self) -> Callable[[Params, Any], TokenLosses]:
+        """The same with a sum for each row of the batch."""
+        step = make_row_eval_step(self.program.model, self.program.step)
         return jax.jit(self._constrained(step), out_shardings=self._replicated)
 
     def make_record(self, rows: int) -> jax.Array:

@@ -217,6 +217,18 @@ def parameter_report(runtime: Runtime) -> str:
     return "\n".join(lines)
 
 
+def memory_text(memory: Any) -> str:
+    """What a compiled step takes of a device's memory, from its `memory_analysis()`."""
+    rows = {
+        "arguments (state and batch)": memory.argument_size_in_bytes,
+        "results beyond the donated state": memory.output_size_in_bytes - memory.alias_size_in_bytes,
+        "temporaries": memory.temp_size_in_bytes,
+        "program": memory.generated_code_size_in_bytes,
+    }
+    lines = [f"  {name:34}{_bytes_text(size):>14}" for name, size in rows.items()]
+    return "\n".join([*lines, f"  {'a device in all':34}{_bytes_text(sum(rows.values())):>14}"])
+
+
 def _partition(entry: Any) -> str:
     return "-" if entry is None else entry if isinstance(entry, str) else "+".join(entry)
 

@@ -34,6 +34,7 @@ COMMANDS: dict[str, str] = {
     "eval": "t5x_scale.commands.evaluate:evaluate",
     "infer": "t5x_scale.commands.infer:infer",
     "report": "t5x_scale.commands.report:report",
+    "precompile": "t5x_scale.commands.precompile:precompile",
 }
 
 # One line each for `t5x_scale --help`.
@@ -42,6 +43,7 @@ SUMMARIES: dict[str, str] = {
     "eval": "evaluate a checkpoint",
     "infer": "generate text from a checkpoint",
     "report": "draw the loss curve and the tables of a run",
+    "precompile": "compile the training step for a machine that is not here, and say what it takes of it",
 }
 
 # command -> flag -> what it sets.

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from t5x_scale.core import files
+from t5x_scale.core.batch import POSITIONS, PREFIX, REQUIRED, SEGMENT_IDS
 from t5x_scale.core.errors import UserError, did_you_mean
 from t5x_scale.data.batch_schedule import BatchSchedule, make_batch_schedule
 from t5x_scale.data.batch_source import BatchSource
@@ -107,6 +108,14 @@ class DataConfig:
     def schedule(self) -> BatchSchedule:
         """Rows of every step."""
         return make_batch_schedule(self.batch_size)
+
+    @property
+    def field_names(self) -> tuple[str, ...]:
+        """Fields of a full batch, without looking at data. Padding, where an objective leaves any, adds segments."""
+        names = REQUIRED
+        if not (isinstance(self.packing, Windows) and self.packing.attend_across_documents):
+            names += (SEGMENT_IDS, POSITIONS)
+        return (*names, PREFIX) if self.objective.has_prefix else names
 
     @property
     def mixture(self) -> Rates | RateSchedule:

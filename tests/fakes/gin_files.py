@@ -17,6 +17,7 @@ PRETRAIN = "gin/runs/pretrain.gin"
 # What a run file leaves to the user, as gin text.
 _USERS = {
     "BATCH_SIZE": "8",
+    "INITIAL_CHECKPOINT_PATH": "'a_checkpoint'",
     "MIXTURE_OR_TASK_NAME": "'a_task'",
     "MODEL_DIR": "'a_directory'",
     "TRAIN_STEPS": "100000",
