@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -11,8 +12,10 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
+from t5x_scale.core.batch import LOSS_WEIGHTS, TARGET_TOKENS
 from t5x_scale.core.errors import UserError
 from t5x_scale.data.prefetch import host_rows, make_global_batch
+from t5x_scale.metrics import RowSums
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,6 +99,44 @@ def metric_names(sources: Iterable[str]) -> list[str]:
             name = f"{plain}-{number}"
         names.append(name)
     return names
+
+
+def evaluate_rows(
+    row_eval_step: Callable[[Any, Any], Any],
+    sharding: jax.sharding.Sharding,
+    params: Any,
+    sources: Mapping[str, EvalBatches],
+) -> dict[str, RowSums]:
+    """Goes once through every source, and keeps the rows apart. For a single process.
+
+    Args:
+      row_eval_step: `(params, batch) -> TokenLosses` of each row, compiled.
+      sharding, params, sources: as in `evaluate`.
+
+    Returns:
+      {task: sums}, the tasks called as in `metric_names`.
+    """
+    names = metric_names(sources)
+    rows = [_rows_of(row_eval_step, sharding, params, source) for source in sources.values()]
+    return dict(zip(names, rows, strict=True))
+
+
+def _rows_of(
+    row_eval_step: Callable[[Any, Any], Any], sharding: jax.sharding.Sharding, params: Any, source: EvalBatches
+) -> RowSums:
+    make_global, digest, results = make_global_batch(sharding), hashlib.sha256(), []
+    for index in range(source.num_batches):
+        batch = source.batch(index, slice(0, source.batch_size))
+        digest.update(batch[TARGET_TOKENS][batch[LOSS_WEIGHTS] > 0].astype("<i4").tobytes())
+        results.append(row_eval_step(params, make_global(batch)))
+    fetched = jax.device_get(results)
+    sums = {
+        name: np.concatenate([getattr(result, name) for result in fetched]).astype(np.float64)
+        for name in ("cross_entropy", "correct", "weight")
+    }
+    # Rows that only fill up the last batch.
+    scored = sums["weight"] > 0
+    return RowSums(**{name: values[scored] for name, values in sums.items()}, tokens=digest.hexdigest()[:16])
 
 
 def _sum_batches(

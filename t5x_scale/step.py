@@ -17,7 +17,7 @@ from t5x_scale.core import batch as fields
 from t5x_scale.core.errors import UserError
 from t5x_scale.core.trees import map_with_path
 from t5x_scale.losses import Projection, TokenLosses, cross_entropy
-from t5x_scale.models.interface import DecoderModel
+from t5x_scale.models.interface import DecoderModel, OutputHead
 from t5x_scale.optim import guards
 from t5x_scale.train_state import TrainState
 
@@ -120,13 +120,33 @@ def make_eval_step(model: DecoderModel, config: StepConfig) -> Callable[[Any, Ba
     return eval_step
 
 
+def make_row_eval_step(model: DecoderModel, config: StepConfig) -> Callable[[Any, Batch], TokenLosses]:
+    """Returns `(params, batch) -> TokenLosses` whose sums are those of each row, [B], to be jitted."""
+
+    def row_eval_step(params: Any, batch: Batch) -> TokenLosses:
+        head, hidden = model.head(params), model.hidden(params, batch).hidden
+
+        def losses(*row: jax.Array) -> TokenLosses:
+            return _cross_entropy(config, head, *(x[None] for x in row))
+
+        return jax.vmap(losses)(hidden, batch[fields.TARGET_TOKENS], batch[fields.LOSS_WEIGHTS])
+
+    return row_eval_step
+
+
 def _losses(model: DecoderModel, config: StepConfig, params: Any, batch: Batch) -> TokenLosses:
-    head = model.head(params)
+    head, hidden = model.head(params), model.hidden(params, batch).hidden
+    return _cross_entropy(config, head, hidden, batch[fields.TARGET_TOKENS], batch[fields.LOSS_WEIGHTS])
+
+
+def _cross_entropy(
+    config: StepConfig, head: OutputHead, hidden: jax.Array, targets: jax.Array, weights: jax.Array
+) -> TokenLosses:
     return cross_entropy(
-        model.hidden(params, batch).hidden,
+        hidden,
         head.table,
-        batch[fields.TARGET_TOKENS],
-        batch[fields.LOSS_WEIGHTS],
+        targets,
+        weights,
         projection=Projection(head.scale, head.vocab_first, head.soft_cap),
         z_loss=config.z_loss,
         chunk_length=config.loss_chunk_length,

@@ -18,7 +18,7 @@ from t5x_scale.optim import schedules
 from t5x_scale.optim.adamw import AdamW
 from t5x_scale.optim.groups import Groups
 from t5x_scale.optim.interface import frozen_paths
-from t5x_scale.step import METRICS, StepConfig, make_eval_step, make_record, make_train_step
+from t5x_scale.step import METRICS, StepConfig, make_eval_step, make_record, make_row_eval_step, make_train_step
 from t5x_scale.train_state import TrainState
 
 FAST = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
@@ -189,6 +189,15 @@ def test_eval_step_gives_sums_of_the_same_numbers():
     losses = evaluate(params(), make_batch())
     means = [x / losses.weight for x in (losses.total, losses.cross_entropy, losses.z_loss, losses.correct)]
     np.testing.assert_allclose(means, [entropy + z, entropy, z, correct], rtol=1e-5)
+
+
+def test_row_eval_step_gives_the_sums_of_each_row():
+    batch, config = make_batch(), StepConfig(z_loss=0.01, loss_chunk_length=2)
+    by_row = jax.jit(make_row_eval_step(MODEL, config), compiler_options=FAST)(params(), batch)
+    for row in range(ROWS):
+        alone = {name: x[row : row + 1] for name, x in batch.items()}
+        expected = jax.jit(make_eval_step(MODEL, config), compiler_options=FAST)(params(), alone)
+        np.testing.assert_allclose([x[row] for x in by_row], expected, rtol=1e-6)
 
 
 def test_micro_batches_that_do_not_divide():
