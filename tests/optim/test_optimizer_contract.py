@@ -11,6 +11,7 @@ import pytest
 from t5x_scale.core.trees import flatten
 from t5x_scale.optim.adafactor import Adafactor
 from t5x_scale.optim.adamw import AdamW
+from t5x_scale.optim.frozen_layers import FrozenLayers
 from t5x_scale.optim.groups import Groups
 from t5x_scale.optim.interface import frozen_paths
 from t5x_scale.optim.lion import Lion
@@ -36,6 +37,10 @@ ROWS = {
     "groups_of_palm_adafactor": Groups(PalmAdafactor(Constant(0.05)), RULES),
     "groups_of_adafactor": Groups(Adafactor(Constant(0.05), min_dim_to_factor=4), RULES),
     "groups_of_muon": Groups(Muon(Constant(0.05)), RULES),
+    "frozen_layers_of_adamw": FrozenLayers(AdamW(Constant(0.05)), trained=[1]),
+    "groups_of_frozen_layers_of_adafactor": Groups(
+        FrozenLayers(Adafactor(Constant(0.05), min_dim_to_factor=4), trained=[1]), RULES
+    ),
 }
 
 
