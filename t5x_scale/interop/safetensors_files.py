@@ -11,7 +11,7 @@ import contextlib
 import dataclasses
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -132,6 +132,7 @@ def write_tensors(
     max_shard_bytes: int = MAX_SHARD_BYTES,
     metadata: Mapping[str, str] = {"format": "pt"},
     max_block_bytes: int = MAX_BLOCK_BYTES,
+    on_block: Callable[[int], None] = lambda count: None,
 ) -> list[str]:
     """Writes `model.safetensors`, or shards of at most `max_shard_bytes` and their index; returns the names.
 
@@ -144,6 +145,7 @@ def write_tensors(
       max_shard_bytes: of data in a shard.
       metadata: of each file; `{"format": "pt"}` is what `transformers` asks for.
       max_block_bytes: of one block.
+      on_block: called with the bytes of each block when it is written.
 
     Raises:
       UserError: a file is there already, the disk is too small, or a dtype does not exist in safetensors.
@@ -153,7 +155,7 @@ def write_tensors(
     _check_target(target, plans)
     try:
         for plan in plans:
-            _write_shard(target, plan, tensors, max_block_bytes)
+            _write_shard(target, plan, tensors, max_block_bytes, on_block)
     except OSError as error:
         raise UserError(f"cannot write {target}: {error.strerror or error}") from error
     names = [plan.name for plan in plans]
@@ -208,7 +210,13 @@ def _check_target(target: files.Path, plans: list[_Shard]) -> None:
             raise UserError(f"{target} has room for {free / 1e9:.1f} GB; the model needs {need / 1e9:.1f} GB")
 
 
-def _write_shard(target: files.Path, plan: _Shard, tensors: Mapping[str, LazyArray], max_block_bytes: int) -> None:
+def _write_shard(
+    target: files.Path,
+    plan: _Shard,
+    tensors: Mapping[str, LazyArray],
+    max_block_bytes: int,
+    on_block: Callable[[int], None],
+) -> None:
     if files.is_remote(target):
         with _upload(target / plan.name) as file:
             file.write(plan.head)
@@ -217,7 +225,7 @@ def _write_shard(target: files.Path, plan: _Shard, tensors: Mapping[str, LazyArr
                 # Whatever order the array likes: an object is written from its first byte to its last.
                 in_order = dataclasses.replace(array, outer=tuple(range(array.ndim)))
                 for region in blocks(in_order, max_block_bytes):
-                    file.write(to_contiguous(array.read(region)).tobytes())
+                    on_block(file.write(to_contiguous(array.read(region)).tobytes()))
         return
     partial = target / f".{plan.name}.partial"
     partial.unlink(missing_ok=True)
@@ -226,7 +234,9 @@ def _write_shard(target: files.Path, plan: _Shard, tensors: Mapping[str, LazyArr
         for entry in plan.entries:
             array = tensors[entry.name]
             for region in blocks(array, max_block_bytes):
-                byte_ranges.write_box(local, entry.begin, entry.shape, region, array.read(region))
+                block = array.read(region)
+                byte_ranges.write_box(local, entry.begin, entry.shape, region, block)
+                on_block(block.nbytes)
     os.rename(partial, target / plan.name)
 
 
