@@ -19,7 +19,9 @@ from t5x_scale.core import lazy
 from t5x_scale.core.lazy import LazyArray, Region
 
 BLOCK_BYTES = 32 * 2**20
-PART_ELEMENTS = 2**20
+PART_ELEMENTS = 2**18
+# Matrices up to this size are ranked in memory.
+RANKED_ELEMENTS = 2**24
 
 
 def in_parts(array: LazyArray, max_elements: int = PART_ELEMENTS) -> LazyArray:
@@ -117,17 +119,19 @@ def trim(array: LazyArray, density: float, stacked: int) -> LazyArray:
 
     def read_matrix(index: tuple[int, ...], region: Region) -> np.ndarray:
         block = _matrix(array, index).read(region)
-        return np.where(np.abs(block) >= threshold(index), block, np.float32(0.0))
+        return block * (np.abs(block) >= threshold(index))
 
     return _by_matrix(array, array.dtype, stacked, read_matrix)
 
 
 def largest_magnitude(array: LazyArray, count: int) -> np.float32:
-    """The `count`-th largest absolute value of a float32 array: exact, in two passes and half a megabyte.
+    """The `count`-th largest absolute value of a float32 array: exact, in 64 MiB or two passes.
 
     Floats that are not negative are ordered as their bits are, so the upper half of the bits is counted first, and
     then the lower half of those whose upper half is the one in which the `count`-th lies.
     """
+    if array.size <= RANKED_ELEMENTS:
+        return np.partition(np.abs(array.read()).ravel(), array.size - count)[array.size - count]
     upper, left = _rank_from_top(_count_bits(array, lambda bits: bits >> 16), count)
     lower, _ = _rank_from_top(_count_bits(array, lambda bits: (bits & 0xFFFF)[bits >> 16 == upper]), left)
     return np.uint32(upper << 16 | lower).view(np.float32)
@@ -157,16 +161,18 @@ def consensus(deltas: Sequence[LazyArray], weights: Sequence[float]) -> LazyArra
     first = deltas[0]
 
     def read(region: Region) -> np.ndarray:
-        sums = np.zeros((2, *(part.stop - part.start for part in region)), np.float64)
+        # The sums of what is positive and of what is negative, and of the weights of either.
+        sums = np.zeros((2, *(part.stop - part.start for part in region)), np.float32)
         shares = np.zeros_like(sums)
         for array, weight in zip(deltas, weights, strict=True):
-            block = array.read(region)
-            for side, chosen in enumerate((block > 0, block < 0)):
-                sums[side] += np.where(chosen, weight * block.astype(np.float64), 0.0)
-                shares[side] += weight * chosen
-        means = np.divide(sums, shares, out=np.zeros_like(sums), where=shares > 0)
-        sign = np.sign(sums[0] + sums[1])
-        return np.where(sign > 0, means[0], np.where(sign < 0, means[1], 0.0)).astype(np.float32)
+            block, weight = array.read(region), np.float32(weight)
+            sums[0] += weight * np.maximum(block, 0)
+            sums[1] += weight * np.minimum(block, 0)
+            shares[0] += weight * (block > 0)
+            shares[1] += weight * (block < 0)
+        means = sums / np.where(shares > 0, shares, np.float32(1.0))
+        total = sums[0] + sums[1]
+        return means[0] * (total > 0) + means[1] * (total < 0)
 
     return in_parts(LazyArray(first.shape, np.dtype(np.float32), read, first.outer))
 
@@ -181,7 +187,7 @@ def drop(array: LazyArray, rate: float, seed: int, name: str) -> LazyArray:
     keep = np.float32(1.0 / (1.0 - rate))
     return in_parts(
         lazy.elementwise(
-            lambda block, dropped: np.where(dropped, np.float32(0.0), block * keep),
+            lambda block, dropped: block * np.where(dropped, np.float32(0.0), keep),
             array,
             coins(array.shape, rate, seed, name),
         )
@@ -198,20 +204,23 @@ def coins(shape: Sequence[int], probability: float, seed: int, name: str) -> Laz
     key = np.frombuffer(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:8], "<u8")[0]
 
     def read(region: Region) -> np.ndarray:
-        index = np.zeros((), np.uint64)
-        for part, size in zip(region, shape, strict=True):
-            index = index[..., None] * np.uint64(size) + np.arange(part.start, part.stop, dtype=np.uint64)
-        return (_mix(index + key) >> np.uint64(11)) * 2.0**-53 < probability
+        index = np.full((), key, np.uint64)
+        for axis, part in enumerate(region):
+            stride = np.uint64(math.prod(shape[axis + 1 :]))
+            index = index[..., None] + np.arange(part.start, part.stop, dtype=np.uint64) * stride
+        return _mix(index) >> np.uint64(11) < np.uint64(probability * 2**53)
 
     return LazyArray(shape, np.dtype(bool), read)
 
 
 def _mix(z: np.ndarray) -> np.ndarray:
-    with np.errstate(over="ignore"):
-        z = (z + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
-        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return z ^ (z >> np.uint64(31))
+    """Changes `z` in place; products wrap around."""
+    z *= np.uint64(0x9E3779B97F4A7C15)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        z ^= z >> np.uint64(shift)
+        z *= np.uint64(factor)
+    z ^= z >> np.uint64(31)
+    return z
 
 
 def _matrix(array: LazyArray, index: tuple[int, ...]) -> LazyArray:

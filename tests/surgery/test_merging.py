@@ -1,6 +1,7 @@
 """Merges against numpy written from the papers' definitions, layer by layer on plain arrays."""
 
 import dataclasses
+from unittest import mock
 
 import ml_dtypes
 import numpy as np
@@ -170,7 +171,8 @@ def test_blocks_change_nothing(merge, dtype, monkeypatch):
     array = merge(models).leaves[EXPERT].array
     whole = array.read()
     assert whole.dtype == dtype
-    monkeypatch.setattr(merge_views, "BLOCK_BYTES", 64)
+    for name, value in (("BLOCK_BYTES", 64), ("RANKED_ELEMENTS", 0)):
+        monkeypatch.setattr(merge_views, name, value)
     again = merge(models).leaves[EXPERT].array
     for region in lazy.blocks(again, 100):
         np.testing.assert_array_equal(again.read(region), whole[region])
@@ -184,14 +186,13 @@ def test_a_model_merged_with_itself_is_itself(merge):
         np.testing.assert_array_equal(merged[path], values)
 
 
-@given(
-    values=st.lists(st.floats(width=32, allow_nan=False), min_size=1, max_size=60),
-    data=st.data(),
-)
-def test_quantiles_are_exact(values, data):
+@pytest.mark.parametrize("in_memory", [0, 2**24])
+@given(values=st.lists(st.floats(width=32, allow_nan=False), min_size=1, max_size=60), data=st.data())
+def test_quantiles_are_exact(in_memory, values, data):
     count = data.draw(st.integers(1, len(values)))
     array = np.array(values, np.float32)
-    found = merge_views.largest_magnitude(lazy.from_array(array), count)
+    with mock.patch.object(merge_views, "RANKED_ELEMENTS", in_memory):
+        found = merge_views.largest_magnitude(lazy.from_array(array), count)
     assert found == np.sort(np.abs(array))[::-1][count - 1]
 
 
