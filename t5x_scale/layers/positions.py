@@ -41,7 +41,8 @@ class Rope(nn.Module):
 
     Attributes:
       base: the longest wavelength is about `2 pi base`.
-      fraction: share of the head's features that turn (Pythia: 0.25); the rest pass unchanged.
+      fraction: share of the head's features that turn (Pythia: 0.25), an odd number of which is completed to whole
+        pairs; the rest pass unchanged.
       interleaved: pairs are neighbours (2i, 2i+1) instead of halves (i, i + d/2).
       scaling: other frequencies, for contexts longer than those trained on, or None.
     """
@@ -65,13 +66,14 @@ class Rope(nn.Module):
         return self._rotate(q, positions), None
 
     def _rotate(self, x: jax.Array, positions: jax.Array) -> jax.Array:
-        rotated = int(self.head_dim * self.fraction)
-        if rotated % 2 or rotated < 2:
-            raise ValueError(f"Rope: {rotated} of {self.head_dim} features would turn; the number must be even")
+        share = int(self.head_dim * self.fraction)
         if self.scaling is None:
-            frequencies, amplitude = plain_frequencies(self.base, rotated), 1.0
+            frequencies, amplitude = plain_frequencies(self.base, max(share, 1)), 1.0
         else:
-            frequencies, amplitude = self.scaling.frequencies(self.base, rotated), self.scaling.amplitude()
+            frequencies, amplitude = self.scaling.frequencies(self.base, share), self.scaling.amplitude()
+        rotated = 2 * len(frequencies)
+        if not 0 < share <= rotated <= self.head_dim:
+            raise ValueError(f"Rope: {share} of {self.head_dim} features would turn, which are not pairs")
         angles = positions.astype(jnp.float32)[..., None, None] * jnp.asarray(frequencies, jnp.float32)
         cos, sin = amplitude * jnp.cos(angles), amplitude * jnp.sin(angles)
         turned = x[..., :rotated].astype(jnp.float32)

@@ -63,9 +63,22 @@ def test_rope_logits_depend_on_differences_only(fraction):
     assert np.abs(logits(0) - unturned).max() > 0.1
 
 
-def test_rope_refuses_an_odd_number_of_features():
-    with pytest.raises(ValueError, match="3 of 8 features would turn"):
-        Rope(**SHAPES, fraction=0.4).apply({}, features(), np.zeros((1, L), np.int32), method="encode_keys")
+def test_rope_completes_an_odd_number_of_features_to_pairs():
+    positions = np.arange(L, dtype=np.int32)[None]
+    got = Rope(**SHAPES, base=100.0, fraction=0.4).apply({}, features(), positions, method="encode_keys")
+    expected = features().astype(np.float64)
+    for pair in range(2):  # 3 of 8 features: exponents are thirds, and the fourth turns with the second.
+        angle = positions[..., None] * 100.0 ** (-2 * pair / 3)
+        z = (expected[..., pair] + 1j * expected[..., pair + 2]) * np.exp(1j * angle)
+        expected[..., pair], expected[..., pair + 2] = z.real, z.imag
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(("head_dim", "fraction", "share"), [(7, 1.0, 7), (8, 0.1, 0)])
+def test_rope_refuses_features_that_are_not_pairs(head_dim, fraction, share):
+    rope = Rope(embed_dim=D, num_heads=N, head_dim=head_dim, fraction=fraction)
+    with pytest.raises(ValueError, match=f"{share} of {head_dim} features would turn"):
+        rope.apply({}, features()[..., :head_dim], np.zeros((1, L), np.int32), method="encode_keys")
 
 
 def test_no_positions():
