@@ -68,11 +68,22 @@ class Slot:
         A factor of 0 is the start of a new part of the network: first moments are zero, and second moments stay,
         because the gradient of a matrix does not depend on the matrix.
         """
-        if self.is_parameters or self._average == _UPDATE:
-            return lazy.scale(array, factor)
-        if factor == 0.0:
+        if factor == 0.0 and not self.is_parameters:
             return array if self.is_second_moment else lazy.scale(array, 0.0)
-        return lazy.scale(array, factor**-2 if self.is_second_moment else 1.0 / factor)
+        return self.carry(array, factor, 1.0 / (factor or 1.0))
+
+    def carry(self, array: LazyArray, parameter: float, gradient: float, square: float | None = None) -> LazyArray:
+        """What becomes of an entry where the parameter is multiplied by one factor and its gradient by another.
+
+        Args:
+          parameter: of the parameter, and so of averages of updates.
+          gradient: of the gradient: 1/c each where c copies share the work of one.
+          square: of its mean square; `gradient ** 2` by default.
+        """
+        if self.is_parameters or self._average == _UPDATE:
+            return lazy.scale(array, parameter)
+        square = gradient**2 if square is None else square
+        return lazy.scale(array, square if self.is_second_moment else gradient)
 
     def new(self, drawn: LazyArray, others: LazyArray, axis: int) -> LazyArray:
         """Elements that a tensor did not have before.
@@ -139,6 +150,18 @@ class Surgery:
         """The files of the tokenizer after the surgery."""
         return tokenizer
 
+    def bind(self, weights: Weights) -> Surgery:
+        """The surgery that does it: itself, but where what is to be done depends on more than one tree of tensors.
+
+        Raises:
+          UserError: the surgery does not fit these weights.
+        """
+        return self
+
+    def facts(self) -> dict[str, Any]:
+        """What the recipe says beyond the settings: JSON values by name."""
+        return {}
+
     def make_change(self, weights: Weights) -> Change:
         """`change_leaves` for these weights. To be overridden where all trees share something found only once.
 
@@ -153,17 +176,19 @@ class Surgery:
         Raises:
           UserError: the surgery does not fit these weights.
         """
-        change = self.make_change(weights)
+        bound = self.bind(weights)
+        change = bound.make_change(weights)
         leaves = dict(change(weights.leaves, PARAMETERS))
         result = weights.replace(
             leaves=leaves,
-            architecture=weights.architecture and self.change_architecture(weights.architecture),
-            tokenizer=self.change_tokenizer(weights.tokenizer),
+            architecture=weights.architecture and bound.change_architecture(weights.architecture),
+            tokenizer=bound.change_tokenizer(weights.tokenizer),
             dropped={**weights.dropped, **_dropped(weights.leaves, leaves, type(self).__name__)},
         )
         result, fate = self._change_optimizer(weights, result, change)
         settings = {name: value for name, value in describe(self).items() if name != "class"}
-        return result.replace(recipe=(*weights.recipe, {"surgery": type(self).__name__, **settings, **fate}))
+        step = {"surgery": type(self).__name__, **settings, **bound.facts(), **fate}
+        return result.replace(recipe=(*weights.recipe, step))
 
     def need_architecture(self, architecture: Architecture | None) -> Architecture:
         """The architecture, for surgeries that cannot do without.
