@@ -169,9 +169,9 @@ class Architecture:
 
 def shortest_cycle(windows: Sequence[int | None], num_layers: int) -> tuple[int | None, ...]:
     """The shortest cycle that gives every layer the window it has from `windows`; () if no layer has one."""
-    if not any(windows):
+    layers = tuple(windows[index % len(windows)] for index in range(num_layers)) if windows else ()
+    if not any(layers):
         return ()
-    layers = tuple(windows[index % len(windows)] for index in range(num_layers))
     length = next(n for n in range(1, num_layers + 1) if layers[n:] == layers[:-n])
     return layers[:length]
 

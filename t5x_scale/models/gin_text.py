@@ -81,6 +81,8 @@ def _render(value: Any) -> str:
         return f"%{value}"
     if dataclasses.is_dataclass(value):
         return f"@{_name(type(value))}()"
+    if isinstance(value, float):
+        return repr(value).replace("e-0", "e-")
     return f'"{value}"' if isinstance(value, str) else repr(value)
 
 

@@ -110,7 +110,9 @@ def test_numbers_of_experts_reach_the_feed_forward_layer():
     np.testing.assert_array_equal(y, np.full((1, 2, 4), 1 + 2 * 101 + (101 + 42)))
 
 
-@pytest.mark.parametrize(("block", "norms"), [(ParallelBlock, 1), (TwoNormParallelBlock, 2), (SerialBlock, 2), (SandwichBlock, 4)])
+@pytest.mark.parametrize(
+    ("block", "norms"), [(ParallelBlock, 1), (TwoNormParallelBlock, 2), (SerialBlock, 2), (SandwichBlock, 4)]
+)
 def test_norms_of_a_block(block, norms):
     params = jax.eval_shape(
         lambda key: block(CONFIG).init(key, jnp.zeros((1, 2, 4)), Mask(), jnp.arange(2)[None]), jax.random.key(0)

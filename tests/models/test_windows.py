@@ -79,5 +79,5 @@ def test_a_mask_with_a_window_is_one_with_a_static_window(window):
 
 @pytest.mark.parametrize("windows", [(0, None), (2, "3"), (True, 2.5)])
 def test_errors(windows):
-    with pytest.raises(UserError, match="Decoder.windows must be positive integers or None"):
+    with pytest.raises(UserError, match=r"Decoder\.windows must be positive integers or None"):
         make_model(windows).abstract_params()
