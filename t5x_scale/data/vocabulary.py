@@ -255,9 +255,9 @@ def _describe_missing(spec: str, path: Path) -> str:
     return f"no such vocabulary file: {path}{did_you_mean(path.name, beside)}"
 
 
-# The files that make a tokenizer, as Hugging Face names them.
+# The files that make a tokenizer, as Hugging Face names them, and the one that says how to sample and when to stop.
 TOKENIZER_FILES = (MODEL_FILE, JSON_FILE, CONFIG_FILE, "special_tokens_map.json", "added_tokens.json")
-TOKENIZER_FILES += ("vocab.json", "merges.txt", "chat_template.jinja")
+TOKENIZER_FILES += ("vocab.json", "merges.txt", "chat_template.jinja", "generation_config.json")
 
 
 def tokenizer_files(spec: str) -> dict[str, bytes]:

@@ -62,7 +62,8 @@ def read_directory(path: str | os.PathLike) -> HuggingFaceFiles:
     config = _read_object(directory / CONFIG_FILE)
     has_generation = (directory / GENERATION_FILE).exists()
     generation = _read_object(directory / GENERATION_FILE) if has_generation else None
-    return HuggingFaceFiles(config, generation, read_tensors(directory), tokenizer_files(str(directory)))
+    tokenizer = {name: content for name, content in tokenizer_files(str(directory)).items() if name != GENERATION_FILE}
+    return HuggingFaceFiles(config, generation, read_tensors(directory), tokenizer)
 
 
 def _read_object(path: files.Path) -> dict[str, Any]:

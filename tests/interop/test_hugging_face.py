@@ -82,7 +82,7 @@ class TestTargets:
             (tmp_path / "model" / "other").write_text("")
             return np.zeros([part.stop - part.start for part in region], np.float32)
 
-        with pytest.raises(UserError, match="cannot write .*model: "):
+        with pytest.raises(UserError, match=r"cannot write .*model: "):
             write(tmp_path / "model", {"a": lazy.LazyArray((3,), np.dtype(np.float32), read)})
         assert os.listdir(tmp_path) == ["model"]
         assert os.listdir(tmp_path / "model") == ["other"]
@@ -171,7 +171,8 @@ for kill in range(kills + 1):
     child = os.fork()
     if child == 0:
         try:
-            write_directory(target, {"model_type": "x"}, None, tensors, {}, "", max_shard_bytes=2048, max_block_bytes=256)
+            sizes = {"max_shard_bytes": 2048, "max_block_bytes": 256}
+            write_directory(target, {"model_type": "x"}, None, tensors, {}, "", **sizes)
             os._exit(0)
         finally:
             os._exit(1)
@@ -205,7 +206,7 @@ def test_an_export_that_is_still_running_is_left_alone(tmp_path):
             write(tmp_path / "model")
         return np.zeros([part.stop - part.start for part in region], np.float32)
 
-    with pytest.raises(UserError, match="cannot write .*model: "):
+    with pytest.raises(UserError, match=r"cannot write .*model: "):
         write(tmp_path / "model", {"a": lazy.LazyArray((3,), np.dtype(np.float32), read)})
     assert read_directory(tmp_path / "model").config == CONFIG
     assert os.listdir(tmp_path) == ["model"]
