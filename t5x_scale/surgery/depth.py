@@ -15,6 +15,7 @@ from t5x_scale.core.errors import UserError
 from t5x_scale.core.leaves import Leaf, Leaves
 from t5x_scale.models.architecture import Architecture, shortest_cycle
 from t5x_scale.models.weights import Weights
+from t5x_scale.surgery.checks import check_at_least, check_one_of, is_integer
 from t5x_scale.surgery.interface import LAYERS, Change, Slot, Surgery
 
 # The last linear maps of both branches, in a dense model and in one with experts.
@@ -67,14 +68,14 @@ class SelectLayers(LayerSurgery):
         return chosen
 
     def _expand(self, entry: int | Sequence[int], num_layers: int) -> Iterable[int]:
-        if _is_integer(entry):
+        if is_integer(entry):
             if not 0 <= entry < num_layers:
                 raise UserError(
                     f"SelectLayers.layers: {entry} is no layer of a model of {num_layers}; "
                     f"they are numbered 0 to {num_layers - 1}"
                 )
             return (entry,)
-        if not isinstance(entry, Sequence) or isinstance(entry, str) or not all(map(_is_integer, entry)):
+        if not isinstance(entry, Sequence) or isinstance(entry, str) or not all(map(is_integer, entry)):
             raise UserError(f"SelectLayers.layers: {entry!r} is neither a number nor a slice (start, stop)")
         if len(entry) != 2 or not 0 <= entry[0] < entry[1] <= num_layers:
             raise UserError(
@@ -102,7 +103,7 @@ class DepthUpscale(LayerSurgery):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_one_of(self, "num_removed", "num_layers")
+        check_one_of(self, "num_removed", "num_layers")
 
     def choose(self, num_layers: int) -> list[int]:
         """See `LayerSurgery.choose`."""
@@ -130,7 +131,7 @@ class Stack(LayerSurgery):
 
     def choose(self, num_layers: int) -> list[int]:
         """See `LayerSurgery.choose`."""
-        _check_at_least(self, "times", 2)
+        check_at_least(self, 2, "times")
         return list(range(num_layers)) * self.times
 
 
@@ -146,7 +147,7 @@ class Interleave(LayerSurgery):
 
     def choose(self, num_layers: int) -> list[int]:
         """See `LayerSurgery.choose`."""
-        _check_at_least(self, "times", 2)
+        check_at_least(self, 2, "times")
         return [layer for layer in range(num_layers) for _ in range(self.times)]
 
 
@@ -177,8 +178,8 @@ class ExpandBlocks(LayerSurgery):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_one_of(self, "num_new", "every")
-        _check_at_least(self, "every" if self.num_new is None else "num_new", 1)
+        check_one_of(self, "num_new", "every")
+        check_at_least(self, 1, "every" if self.num_new is None else "num_new")
 
     def choose(self, num_layers: int) -> list[int]:
         """See `LayerSurgery.choose`."""
@@ -273,18 +274,3 @@ def _take_layers(leaf: Leaf, layers: Sequence[int], new: Sequence[int] = (), val
             indices[layer] = array.shape[axis] - 1
         detail += f"; {value:g} in the new layers {render_layers(new)}"
     return leaf.changed(lazy.take(array, axis, indices), "grown" if new else "copied", detail)
-
-
-def _check_one_of(surgery: Surgery, first: str, second: str) -> None:
-    if (getattr(surgery, first) is None) == (getattr(surgery, second) is None):
-        raise UserError(f"{type(surgery).__name__} needs one of {first} and {second}, and not both")
-
-
-def _check_at_least(surgery: Surgery, field: str, least: int) -> None:
-    value = getattr(surgery, field)
-    if not _is_integer(value) or value < least:
-        raise UserError(f"{type(surgery).__name__}.{field} is {value!r}; expected a whole number of {least} or more")
-
-
-def _is_integer(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from t5x_scale.core import lazy
 from t5x_scale.core.errors import UserError
 from t5x_scale.core.leaves import Leaf, Origin
-from t5x_scale.models.weights import Weights
 from t5x_scale.surgery.depth import (
     DepthUpscale,
     ExpandBlocks,
@@ -30,15 +29,6 @@ def count_parameters(weights):
     return sum(leaf.array.size for leaf in weights.leaves.values())
 
 
-def make_abstract(architecture):
-    """Weights of any size that hold nothing."""
-    leaves = {
-        path: Leaf(lazy.full(shape, "bfloat16"), axes, Origin("restored", path))
-        for path, (shape, axes) in toy.tensors(architecture).items()
-    }
-    return Weights(leaves, architecture)
-
-
 MISTRAL = toy.make_architecture(
     num_layers=32, embed_dim=4096, mlp_dim=14336, num_heads=32, num_kv_heads=8, head_dim=128, vocab_size=32000
 )
@@ -50,7 +40,7 @@ LLAMA = toy.make_architecture(
 def test_solar_is_made_of_mistral():
     layer = 2 * 4096 * 4096 + 2 * 4096 * 1024 + 3 * 4096 * 14336 + 2 * 4096
     assert layer == 218_112_000
-    weights = make_abstract(MISTRAL)
+    weights = toy.make_abstract(MISTRAL)
     surgery = DepthUpscale(num_removed=8)
     assert surgery.choose(32) == [*range(24), *range(8, 32)] == DepthUpscale(num_layers=48).choose(32)
     solar = surgery(weights)
@@ -69,7 +59,7 @@ def test_llama_pro_has_eight_new_layers():
     assert len(layers) == 40
     assert [layers[new] for new in surgery.new_layers(32)] == [3, 7, 11, 15, 19, 23, 27, 31]
     assert layers == ExpandBlocks(every=4).choose(32)
-    grown = surgery(make_abstract(LLAMA))
+    grown = surgery(toy.make_abstract(LLAMA))
     assert count_parameters(grown) == 40 * (4 * 4096**2 + 3 * 4096 * 11008 + 2 * 4096) + 2 * 32000 * 4096 + 4096
 
 

@@ -80,6 +80,15 @@ def make_weights(architecture, seed=0, dtype=np.float32, moments=(), known=True,
     return Weights(leaves, architecture if known else None, moments=slots, counters=counters)
 
 
+def make_abstract(architecture):
+    """Weights of any size, all zeros."""
+    leaves = {
+        path: Leaf(lazy.full(shape, "bfloat16"), axes, Origin("restored", path))
+        for path, (shape, axes) in tensors(architecture).items()
+    }
+    return Weights(leaves, architecture)
+
+
 def read(leaves):
     """The values of all leaves as numpy, by path."""
     return {path: leaf.array.read() for path, leaf in leaves.items()}
