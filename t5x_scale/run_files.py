@@ -176,8 +176,9 @@ def make_throughput(runtime: Runtime, data: DataConfig) -> Throughput:
 
 def _flops_per_token(runtime: Runtime, length: int, convention: str) -> float:
     shapes = {path: leaf.shape for path, leaf in flatten(runtime.abstract_params).items()}
-    counts = accounting.count_tree(shapes)
-    return accounting.train_flops_per_token(counts, runtime.program.model.config, length, convention=convention)
+    config = runtime.program.model.config
+    counts = accounting.count_tree(shapes, config.num_experts_per_token)
+    return accounting.train_flops_per_token(counts, config, length, convention=convention)
 
 
 def banner(model_dir: str, runtime: Runtime, step: int, train_steps: int) -> str:

@@ -33,6 +33,7 @@ class Anatomy:
       mlp_bias: of all matrices of the feed-forward layer.
       norm_bias: norms have a bias beside their scale.
       norms_per_block: norms of the size of the residual stream in one layer.
+      qk_norm: a norm over the features of a head for queries, and one for keys.
       learned_positions: rows of a learned table of positions; 0 is none.
       relative_positions: Transformer-XL's, one matrix and two vectors a head in every layer.
     """
@@ -44,19 +45,26 @@ class Anatomy:
     mlp_bias: bool = False
     norm_bias: bool = False
     norms_per_block: int = 2
+    qk_norm: bool = False
     learned_positions: int = 0
     relative_positions: bool = False
 
 
 _BIASES = {"attention_bias": True, "output_bias": True, "mlp_bias": True, "norm_bias": True}
 
-# The folders of gin/models; Chinchilla is Gopher in another shape.
+# The folders of gin/models; Chinchilla is Gopher in another shape, Mistral and Mixtral are Llamas. Qwen's small models
+# share their table, its large ones do not.
 ANATOMIES: dict[str, Anatomy] = {
     "palm": Anatomy(gated_mlp=True, tied_head=True, norms_per_block=1),
     "llama": Anatomy(gated_mlp=True),
     "gopher": Anatomy(tied_head=True, relative_positions=True),
     "gpt3": Anatomy(tied_head=True, learned_positions=2048, **_BIASES),
+    "gpt2": Anatomy(tied_head=True, learned_positions=1024, **_BIASES),
     "pythia": Anatomy(**_BIASES),
+    "qwen2": Anatomy(gated_mlp=True, attention_bias=True),
+    "qwen3": Anatomy(gated_mlp=True, qk_norm=True),
+    "gemma": Anatomy(gated_mlp=True, tied_head=True),
+    "gemma2": Anatomy(gated_mlp=True, tied_head=True, norms_per_block=4),
 }
 
 
@@ -69,10 +77,13 @@ class ParameterCount:
       embedding: the token table.
       positions: the learned table of positions.
       head: an output table of its own; 0 when the token table is shared.
-      per_layer: one layer.
+      per_layer: one layer, all of its experts.
+      experts: matrices of all experts, all layers.
       relative: matrices of relative positions, all layers. They meet distances, not tokens.
-      matmul: PaLM's N: what every token is multiplied with, the output table (shared or not) included. Tables that
-        are only looked up, `relative`, norms and biases are not in it.
+      matmul: PaLM's N: what every token is multiplied with, the output table (shared or not) included. Of the experts
+        only as many count as a token passes through. Tables that are only looked up, `relative`, norms and biases are
+        not in it.
+      active: all of them but the experts that a token does not pass through.
     """
 
     total: int
@@ -80,8 +91,10 @@ class ParameterCount:
     positions: int
     head: int
     per_layer: int
+    experts: int
     relative: int
     matmul: int
+    active: int
 
 
 def find_anatomy(family: str) -> Anatomy:
@@ -102,42 +115,61 @@ def count_parameters(config: ModelConfig, anatomy: Anatomy) -> ParameterCount:
     query = config.num_heads * config.head_dim
     relative = config.embed_dim * query if anatomy.relative_positions else 0
     kernels, biases = _layer(config, anatomy)
-    vectors = 2 * query if anatomy.relative_positions else 0
-    per_layer = kernels + biases + relative + vectors + anatomy.norms_per_block * norm
+    experts, idle = _experts(config, anatomy)
+    vectors = (2 * query if anatomy.relative_positions else 0) + (2 * config.head_dim if anatomy.qk_norm else 0)
+    per_layer = kernels + experts + biases + relative + vectors + anatomy.norms_per_block * norm
     positions = anatomy.learned_positions * config.embed_dim
     head = 0 if anatomy.tied_head else table
+    total = table + positions + head + config.num_layers * per_layer + norm
     return ParameterCount(
-        total=table + positions + head + config.num_layers * per_layer + norm,
+        total=total,
         embedding=table,
         positions=positions,
         head=head,
         per_layer=per_layer,
+        experts=config.num_layers * experts,
         relative=config.num_layers * relative,
-        matmul=config.num_layers * kernels + table,
+        matmul=config.num_layers * (kernels + experts - idle) + table,
+        active=total - config.num_layers * idle,
     )
 
 
 def _layer(config: ModelConfig, anatomy: Anatomy) -> tuple[int, int]:
-    """Elements of the kernels and of the biases of one layer."""
+    """Elements of the kernels and of the biases of one layer, without experts."""
     query, key_value = config.num_heads * config.head_dim, 2 * config.num_kv_heads * config.head_dim
     inner = config.mlp_dim * (2 if anatomy.gated_mlp else 1)
-    kernels = config.embed_dim * (2 * query + key_value + inner + config.mlp_dim)
+    # A router instead of the feed-forward layer, where there are experts.
+    feed_forward = config.num_experts or inner + config.mlp_dim
+    kernels = config.embed_dim * (2 * query + key_value + feed_forward)
     biases = anatomy.attention_bias * (query + key_value)
     biases += anatomy.output_bias * config.embed_dim
     biases += anatomy.mlp_bias * (inner + config.embed_dim)
     return kernels, biases
 
 
-def count_tree(shapes: Mapping[str, Sequence[int]]) -> ParameterCount:
-    """Counts the parameters of an actual dense decoder.
+def _experts(config: ModelConfig, anatomy: Anatomy) -> tuple[int, int]:
+    """Elements of all experts of one layer, and of those that a token does not pass through."""
+    one = config.embed_dim * config.mlp_dim * (3 if anatomy.gated_mlp else 2)
+    return config.num_experts * one, (config.num_experts - config.num_experts_per_token) * one
+
+
+def count_tree(shapes: Mapping[str, Sequence[int]], num_experts_per_token: int = 0) -> ParameterCount:
+    """Counts the parameters of an actual decoder.
 
     Args:
       shapes: path -> shape of every parameter, the paths as in `core.trees.flatten`.
+      num_experts_per_token: how many experts a token passes through; needed where there are any.
     """
     sizes = {path: math.prod(shape) for path, shape in shapes.items()}
     layers = {path: size for path, size in sizes.items() if re.match(r"decoder/layers(_\d+)?/", path)}
     relative = sum(size for path, size in layers.items() if path.endswith("/positions/kernel"))
     kernels = sum(size for path, size in layers.items() if path.endswith("/kernel")) - relative
+    experts = {path: size for path, size in layers.items() if "/experts/" in path}
+    if experts and not num_experts_per_token:
+        raise ValueError("count_tree: there are experts, and num_experts_per_token is not given")
+    # The last three dimensions of a kernel are expert, in and out.
+    chosen = sum(size // shapes[path][-3] * num_experts_per_token for path, size in experts.items())
+    idle = sum(experts.values()) - chosen
     embedding = sizes.get("token_embedder/embedding", 0)
     head = sizes.get("logits/kernel", 0)
     return ParameterCount(
@@ -146,8 +178,10 @@ def count_tree(shapes: Mapping[str, Sequence[int]]) -> ParameterCount:
         positions=sizes.get("position_embedder/embedding", 0),
         head=head,
         per_layer=sum(layers.values()) // max(_number_of_layers(shapes), 1),
+        experts=sum(experts.values()),
         relative=relative,
-        matmul=kernels + (head or embedding),
+        matmul=kernels - idle + (head or embedding),
+        active=sum(sizes.values()) - idle,
     )
 
 

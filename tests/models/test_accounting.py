@@ -1,5 +1,6 @@
 """Closed forms against the published arithmetic of PaLM, GPT-3 and MegaScale."""
 
+import dataclasses
 import subprocess
 import sys
 
@@ -120,6 +121,47 @@ def test_relative_positions_add_a_product_of_attention():
     assert accounting.attention_flops_per_token(relative, config, 10) == 1.5 * accounting.attention_flops_per_token(
         plain, config, 10
     )
+
+
+class TestExperts:
+    CONFIG = ModelConfig(3, 16, 32, 4, 2, 4, 100, num_experts=8, num_experts_per_token=2)
+
+    @pytest.mark.parametrize(("gated", "matrices"), [(True, 3), (False, 2)])
+    def test_only_the_chosen_multiply(self, gated, matrices):
+        anatomy = Anatomy(gated_mlp=gated)
+        sparse, dense = (
+            count_parameters(config, anatomy)
+            for config in (self.CONFIG, dataclasses.replace(self.CONFIG, num_experts=0, num_experts_per_token=0))
+        )
+        expert, router = matrices * 16 * 32, 16 * 8
+        assert sparse.experts == 3 * 8 * expert
+        assert sparse.per_layer == dense.per_layer + router + 7 * expert
+        assert sparse.total == dense.total + 3 * (router + 7 * expert)
+        assert sparse.matmul == dense.matmul + 3 * (router + expert)
+        assert sparse.active == dense.total + 3 * (router + expert)
+        assert (dense.experts, dense.active) == (0, dense.total)
+
+    def test_tree(self):
+        one = {"wi_0": (16, 32), "wi_1": (16, 32), "wo": (32, 16)}
+        for stacked in (True, False):
+            shapes = {"token_embedder/embedding": (100, 16)}
+            for index in [None] if stacked else range(3):
+                layer, first = ("decoder/layers", (3,)) if stacked else (f"decoder/layers_{index}", ())
+                shapes |= {f"{layer}/mlp/experts/{name}/kernel": (*first, 8, *shape) for name, shape in one.items()}
+                shapes[f"{layer}/mlp/router/kernel"] = (*first, 16, 8)
+            count = count_tree(shapes, 2)
+            assert count.experts == 3 * 8 * 3 * 512
+            assert count.matmul == 3 * (16 * 8 + 2 * 3 * 512) + 1600
+            assert count.active == count.total - 3 * 6 * 3 * 512
+        with pytest.raises(ValueError, match="num_experts_per_token"):
+            count_tree(shapes)
+
+
+def test_norms_of_queries_and_keys():
+    config = ModelConfig(2, 16, 32, 4, 2, 4, 100)
+    plain, normed = (count_parameters(config, Anatomy(qk_norm=is_normed)) for is_normed in (False, True))
+    assert normed.per_layer == plain.per_layer + 2 * 4
+    assert normed.matmul == plain.matmul
 
 
 class TestTree:
