@@ -39,13 +39,17 @@ class Row:
     theirs: str
     operations: tuple[Operation, ...] = ()
 
+    def __post_init__(self) -> None:
+        if unknown := self._braced() - set(STACKED):
+            raise ValueError(f"'{self.theirs}' has {sorted(unknown)} in braces; known are {list(STACKED)}")
+
     @property
     def stacked(self) -> tuple[str, ...]:
         """The names in braces, in the order of our leading dimensions."""
-        found = {field for _, field, _, _ in string.Formatter().parse(self.theirs) if field}
-        if not found <= set(STACKED):
-            raise ValueError(f"'{self.theirs}' has {sorted(found)} in braces; known are {list(STACKED)}")
-        return tuple(name for name in STACKED if name in found)
+        return tuple(name for name in STACKED if name in self._braced())
+
+    def _braced(self) -> set[str]:
+        return {field for _, field, _, _ in string.Formatter().parse(self.theirs) if field}
 
     def name(self, index: Sequence[int]) -> str:
         """Their name at an index of our leading dimensions."""

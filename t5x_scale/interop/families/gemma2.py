@@ -58,7 +58,7 @@ def _scalar(architecture: Architecture) -> int:
     scale = architecture.attention_scale
     if scale is None:
         return architecture.config.head_dim
-    scalar = round(scale**-2)
+    scalar = max(1, round(scale**-2))
     if scalar**-0.5 != scale:
         raise UserError(f"gemma2 cannot carry attention_scale={scale}, which is not 1/sqrt of an integer")
     return scalar

@@ -61,7 +61,7 @@ def write_config(architecture: Architecture) -> dict[str, Any]:
         "n_head": c.num_heads,
         "n_layer": c.num_layers,
         "n_inner": c.mlp_dim,
-        "n_positions": architecture.max_length,
+        **({"n_positions": architecture.max_length} if architecture.max_length else {}),
         "vocab_size": c.vocab_size,
         "layer_norm_epsilon": architecture.norm_epsilon,
         "activation_function": "gelu_new" if architecture.activation == "gelu_tanh" else activation,
