@@ -20,6 +20,9 @@ import numpy as np
 
 Region = tuple[slice, ...]
 
+# Reads of fewer bytes than this cost about as much as one of them.
+_PICKED_BYTES = 1 << 16
+
 _NARROW = {
     name: np.dtype(getattr(ml_dtypes, name)) for name in ("bfloat16", "float8_e4m3fn", "float8_e5m2", "int4", "uint4")
 }
@@ -189,14 +192,33 @@ def split_axis(array: LazyArray, axis: int, sizes: Sequence[int]) -> LazyArray:
 
     def read(region: Region) -> np.ndarray:
         first, *rest = region[axis : axis + len(sizes)]
+        others = region[:axis], region[axis + len(sizes) :]
+        if rest and first.start < first.stop and _is_worth_picking(rest[0], sizes[1], inner, others, array.dtype):
+            parts = [read_one(index, rest, *others) for index in range(first.start, first.stop)]
+            return np.concatenate(parts, axis=axis)
         rows = slice(first.start * inner, first.stop * inner)
-        block = array.read((*region[:axis], rows, *region[axis + len(sizes) :]))
+        block = array.read((*others[0], rows, *others[1]))
         block = block.reshape(*block.shape[:axis], first.stop - first.start, *sizes[1:], *block.shape[axis + 1 :])
         return block[(*(slice(None),) * (axis + 1), *rest)]
+
+    def read_one(index: int, rest: Sequence[slice], before: Region, after: Region) -> np.ndarray:
+        """At one index of the first of the new dimensions, where what is wanted of the second lies together."""
+        wanted, rows_each = rest[0], inner // sizes[1]
+        rows = slice(index * inner + wanted.start * rows_each, index * inner + wanted.stop * rows_each)
+        block = array.read((*before, rows, *after))
+        block = block.reshape(*block.shape[:axis], 1, wanted.stop - wanted.start, *sizes[2:], *block.shape[axis + 1 :])
+        return block[(*(slice(None),) * (axis + 2), *rest[1:])]
 
     shape = (*array.shape[:axis], *sizes, *array.shape[axis + 1 :])
     outer = tuple(a if a <= axis else a + len(sizes) - 1 for a in array.outer)
     return LazyArray(shape, array.dtype, read, outer)
+
+
+def _is_worth_picking(wanted: slice, size: int, rows: int, others: Sequence[Region], dtype: np.dtype) -> bool:
+    """Whether reading a part of a dimension index by index saves more than the further reads cost."""
+    count = wanted.stop - wanted.start
+    row_bytes = math.prod(math.prod(_sizes(region)) for region in others) * dtype.itemsize
+    return 0 < 2 * count <= size and rows // size * count * row_bytes >= _PICKED_BYTES
 
 
 def merge_axes(array: LazyArray, axis: int, count: int) -> LazyArray:
