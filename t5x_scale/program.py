@@ -20,7 +20,7 @@ from t5x_scale.core.rng import make_root_key, stream_key
 from t5x_scale.core.trees import flatten, map_with_path
 from t5x_scale.losses import TokenLosses
 from t5x_scale.models.interface import DecoderModel, Params
-from t5x_scale.optim.interface import Optimizer, frozen_paths
+from t5x_scale.optim.interface import Optimizer, stop_frozen
 from t5x_scale.partitioning.mesh import MeshConfig
 from t5x_scale.partitioning.rules import Rules, fsdp
 from t5x_scale.partitioning.shardings import activation_rules, check_rules_use, make_sharding, to_spec
@@ -168,7 +168,7 @@ class Runtime:
             self._optimizer.make(axes),
             self._optimizer.learning_rate,
             program.step,
-            frozen_paths(self._optimizer, axes),
+            functools.partial(stop_frozen, self._optimizer, axes),
         )
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state)
         return jax.jit(self._constrained(step), out_shardings=(shardings, self._replicated), donate_argnums=0)

@@ -15,7 +15,6 @@ import optax
 
 from t5x_scale.core import batch as fields
 from t5x_scale.core.errors import UserError
-from t5x_scale.core.trees import map_with_path
 from t5x_scale.losses import Projection, TokenLosses, cross_entropy
 from t5x_scale.models.interface import DecoderModel, OutputHead
 from t5x_scale.optim import guards
@@ -70,7 +69,7 @@ def make_train_step(
     transformation: optax.GradientTransformation,
     learning_rate: Callable[[jax.Array], jax.Array],
     config: StepConfig,
-    frozen: frozenset[str] = frozenset(),
+    stop_frozen: Callable[[Any], Any] = lambda params: params,
 ) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, jax.Array]]:
     """Returns `(state, batch, record) -> (state, record)`, to be jitted.
 
@@ -79,11 +78,11 @@ def make_train_step(
       transformation: the optimiser.
       learning_rate: its schedule, for the record only.
       config: see `StepConfig`.
-      frozen: paths of parameters that never change, whose gradients are not computed.
+      stop_frozen: the parameters without gradients for what never changes, which then is not in the norm.
     """
 
     def train_step(state: TrainState, batch: Batch, record: jax.Array) -> tuple[TrainState, jax.Array]:
-        sums, grads = _accumulate(model, config, frozen, state.params, batch)
+        sums, grads = _accumulate(model, config, stop_frozen, state.params, batch)
         weight = jnp.maximum(sums.weight, 1.0)
         grads = jax.tree.map(lambda g: g.astype(jnp.float32) / weight, grads)
         norm = guards.global_norm(grads)
@@ -154,14 +153,12 @@ def _cross_entropy(
 
 
 def _accumulate(
-    model: DecoderModel, config: StepConfig, frozen: frozenset[str], params: Any, batch: Batch
+    model: DecoderModel, config: StepConfig, stop_frozen: Callable[[Any], Any], params: Any, batch: Batch
 ) -> tuple[TokenLosses, Any]:
     """Sums of losses and of gradients over the batch; neither is normalised."""
 
     def total(params: Any, batch: Batch) -> tuple[jax.Array, TokenLosses]:
-        if frozen:
-            params = map_with_path(lambda path, p: jax.lax.stop_gradient(p) if path in frozen else p, params)
-        sums = _losses(model, config, params, batch)
+        sums = _losses(model, config, stop_frozen(params), batch)
         return sums.total, sums
 
     def sums_and_gradients(batch: Batch) -> tuple[TokenLosses, Any]:

@@ -17,7 +17,7 @@ from t5x_scale.models.interface import DecoderModel
 from t5x_scale.optim import schedules
 from t5x_scale.optim.adamw import AdamW
 from t5x_scale.optim.groups import Groups
-from t5x_scale.optim.interface import frozen_paths
+from t5x_scale.optim.interface import stop_frozen
 from t5x_scale.step import METRICS, StepConfig, make_eval_step, make_record, make_row_eval_step, make_train_step
 from t5x_scale.train_state import TrainState
 
@@ -55,9 +55,9 @@ def compiled(optimizer=None, **config):
     if key in _compiled:
         return _compiled[key]
     config = StepConfig(**{"z_loss": 0.01, "loss_chunk_length": 2, **config})
-    frozen = frozen_paths(optimizer, MODEL.axes()) if optimizer else frozenset()
+    stop = functools.partial(stop_frozen, optimizer, MODEL.axes()) if optimizer else lambda params: params
     transformation = optimizer.make(MODEL.axes()) if optimizer else optax.sgd(1.0, momentum=0.5)
-    step = make_train_step(MODEL, transformation, lambda step: RATE * (step + 1), config, frozen)
+    step = make_train_step(MODEL, transformation, lambda step: RATE * (step + 1), config, stop)
     _compiled[key] = jax.jit(step, compiler_options=FAST), transformation
     return _compiled[key]
 

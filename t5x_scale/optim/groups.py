@@ -84,6 +84,14 @@ class Groups:
         rest = pick(axes, [path for path in flatten(axes) if path not in own])
         return own | frozen_paths(self.optimizer, rest)
 
+    def stop_layers(self, params: Params, axes: AxesTree) -> Params:
+        """The parameters, without gradients for single layers that the wrapped optimiser never changes."""
+        stop = getattr(self.optimizer, "stop_layers", None)
+        if stop is None:
+            return params
+        trained = flatten(axes).keys() - self._frozen(axes)
+        return unflatten(flatten(params) | flatten(stop(pick(params, trained), pick(axes, trained))))
+
     def _frozen(self, axes: AxesTree) -> frozenset[str]:
         return frozenset(path for path, found in self._settings(axes).items() if found.get("freeze"))
 

@@ -17,7 +17,7 @@ import jax
 import optax
 
 from t5x_scale.core.errors import UserError
-from t5x_scale.core.trees import flatten
+from t5x_scale.core.trees import flatten, map_with_path
 
 Step = int | jax.Array
 Axes = tuple[str | None, ...]
@@ -112,6 +112,14 @@ def frozen_paths(optimizer: Optimizer, axes: AxesTree) -> frozenset[str]:
     """Paths of the parameters that `optimizer` never changes; their gradients need not be computed."""
     find = getattr(optimizer, "frozen_paths", None)
     return find(axes) if find else frozenset()
+
+
+def stop_frozen(optimizer: Optimizer, axes: AxesTree, params: Params) -> Params:
+    """The parameters, without gradients where `optimizer` never changes them: whole ones, and layers of stacks."""
+    frozen, stop_layers = frozen_paths(optimizer, axes), getattr(optimizer, "stop_layers", None)
+    if frozen:
+        params = map_with_path(lambda path, p: jax.lax.stop_gradient(p) if path in frozen else p, params)
+    return stop_layers(params, axes) if stop_layers else params
 
 
 def layer_dims(names: Axes) -> tuple[int, ...]:

@@ -11,7 +11,7 @@ from t5x_scale.optim.adafactor import Adafactor
 from t5x_scale.optim.adamw import AdamW
 from t5x_scale.optim.frozen_layers import FrozenLayers
 from t5x_scale.optim.groups import Groups
-from t5x_scale.optim.interface import frozen_paths
+from t5x_scale.optim.interface import frozen_paths, stop_frozen
 from t5x_scale.optim.lion import Lion
 from t5x_scale.optim.muon import Muon
 from t5x_scale.optim.palm_adafactor import PalmAdafactor
@@ -111,3 +111,30 @@ def test_wrong_settings_are_named(settings, message, trees):
         FrozenLayers(ADAMW, **settings).make(trees.axes).init(trees.random(0))
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("around", [True, False])
+def test_what_is_frozen_has_no_gradient(around, trees):
+    rules = [("(?!decoder/layers/).*", {"freeze": True})]
+    optimizer = FrozenLayers(ADAMW, trained=[1])
+    optimizer = Groups(optimizer, rules) if around else FrozenLayers(Groups(ADAMW, rules), trained=[1])
+    params = jax.tree.map(jnp.asarray, trees.random(0))
+
+    def loss(params):
+        leaves = jax.tree.leaves(stop_frozen(optimizer, trees.axes, params))
+        return sum(jnp.sum(jnp.square(leaf)) for leaf in leaves)
+
+    value, grads = jax.value_and_grad(loss)(params)
+    assert value == sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(params))
+    for path, found in flatten(grads).items():
+        if is_stacked(path):
+            np.testing.assert_array_equal(found[1], 2 * flatten(params)[path][1])
+            assert not found[0].any()
+        else:
+            assert not found.any()
+
+
+def test_what_is_not_frozen_has_its_gradient(trees):
+    params = jax.tree.map(jnp.asarray, trees.random(0))
+    assert stop_frozen(ADAMW, trees.axes, params) is params
+    assert jax.tree.all(jax.tree.map(jnp.array_equal, stop_frozen(Groups(ADAMW, []), trees.axes, params), params))
