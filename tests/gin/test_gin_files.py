@@ -60,11 +60,11 @@ class TestModels:
         own = re.sub(r"#.*", "", (pathlib.Path(__file__).parents[2] / name).read_text())
         bound = set(re.findall(r"^ *(\w+) = ", own, re.MULTILINE))
         allowed = {"num_layers", "embed_dim", "mlp_dim", "num_heads", "num_kv_heads", "head_dim", "vocab_size"}
-        assert bound <= allowed | {"NUM_LAYERS", "EMBED_DIM", "REMAT"}
+        assert bound <= allowed | {"NUM_LAYERS", "EMBED_DIM", "EMBEDDING_SCALE", "REMAT"}
 
     @pytest.mark.parametrize("name", FAMILIES)
     def test_family_asks_for_its_sizes(self, name):
-        with pytest.raises(UserError, match=r"ModelConfig|NUM_LAYERS"):
+        with pytest.raises(UserError, match=r"ModelConfig|NUM_LAYERS|EMBEDDING_SCALE"):
             load_program(name)
 
     def test_every_family_is_included(self):
@@ -157,6 +157,13 @@ class TestHardware:
             ("pythia/1b", "h200_1"),
             ("pythia/2.8b", "v5e_16"),
             ("pythia/12b", "v4_512"),
+            ("llama3.1/8b", "v5p_64"),
+            ("mistral/7b", "v5p_64"),
+            ("qwen2/7b", "v5p_64"),
+            ("qwen3/8b", "v6e_256"),
+            ("gemma/7b", "v4_64"),
+            ("gemma2/27b", "v5p_512"),
+            ("gpt2/1.5b", "h200_1"),
             ("palm/tiny", "cpu_8"),
             ("llama/tiny", "cpu_8"),
         ],

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "fakes"))
 
 from architectures import architectures
-from gin_files import is_family, load_model, load_program, names
+from gin_files import is_family, load_program, names
 
 from t5x_scale.models.architecture import Architecture
 from t5x_scale.models.assembly import from_description, to_gin, to_model
@@ -18,12 +18,15 @@ from t5x_scale.models.config import ModelConfig
 # One size of every family says all that the family says.
 ONE_OF_EACH = {pathlib.Path(name).parent: name for name in names("models") if not is_family(name)}
 
+# A machine that sets no dtype.
+BARE = "gin/hardware/v4_64.gin"
+
 
 def read(text, folder):
-    """The model that `t5x_scale train` would make of this text, on a machine that sets no dtype."""
+    """The model that `t5x_scale train` would make of this text."""
     file = folder / "written.gin"
     file.write_text(text)
-    return load_program(str(file), hardware="gin/hardware/v4_64.gin").model
+    return load_program(str(file), hardware=BARE).model
 
 
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -34,8 +37,7 @@ def test_a_written_file_says_the_same(architecture, tmp_path):
 
 @pytest.mark.parametrize("name", ONE_OF_EACH.values())
 def test_shipped_files_can_be_written_again(name, tmp_path):
-    description = load_model(name).architecture()
-    architecture = from_description(description)
+    architecture = from_description(load_program(name, hardware=BARE).model.architecture())
     assert from_description(read(to_gin(architecture), tmp_path).architecture()) == architecture
 
 
