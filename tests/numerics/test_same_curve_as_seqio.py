@@ -123,7 +123,7 @@ def fill(rows):
 def train(rows, rows_per_step):
     """(tokens, loss) of every step, [steps, 2], from the same parameters."""
     optimizer = AdamW(schedules.Constant(RATE)).make(MODEL.axes())
-    step_of = make_train_step(MODEL, optimizer, lambda step: RATE, StepConfig(loss_chunk_length=LENGTH), frozenset())
+    step_of = make_train_step(MODEL, optimizer, lambda step: RATE, StepConfig(loss_chunk_length=LENGTH))
     params = jax.jit(MODEL.init)(jax.random.key(0))
     state = TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
     record = make_record(len(rows[fields.INPUT_TOKENS]) // rows_per_step)
