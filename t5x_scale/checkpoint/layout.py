@@ -2,7 +2,8 @@
 
     MODEL_DIR/checkpoints/
       1200/                     one committed step; the name is the step and nothing else
-        state/                  the arrays, nested dicts named by leaf path (Orbax, OCDBT)
+        state/                  the arrays, nested dicts named by leaf path (Orbax: OCDBT from a run, the plain
+                                form from a conversion, see plain_form.py)
         metadata/metadata       one JSON document, see below
         commit_success.txt      object stores only: written last
       1400.orbax-checkpoint-tmp a save that is running, or was killed
