@@ -40,6 +40,13 @@ class Mask:
     key_segments: jax.Array | None = None
     window: jax.Array | None = None
 
+    @property
+    def is_token(self) -> jax.Array | None:
+        """bool [B, L], False at padding, which has segment 0 or index -1; None where neither is said."""
+        if self.query_segments is not None:
+            return self.query_segments != 0
+        return None if self.query_index is None else self.query_index >= 0
+
     def allowed(self, query_length: int, key_length: int, window: int | None = None) -> jax.Array:
         """The dense mask, bool [B or 1, L, S]. Fused into its consumer; kernels do without it."""
         index = self.query_index

@@ -43,12 +43,14 @@ class Block(nn.Module):
             **name,
         )
 
-    def _mlp(self, name: str) -> nn.Module:
+    def _feed_forward(self, x: jax.Array, mask: Mask) -> jax.Array:
+        """The feed-forward layer; one with experts is also told what is padding."""
         c = self.config
-        experts: dict[str, int] = {}
-        if c.num_experts:
-            experts = {"num_experts": c.num_experts, "num_experts_per_token": c.num_experts_per_token}
-        return self.mlp(embed_dim=c.embed_dim, mlp_dim=c.mlp_dim, **experts, **self._dtypes(), name=name)
+        shapes = {"embed_dim": c.embed_dim, "mlp_dim": c.mlp_dim, **self._dtypes(), "name": "mlp"}
+        if not c.num_experts:
+            return self.mlp(**shapes)(x)
+        experts = {"num_experts": c.num_experts, "num_experts_per_token": c.num_experts_per_token}
+        return self.mlp(**shapes, **experts)(x, mask)
 
     def _norm(self, name: str) -> nn.Module:
         return self.norm(dim=self.config.embed_dim, **self._dtypes(), name=name)
@@ -67,7 +69,7 @@ class ParallelBlock(Block):
     ) -> tuple[jax.Array, Cache | None]:
         h = self._norm("pre_norm")(x)
         attended, cache = self._attention(name="self_attention")(h, mask, positions, cache)
-        return x + attended + self._mlp("mlp")(h), cache
+        return x + attended + self._feed_forward(h, mask), cache
 
 
 class TwoNormParallelBlock(Block):
@@ -79,7 +81,7 @@ class TwoNormParallelBlock(Block):
     ) -> tuple[jax.Array, Cache | None]:
         h = self._norm("pre_norm")(x)
         attended, cache = self._attention(name="self_attention")(h, mask, positions, cache)
-        return x + attended + self._mlp("mlp")(self._norm("pre_mlp_norm")(x)), cache
+        return x + attended + self._feed_forward(self._norm("pre_mlp_norm")(x), mask), cache
 
 
 class SerialBlock(Block):
@@ -92,7 +94,7 @@ class SerialBlock(Block):
         h = self._norm("pre_norm")(x)
         attended, cache = self._attention(name="self_attention")(h, mask, positions, cache)
         x = x + attended
-        return x + self._mlp("mlp")(self._norm("pre_mlp_norm")(x)), cache
+        return x + self._feed_forward(self._norm("pre_mlp_norm")(x), mask), cache
 
 
 class SandwichBlock(Block):
@@ -105,5 +107,5 @@ class SandwichBlock(Block):
         h = self._norm("pre_norm")(x)
         attended, cache = self._attention(name="self_attention")(h, mask, positions, cache)
         x = x + self._norm("post_attention_norm")(attended)
-        fed = self._mlp("mlp")(self._norm("pre_mlp_norm")(x))
+        fed = self._feed_forward(self._norm("pre_mlp_norm")(x), mask)
         return x + self._norm("post_mlp_norm")(fed), cache

@@ -14,16 +14,23 @@ from t5x_scale.core.errors import UserError, did_you_mean
 from t5x_scale.layers.embed import TokenEmbedder
 from t5x_scale.layers.initializers import FanIn, Initializer
 from t5x_scale.layers.masks import NO_WINDOW, Mask
+from t5x_scale.layers.moe import LOSSES
 from t5x_scale.layers.norm import RMSNorm
+from t5x_scale.layers.ops.grouped_matmul import PRODUCT
 from t5x_scale.models.blocks import Factory, ParallelBlock
 from t5x_scale.models.config import ModelConfig
 from t5x_scale.partitioning.shardings import constrain
 
+_save_some = jax.checkpoint_policies.save_from_both_policies
+_experts_saveable = jax.checkpoint_policies.save_only_these_names(PRODUCT)
+
 # What the backward pass finds saved of each layer; everything else it computes again.
 REMAT_POLICIES: dict[str, Callable[..., Any] | None] = {
     "none": None,  # No remat: all intermediates are saved.
-    "dots": jax.checkpoint_policies.dots_saveable,  # All matrix products, attention's L x L among them.
-    "minimal": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # Products with parameters only.
+    # All matrix products, attention's L x L among them.
+    "dots": _save_some(jax.checkpoint_policies.dots_saveable, _experts_saveable),
+    # Products with parameters only.
+    "minimal": _save_some(jax.checkpoint_policies.dots_with_no_batch_dims_saveable, _experts_saveable),
     "full": jax.checkpoint_policies.nothing_saveable,  # Only the layer's input.
 }
 
@@ -73,7 +80,7 @@ class DecoderStack(nn.Module):
     def _scanned(self, layer: Callable[..., Any], x: jax.Array, own: tuple[Any, Any]) -> tuple[jax.Array, Any]:
         run = nn.scan(
             layer,
-            variable_axes={"params": 0},
+            variable_axes={"params": 0, LOSSES: 0},
             split_rngs={"params": True, "dropout": True},
             length=self.config.num_layers,
             metadata_params={nn.PARTITION_NAME: "layers"},

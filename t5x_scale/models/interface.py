@@ -16,6 +16,7 @@ from t5x_scale.core.describe import SIMPLE, describe
 from t5x_scale.core.errors import UserError
 from t5x_scale.core.trees import flatten, unflatten
 from t5x_scale.layers.masks import Mask, make_mask
+from t5x_scale.layers.moe import LOSSES
 from t5x_scale.layers.rope_scaling import RopeScaling
 from t5x_scale.models.config import ModelConfig
 from t5x_scale.models.decoder import Decoder
@@ -28,7 +29,8 @@ class ModelOutput(NamedTuple):
 
     Attributes:
       hidden: [B, L, D], after the final norm, in the compute dtype.
-      auxiliary: scalars that a layer wants added to the loss, by name.
+      auxiliary: losses that layers ask for beside the cross-entropy, by name, their coefficients included: float32
+        [B], the mean over the tokens of each row and over layers. To be added to the loss of every token of the row.
     """
 
     hidden: jax.Array
@@ -82,13 +84,20 @@ class DecoderModel:
         return self.decoder(config=self.config)
 
     @functools.cached_property
-    def _boxed_shapes(self) -> Any:
-        return jax.eval_shape(self._init_boxed, jax.random.key(0))
+    def _abstract_variables(self) -> Any:
+        return jax.eval_shape(self._init_variables, jax.random.key(0))
 
-    def _init_boxed(self, key: jax.Array) -> Any:
+    @property
+    def _boxed_shapes(self) -> Any:
+        return self._abstract_variables["params"]
+
+    def _init_variables(self, key: jax.Array) -> Any:
         tokens = jnp.zeros((1, 2), jnp.int32)
         positions = jnp.arange(2, dtype=jnp.int32)[None]
-        return self.module.init(key, tokens, Mask(), positions)["params"]
+        return self.module.init(key, tokens, Mask(), positions)
+
+    def _init_boxed(self, key: jax.Array) -> Any:
+        return self._init_variables(key)["params"]
 
     def init(self, key: jax.Array) -> Params:
         """Draws the parameters. Traceable; meant to be jitted with output shardings."""
@@ -126,8 +135,13 @@ class DecoderModel:
             positions = jnp.arange(tokens.shape[1], dtype=jnp.int32)[None]
         mask = make_mask(batch.get(fields.SEGMENT_IDS), batch.get(fields.PREFIX))
         rngs = None if rng is None else {"dropout": rng}
-        hidden, _ = self.module.apply({"params": params}, tokens, mask, positions, rngs=rngs)
-        return ModelOutput(hidden, {})
+        (hidden, _), noted = self.module.apply({"params": params}, tokens, mask, positions, rngs=rngs, mutable=[LOSSES])
+        return ModelOutput(hidden, _mean_over_layers(noted.get(LOSSES, {})))
+
+    @property
+    def auxiliary_names(self) -> tuple[str, ...]:
+        """The names in `ModelOutput.auxiliary`, without running anything."""
+        return tuple(_by_name(self._abstract_variables.get(LOSSES, {})))
 
     def head(self, params: Params) -> OutputHead:
         """The output head of these parameters."""
@@ -199,6 +213,21 @@ def stack_layers(tree: Params, num_layers: int) -> Params:
         elif not path.startswith("decoder/layers_"):
             stacked[path] = leaf
     return unflatten(stacked)
+
+
+def _mean_over_layers(noted: Any) -> dict[str, jax.Array]:
+    """From what layers noted, [B] or, scanned, [layers, B], to means [B]."""
+    return {
+        name: jnp.mean(jnp.concatenate([jnp.atleast_2d(leaf) for leaf in leaves]), axis=0)
+        for name, leaves in _by_name(noted).items()
+    }
+
+
+def _by_name(noted: Any) -> dict[str, list[jax.Array]]:
+    found: dict[str, list[jax.Array]] = {}
+    for path, leaf in flatten(noted).items():
+        found.setdefault(path.rsplit("/", 1)[-1], []).append(leaf)
+    return dict(sorted(found.items()))
 
 
 # How the forward pass is compiled, not what it computes.

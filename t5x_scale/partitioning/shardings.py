@@ -86,7 +86,7 @@ def constrain(x: jax.Array, axes: Axes) -> jax.Array:
     A dimension that does not divide over its mesh axes is left free: activations come in odd shapes (a batch
     of one prompt), and a constraint is advice about placement, not about values.
     """
-    context = _context.get()
+    context = current_rules()
     if context is None:
         return x
     mesh, rules = context
@@ -94,9 +94,19 @@ def constrain(x: jax.Array, axes: Axes) -> jax.Array:
         return x
     if len(axes) != x.ndim:
         raise ValueError(f"an activation of shape {x.shape} has {len(axes)} axes: {axes}")
-    entries = zip(to_spec(rules, axes, mesh), x.shape, strict=False)
-    spec = PartitionSpec(*(entry if size % _parts(mesh, entry) == 0 else None for entry, size in entries))
+    spec = dividing(mesh, to_spec(rules, axes, mesh), x.shape)
     return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec))
+
+
+def current_rules() -> tuple[Mesh, Rules] | None:
+    """The mesh and rules of the innermost `activation_rules`; None outside."""
+    return _context.get()
+
+
+def dividing(mesh: Mesh, spec: PartitionSpec, shape: tuple[int, ...]) -> PartitionSpec:
+    """`spec` without the entries whose mesh axes do not divide their dimension."""
+    entries = zip(spec, shape, strict=False)
+    return PartitionSpec(*(entry if size % _parts(mesh, entry) == 0 else None for entry, size in entries))
 
 
 def _parts(mesh: Mesh, entry: str | tuple[str, ...] | None) -> int:
@@ -111,12 +121,16 @@ def gather(x: jax.Array, axes: Axes) -> jax.Array:
     instead. It then saves little, and the XLA of jax 0.10.2 returns rows in the wrong order when it does so on a
     mesh of data x fsdp x model.
     """
-    context = _context.get()
+    context = current_rules()
     if context is None or context[0].size == 1:
         return x
     mesh, rules = context
-    spec = PartitionSpec(*(_without_storage(entry) for entry in to_spec(rules, axes, mesh)))
-    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec))
+    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, gathered_spec(to_spec(rules, axes, mesh))))
+
+
+def gathered_spec(spec: PartitionSpec) -> PartitionSpec:
+    """`spec` without the mesh axes that only store: where a parameter lies while it is used."""
+    return PartitionSpec(*(_without_storage(entry) for entry in spec))
 
 
 def _without_storage(entry: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:

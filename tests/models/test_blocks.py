@@ -90,7 +90,7 @@ def test_order_of_operations(block, expected):
 
 
 class CountExperts(nn.Module):
-    """Stands for experts: adds what it was told of their numbers."""
+    """Stands for experts: adds what it was told of their numbers, except at padding."""
 
     embed_dim: int
     mlp_dim: int
@@ -99,15 +99,18 @@ class CountExperts(nn.Module):
     dtype: str
     param_dtype: str
 
-    def __call__(self, x):
-        return x + 10 * self.num_experts + self.num_experts_per_token
+    def __call__(self, x, mask):
+        told = 10 * self.num_experts + self.num_experts_per_token
+        return x + jnp.where(mask.is_token, told, 0)[..., None]
 
 
 def test_numbers_of_experts_reach_the_feed_forward_layer():
     config = dataclasses.replace(CONFIG, num_experts=4, num_experts_per_token=2)
     layer = ParallelBlock(config, attention=Double, mlp=CountExperts, norm=AddHundred)
-    y, _ = layer.apply({}, jnp.ones((1, 2, 4)), Mask(), jnp.arange(2)[None])
-    np.testing.assert_array_equal(y, np.full((1, 2, 4), 1 + 2 * 101 + (101 + 42)))
+    mask = Mask(query_index=jnp.array([[0, -1]]))
+    y, _ = layer.apply({}, jnp.ones((1, 2, 4)), mask, jnp.arange(2)[None])
+    np.testing.assert_array_equal(y[0, 0], np.full(4, 1 + 2 * 101 + (101 + 42)))
+    np.testing.assert_array_equal(y[0, 1], np.full(4, 1 + 2 * 101 + 101))
 
 
 @pytest.mark.parametrize(
