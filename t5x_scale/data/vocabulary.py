@@ -109,6 +109,18 @@ class Vocabulary:
         """The id of a control token by its name, such as `"[MASK]"`, or None if there is no such token."""
         return self._codec.control_id(name)
 
+    def spelling(self, index: int) -> bytes | None:
+        """The bytes of text that an id stands for, a space as a space; None for control tokens and ids without text.
+
+        The spellings of the ids of a text, one after another, are the text, where the vocabulary adds and normalises
+        nothing.
+        """
+        return self._codec.spelling(self._check_id(index))
+
+    def is_byte(self, index: int) -> bool:
+        """Whether an id stands for one byte of a character that has no piece."""
+        return self._codec.is_byte(self._check_id(index))
+
     def mode_token_id(self, mode: str) -> int:
         """The id of a mode of UL2, `"[S2S]"`, `"[NLU]"` or `"[NLG]"`."""
         if mode not in MODES:

@@ -9,6 +9,8 @@ A codec knows ids and pieces and nothing else; what a control token is *for* is 
   decode(ids) -> str                    control tokens leave nothing behind
   piece(id) -> str                      the printable name of an id
   control_id(name) -> int | None        the id of a control token by its name
+  spelling(id) -> bytes | None          the bytes of text an id stands for; None where it stands for none
+  is_byte(id) -> bool                   whether it stands for a byte that has no other piece, not for a character
   roles -> dict                         ids the file itself declares for "pad", "bos", "eos" and "unk"
 """
 
@@ -16,6 +18,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -72,6 +75,12 @@ class BytesCodec:
 
     def control_id(self, name: str) -> int | None:
         return self._controls.get(name)
+
+    def spelling(self, index: int) -> bytes | None:
+        return bytes([index - self.FIRST_BYTE]) if self.is_byte(index) else None
+
+    def is_byte(self, index: int) -> bool:
+        return 0 <= index - self.FIRST_BYTE < 256
 
     def content(self) -> bytes:
         """What the fingerprint is taken of: the layout."""
@@ -141,6 +150,16 @@ class SentencePieceCodec:
         # A piece of that name which is not a control token could come from text.
         return index if self._processor.is_control(index) and self.piece(index) == name else None
 
+    def spelling(self, index: int) -> bytes | None:
+        processor = self._processor
+        if processor.is_control(index) or processor.is_unknown(index) or processor.is_unused(index):
+            return None
+        piece = self.piece(index)
+        return _byte_of(piece) if processor.is_byte(index) else piece.replace(SPACE, " ").encode()
+
+    def is_byte(self, index: int) -> bool:
+        return self._processor.is_byte(index)
+
 
 class HuggingFaceCodec:
     """A Hugging Face `tokenizer.json`; `config` is the `tokenizer_config.json` beside it, or empty."""
@@ -165,6 +184,10 @@ class HuggingFaceCodec:
             token.content: i for i, token in self._tokenizer.get_added_tokens_decoder().items() if token.special
         }
         self.roles = {role: self._role(config.get(f"{role}_token"), ids) for role in ROLES}
+        added = self._tokenizer.get_added_tokens_decoder()
+        self._added = {i: None if token.special else token.content.encode() for i, token in added.items()}
+        decoder = _decoder_types(json.loads(text).get("decoder"))
+        self._is_byte_level, self._falls_back = "ByteLevel" in decoder, "ByteFallback" in decoder
 
     @staticmethod
     def _role(token: str | dict | None, ids: dict[str, int]) -> int | None:
@@ -185,6 +208,43 @@ class HuggingFaceCodec:
 
     def control_id(self, name: str) -> int | None:
         return self._controls.get(name)
+
+    def spelling(self, index: int) -> bytes | None:
+        piece = self._tokenizer.id_to_token(index)
+        if piece is None or index in self._added:
+            return self._added.get(index)
+        if self._is_byte_level:
+            known = all(character in _BYTE_LEVEL for character in piece)
+            return bytes(_BYTE_LEVEL[character] for character in piece) if known else None
+        return _byte_of(piece) if self.is_byte(index) else piece.replace(SPACE, " ").encode()
+
+    def is_byte(self, index: int) -> bool:
+        piece = self._tokenizer.id_to_token(index)
+        return self._falls_back and index not in self._added and bool(_BYTE_PIECE.fullmatch(piece or ""))
+
+
+def _decoder_types(decoder: dict[str, Any] | None) -> set[str]:
+    if not decoder:
+        return set()
+    parts = [_decoder_types(part) for part in decoder.get("decoders", ())]
+    return {decoder["type"]}.union(*parts)
+
+
+_BYTE_PIECE = re.compile("<0x([0-9A-F]{2})>")
+
+
+def _byte_of(piece: str) -> bytes:
+    return bytes.fromhex(piece[3:5])
+
+
+def _byte_level_alphabet() -> dict[str, int]:
+    """The characters of GPT-2's byte-level BPE: bytes that print stand for themselves, the rest from 256 on."""
+    printed = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printed]
+    return {chr(byte): byte for byte in printed} | {chr(256 + i): byte for i, byte in enumerate(others)}
+
+
+_BYTE_LEVEL = _byte_level_alphabet()
 
 
 def _to_arrays(rows: list[list[int]]) -> list[np.ndarray]:
