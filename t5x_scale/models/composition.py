@@ -12,6 +12,7 @@ from t5x_scale.layers.attention import Attention
 from t5x_scale.layers.embed import TokenEmbedder
 from t5x_scale.layers.initializers import Normal
 from t5x_scale.layers.mlp import GatedMlp, Mlp
+from t5x_scale.layers.moe import MoeMlp
 from t5x_scale.layers.norm import LayerNorm, RMSNorm
 from t5x_scale.layers.positions import LearnedPositions, NoPositions, RelativePositions, Rope
 from t5x_scale.layers.rope_scaling import LinearScaling, Llama3Scaling, NtkScaling, RopeScaling, YarnScaling
@@ -75,7 +76,7 @@ def to_model(architecture: Architecture, remat: str = "none") -> DecoderModel:
       remat: what the backward pass keeps of a layer, as in `Decoder`.
 
     Raises:
-      UserError: learned positions without a length.
+      UserError: learned positions without a length, or experts with biases.
     """
     return compose(architecture, remat).to_factory()()
 
@@ -128,10 +129,15 @@ def _attention(a: Architecture) -> Part:
 
 
 def _mlp(a: Architecture) -> Part:
-    return Part(
-        MLPS[a.mlp],
-        {"activation": a.activation, "use_bias": a.mlp_bias, "kernel_init": INIT, "output_init": INIT},
-    )
+    inits = {"kernel_init": INIT, "output_init": INIT}
+    if not a.config.num_experts:
+        return Part(MLPS[a.mlp], {"activation": a.activation, "use_bias": a.mlp_bias, **inits})
+    if a.mlp_bias:
+        raise UserError("Architecture.mlp_bias is set: experts have no biases")
+    gates = {"router": a.router, "normalize_gates": a.normalize_gates, **_unless(1.0, gate_scale=a.gate_scale)}
+    losses = {"balance_loss": MoeMlp.balance_loss, "router_z_loss": MoeMlp.router_z_loss}
+    settings = {"activation": a.activation, "gated": a.mlp == "gated", **gates, **losses}
+    return Part(MoeMlp, {**settings, "router_init": INIT, **inits})
 
 
 def _norm(a: Architecture) -> Part:

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from t5x_scale.core.errors import UserError
+from t5x_scale.layers.attention import Attention
+from t5x_scale.layers.moe import MoeMlp
 from t5x_scale.models.architecture import ROPE_SCALING_FIELDS, Architecture, RopeScalingValues, check_choice
 from t5x_scale.models.composition import BLOCKS, MLPS, NORMS, POSITIONS, SCALINGS, to_model
 from t5x_scale.models.config import ModelConfig
@@ -20,12 +22,15 @@ _ROPE = f"{_ATTENTION}/positions"
 _NORM = "decoder/final_norm"
 _MLP = f"{_BLOCK}/mlp"
 
-# Settings that say the same in several ways, and so may differ from those of a model made from the architecture.
-_SEVERAL_WAYS = {
+# What may differ from a model made from the architecture: settings that say the same in several ways, and those that
+# matter to training only.
+_FREE = {
     ("model", "logit_scale"),
     ("decoder_model", "windows"),
     ("decoder", "windows"),
     (_ATTENTION, "window"),
+    (_MLP, "balance_loss"),
+    (_MLP, "router_z_loss"),
 }
 
 
@@ -57,7 +62,7 @@ def from_description(description: Description) -> Architecture:
 
 def _differences(path: str, found: Mapping[str, Any], expected: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
     for setting, value in found.items():
-        if (path, setting) in _SEVERAL_WAYS:
+        if (path, setting) in _FREE:
             continue
         other = expected.get(setting)
         if isinstance(value, Mapping) and isinstance(other, Mapping):
@@ -67,8 +72,8 @@ def _differences(path: str, found: Mapping[str, Any], expected: Mapping[str, Any
 
 
 def _read(description: Description) -> Architecture:
-    model, attention = _module(description, "model"), _module(description, _ATTENTION)
-    mlp, norm = _module(description, _MLP), _module(description, _NORM)
+    model, attention = _module(description, "model"), _module(description, _ATTENTION, {"": Attention})
+    norm = _module(description, _NORM, NORMS)
     config = _config(model)
     tied = "logits" not in description
     logit_scale = model.get("logit_scale")
@@ -88,14 +93,20 @@ def _read(description: Description) -> Architecture:
         attention_soft_cap=attention.get("soft_cap"),
         attention_scale=attention.get("logit_scale"),
         **_positions(description),
-        mlp=_key(MLPS, description, _MLP),
-        activation=mlp["activation"],
-        mlp_bias=mlp["use_bias"],
+        **_feed_forward(description),
         embedding_scale=_module(description, "token_embedder").get("scale", 1.0),
         tied=tied,
         logit_scale=logit_scale,
         logit_soft_cap=model.get("logit_soft_cap"),
     )
+
+
+def _feed_forward(description: Description) -> dict[str, Any]:
+    mlp = _module(description, _MLP, {**MLPS, "experts": MoeMlp})
+    if mlp["class"] != MoeMlp.__name__:
+        return {"mlp": _key(MLPS, description, _MLP), "activation": mlp["activation"], "mlp_bias": mlp["use_bias"]}
+    same = {name: mlp[name] for name in ("activation", "router", "normalize_gates", "gate_scale")}
+    return {"mlp": "gated" if mlp["gated"] else "plain", **same}
 
 
 def _windows(description: Description) -> tuple[int | None, ...]:
@@ -137,9 +148,12 @@ def _config(model: Mapping[str, Any]) -> ModelConfig:
     return ModelConfig(**{name: value for name, value in model["config"].items() if name in known})
 
 
-def _module(description: Description, path: str) -> Mapping[str, Any]:
+def _module(description: Description, path: str, classes: Mapping[str, type] | None = None) -> Mapping[str, Any]:
+    """A module of the description, which must be of one of `classes` if they are given."""
     if path not in description:
         raise UserError(f"an Architecture needs the module '{path}', which the description does not have")
+    if classes is not None:
+        _key(classes, description, path)
     return description[path]
 
 

@@ -31,7 +31,7 @@ def to_gin(architecture: Architecture, comment: str = "") -> str:
       comment: what stands at the top of the file, without the marks of a comment.
 
     Raises:
-      UserError: learned positions without a length.
+      UserError: learned positions without a length, or experts with biases.
     """
     model = compose(architecture, remat=_Macro("REMAT"))
     bindings = dict(_bindings(model))

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 from hypothesis import strategies as st
 
-from t5x_scale.models.architecture import BLOCKS, POSITIONS, ROPE_SCALINGS, Architecture, RopeScalingValues
+from t5x_scale.models.architecture import BLOCKS, POSITIONS, ROPE_SCALINGS, ROUTERS, Architecture, RopeScalingValues
 from t5x_scale.models.config import ModelConfig
 
 _FACTORS = st.sampled_from([1.5, 2.0, 8.0])
@@ -16,6 +14,7 @@ _FACTORS = st.sampled_from([1.5, 2.0, 8.0])
 def configs(draw: st.DrawFn) -> ModelConfig:
     """Few and small dimensions, all of them awkward."""
     kv_heads = draw(st.integers(1, 2))
+    experts = draw(st.sampled_from([0, 0, 1, 3]))
     return ModelConfig(
         num_layers=draw(st.integers(1, 4)),
         embed_dim=draw(st.integers(2, 9)),
@@ -26,6 +25,8 @@ def configs(draw: st.DrawFn) -> ModelConfig:
         vocab_size=draw(st.integers(1, 30)),
         dtype=draw(st.sampled_from(["bfloat16", "float32"])),
         param_dtype=draw(st.sampled_from(["bfloat16", "float32"])),
+        num_experts=experts,
+        num_experts_per_token=draw(st.integers(min(experts, 1), experts)),
     )
 
 
@@ -46,7 +47,7 @@ def rope_scalings() -> st.SearchStrategy[RopeScalingValues]:
 
 
 def architectures() -> st.SearchStrategy[Architecture]:
-    """Dense architectures."""
+    """All of them, valid."""
     scales = st.sampled_from([1.0, 0.125, 3.3])
     caps = st.none() | st.sampled_from([30.0, 50.0])
     return st.builds(
@@ -72,20 +73,18 @@ def architectures() -> st.SearchStrategy[Architecture]:
         mlp=st.sampled_from(["gated", "plain"]),
         activation=st.sampled_from(["silu", "gelu", "gelu_tanh", "relu"]),
         mlp_bias=st.booleans(),
+        router=st.sampled_from(ROUTERS),
+        normalize_gates=st.booleans(),
+        gate_scale=scales,
         embedding_scale=scales,
         tied=st.booleans(),
         logit_scale=scales,
         logit_soft_cap=caps,
-    ).filter(_ntk_has_enough_features)
+    ).filter(_is_valid)
 
 
-def _ntk_has_enough_features(a: Architecture) -> bool:
+def _is_valid(a: Architecture) -> bool:
     is_ntk = a.rope_scaling is not None and a.rope_scaling.kind == "ntk"
-    return not (is_ntk and a.config.head_dim * a.rope_fraction <= 2)
-
-
-def replaced(architecture: Architecture, **changes: object) -> Architecture:
-    """The architecture with other values for some fields, those of its configuration among them."""
-    shapes = {field.name for field in dataclasses.fields(ModelConfig)} & changes.keys()
-    architecture = architecture.with_config(**{name: changes.pop(name) for name in shapes})
-    return dataclasses.replace(architecture, **changes)
+    if is_ntk and a.config.head_dim * a.rope_fraction <= 2:
+        return False
+    return not (a.config.num_experts and a.mlp_bias)

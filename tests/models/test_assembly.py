@@ -169,6 +169,27 @@ def test_what_an_architecture_needs(path, message):
         from_description(description)
 
 
+def test_experts():
+    config = ModelConfig(2, 8, 12, 4, 2, 6, 13, num_experts=3, num_experts_per_token=2)
+    architecture = Architecture(config, router="topk_softmax", gate_scale=2.0)
+    experts = {
+        path.removeprefix("decoder/layers/mlp/"): axes for path, axes in axes_of(architecture).items() if "mlp/" in path
+    }
+    assert experts == {
+        "router/kernel": ("layers", "embed", "expert"),
+        "experts/wi_0/kernel": ("layers", "expert", "embed", "mlp"),
+        "experts/wi_1/kernel": ("layers", "expert", "embed", "mlp"),
+        "experts/wo/kernel": ("layers", "expert", "mlp", "embed"),
+    }
+    assert shapes_of(architecture)["decoder/layers/mlp/experts/wo/kernel"] == (2, 3, 12, 8)
+    description = described(architecture)
+    # What is asked of the router while training is no part of what it computes.
+    description["decoder/layers/mlp"]["balance_loss"] = 0.5
+    assert from_description(description) == architecture
+    with pytest.raises(UserError, match="experts have no biases"):
+        to_model(Architecture(config, mlp_bias=True))
+
+
 def test_learned_positions_need_a_length():
     with pytest.raises(UserError, match=r"max_length is 0: learned positions need the length"):
         to_model(Architecture(CONFIG, positions="learned"))
