@@ -24,7 +24,7 @@ from t5x_scale.optim.interface import Optimizer, stop_frozen
 from t5x_scale.partitioning.mesh import MeshConfig
 from t5x_scale.partitioning.rules import Rules, fsdp
 from t5x_scale.partitioning.shardings import activation_rules, check_rules_use, make_sharding, to_spec
-from t5x_scale.step import StepConfig, make_eval_step, make_record, make_row_eval_step, make_train_step
+from t5x_scale.step import StepConfig, make_eval_step, make_record, make_row_eval_step, make_train_step, metric_names
 from t5x_scale.train_state import TrainState
 
 
@@ -106,9 +106,13 @@ class Runtime:
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state)
         return jax.jit(self._make_state, out_shardings=shardings)(make_root_key(self.program.seed))
 
-    def state_from(self, params: Params) -> TrainState:
-        """A state at step 0 that begins with `params` and a fresh optimiser."""
+    def state_from(self, params: Params, opt_state: Any = None) -> TrainState:
+        """A state at step 0 that begins with `params`, and a fresh optimiser unless its state is given."""
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state)
+        if opt_state is not None:
+            return TrainState(
+                jax.jit(lambda: jnp.zeros((), jnp.int32), out_shardings=shardings.step)(), params, opt_state
+            )
         return jax.jit(self._state_of, out_shardings=shardings)(params)
 
     @functools.cached_property
@@ -144,7 +148,7 @@ class Runtime:
         Raises:
           UserError: it does not fit the memory of a device; says how much it needs.
         """
-        record = jax.eval_shape(lambda: make_record(record_rows))
+        record = jax.eval_shape(lambda: make_record(record_rows, self.metric_names))
         record = jax.ShapeDtypeStruct(record.shape, record.dtype, sharding=self._replicated)
         lowered = self.train_step.lower(self.abstract_state, self.abstract_batch(rows, length, names), record)
         try:
@@ -157,6 +161,11 @@ class Runtime:
                 f"a step of {rows} x {length} tokens does not fit a device: {reason}; try more micro-batches, "
                 'REMAT = "full", or more devices along fsdp or model'
             ) from error
+
+    @functools.cached_property
+    def metric_names(self) -> tuple[str, ...]:
+        """What a step records, in the order of the record's columns."""
+        return metric_names(self.program.model)
 
     @functools.cached_property
     def train_step(self) -> Callable[[TrainState, Any, jax.Array], tuple[TrainState, jax.Array]]:
@@ -187,7 +196,7 @@ class Runtime:
 
     def make_record(self, rows: int) -> jax.Array:
         """An empty metrics buffer of `rows` steps on the mesh."""
-        return jax.jit(lambda: make_record(rows), out_shardings=self._replicated)()
+        return jax.jit(lambda: make_record(rows, self.metric_names), out_shardings=self._replicated)()
 
     def parameter_rows(self) -> Iterator[ParameterRow]:
         """The parameter table, without allocating anything."""

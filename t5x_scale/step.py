@@ -6,7 +6,7 @@ micro-batch scan -> model -> token losses -> gradients -> clip, refuse what is n
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -20,7 +20,7 @@ from t5x_scale.models.interface import DecoderModel, OutputHead
 from t5x_scale.optim import guards
 from t5x_scale.train_state import TrainState
 
-# One float32 of each step, in this order; see `make_record`. The learning rate is the schedule's at this step; an
+# One float32 of each step, in this order; see `metric_names`. The learning rate is the schedule's at this step; an
 # optimiser counts its updates, and lags behind by those that were skipped.
 METRICS = (
     "train/loss",
@@ -33,6 +33,9 @@ METRICS = (
 )
 
 Batch = Mapping[str, jax.Array]
+
+# Losses of tokens, and what layers ask for beside them, by name: sums over tokens, weighted alike.
+Sums = tuple[TokenLosses, dict[str, jax.Array]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,9 +62,17 @@ class StepConfig:
             raise UserError(f"max_grad_norm is {self.max_grad_norm}; expected a positive number or None")
 
 
-def make_record(rows: int) -> jax.Array:
-    """An empty device buffer for the `METRICS` of `rows` steps; step k writes row k mod `rows`."""
-    return jnp.zeros((rows, len(METRICS)), jnp.float32)
+def metric_names(model: DecoderModel) -> tuple[str, ...]:
+    """What a step of `model` records: `METRICS`, then what its layers add to the loss (`train/balance_loss`, …).
+
+    These are means over tokens as they are added, coefficients included, like `train/z_loss`.
+    """
+    return METRICS + tuple(f"train/{name}" for name in model.auxiliary_names)
+
+
+def make_record(rows: int, names: Sequence[str] = METRICS) -> jax.Array:
+    """An empty device buffer for the metrics `names` of `rows` steps; step k writes row k mod `rows`."""
+    return jnp.zeros((rows, len(names)), jnp.float32)
 
 
 def make_train_step(
@@ -82,7 +93,7 @@ def make_train_step(
     """
 
     def train_step(state: TrainState, batch: Batch, record: jax.Array) -> tuple[TrainState, jax.Array]:
-        sums, grads = _accumulate(model, config, stop_frozen, state.params, batch)
+        (sums, auxiliary), grads = _accumulate(model, config, stop_frozen, state.params, batch)
         weight = jnp.maximum(sums.weight, 1.0)
         grads = jax.tree.map(lambda g: g.astype(jnp.float32) / weight, grads)
         norm = guards.global_norm(grads)
@@ -91,7 +102,7 @@ def make_train_step(
         updates, opt_state = transformation.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         # A loss or gradient that is not finite must not reach the parameters: the step then changes nothing.
-        ok = jnp.isfinite(norm) & jnp.isfinite(sums.total)
+        ok = jnp.isfinite(norm) & jnp.isfinite(_total(sums, auxiliary))
         params, opt_state = guards.select_finite(ok, (params, opt_state), (state.params, state.opt_state))
         row = jnp.stack(
             [
@@ -102,6 +113,7 @@ def make_train_step(
                 jnp.asarray(learning_rate(state.step), jnp.float32),
                 norm,
                 1.0 - ok,
+                *(auxiliary[name] / weight for name in model.auxiliary_names),
             ]
         )
         record = record.at[state.step % record.shape[0]].set(row)
@@ -114,7 +126,7 @@ def make_eval_step(model: DecoderModel, config: StepConfig) -> Callable[[Any, Ba
     """Returns `(params, batch) -> TokenLosses` (sums, so that batches can be added), to be jitted."""
 
     def eval_step(params: Any, batch: Batch) -> TokenLosses:
-        return _losses(model, config, params, batch)
+        return _losses(model, config, params, batch)[0]
 
     return eval_step
 
@@ -133,9 +145,17 @@ def make_row_eval_step(model: DecoderModel, config: StepConfig) -> Callable[[Any
     return row_eval_step
 
 
-def _losses(model: DecoderModel, config: StepConfig, params: Any, batch: Batch) -> TokenLosses:
-    head, hidden = model.head(params), model.hidden(params, batch).hidden
-    return _cross_entropy(config, head, hidden, batch[fields.TARGET_TOKENS], batch[fields.LOSS_WEIGHTS])
+def _losses(model: DecoderModel, config: StepConfig, params: Any, batch: Batch) -> Sums:
+    head, output = model.head(params), model.hidden(params, batch)
+    weights = batch[fields.LOSS_WEIGHTS]
+    losses = _cross_entropy(config, head, output.hidden, batch[fields.TARGET_TOKENS], weights)
+    # A row's auxiliary loss is a mean over its tokens. It stands beside the cross-entropy of each of them and is
+    # weighed with it, and so is a sum over rows, normalised like the others by the weight of the whole batch.
+    return losses, {name: jnp.sum(jnp.sum(weights, axis=1) * loss) for name, loss in output.auxiliary.items()}
+
+
+def _total(losses: TokenLosses, auxiliary: dict[str, jax.Array]) -> jax.Array:
+    return sum(auxiliary.values(), start=losses.total)
 
 
 def _cross_entropy(
@@ -154,14 +174,14 @@ def _cross_entropy(
 
 def _accumulate(
     model: DecoderModel, config: StepConfig, stop_frozen: Callable[[Any], Any], params: Any, batch: Batch
-) -> tuple[TokenLosses, Any]:
+) -> tuple[Sums, Any]:
     """Sums of losses and of gradients over the batch; neither is normalised."""
 
-    def total(params: Any, batch: Batch) -> tuple[jax.Array, TokenLosses]:
+    def total(params: Any, batch: Batch) -> tuple[jax.Array, Sums]:
         sums = _losses(model, config, stop_frozen(params), batch)
-        return sums.total, sums
+        return _total(*sums), sums
 
-    def sums_and_gradients(batch: Batch) -> tuple[TokenLosses, Any]:
+    def sums_and_gradients(batch: Batch) -> tuple[Sums, Any]:
         (_, sums), grads = jax.value_and_grad(total, has_aux=True)(params, batch)
         return sums, grads
 
@@ -172,8 +192,9 @@ def _accumulate(
         return jax.tree.map(jnp.add, carry, sums_and_gradients(part)), None
 
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), params)
-    start = (TokenLosses(*(jnp.zeros((), jnp.float32),) * len(TokenLosses._fields)), zeros)
-    return jax.lax.scan(add, start, _split(batch, config.micro_batches))[0]
+    zero = jnp.zeros((), jnp.float32)
+    sums = (TokenLosses(*(zero,) * len(TokenLosses._fields)), dict.fromkeys(model.auxiliary_names, zero))
+    return jax.lax.scan(add, (sums, zeros), _split(batch, config.micro_batches))[0]
 
 
 def _split(batch: Batch, parts: int) -> Batch:

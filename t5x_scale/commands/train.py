@@ -6,15 +6,15 @@ The same command again resumes: what is saved decides where it starts.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
 
 from t5x_scale import run_files
 from t5x_scale.checkpoint.manager import CheckpointConfig, CheckpointManager
-from t5x_scale.checkpoint.restore import restore_parameters
 from t5x_scale.checkpoint.resume import compare_run_records
+from t5x_scale.conversion.starting import Surgery
 from t5x_scale.core.distributed import join_run
 from t5x_scale.core.files import make_directory
 from t5x_scale.core.preemption import StopSignal
@@ -29,7 +29,6 @@ from t5x_scale.monitor.status import StatusLine
 from t5x_scale.monitor.throughput import CHECKPOINT, EVALUATION, Throughput
 from t5x_scale.monitor.writers import MetricWriters
 from t5x_scale.program import Program, Runtime
-from t5x_scale.step import METRICS
 from t5x_scale.train_state import TrainState
 
 EXIT_RESUMABLE = 75
@@ -45,6 +44,8 @@ def train(
     checkpoint: CheckpointConfig = CheckpointConfig(),
     evaluation: EvaluationConfig = EvaluationConfig(),
     initial_checkpoint_path: str | None = None,
+    initial_transforms: Sequence[Surgery] = (),
+    initial_optimizer: str = "reset",
     log_every_steps: int = 10,
     config_text: str = "",
     command_line: str = "",
@@ -58,7 +59,10 @@ def train(
       model_dir: where the run lives.
       checkpoint: when to save and what to keep.
       evaluation: when to evaluate and on what.
-      initial_checkpoint_path: a run or a step of one, whose parameters a new run begins with.
+      initial_checkpoint_path: what a new run begins with: a run or a step of one, a converted checkpoint, a Hugging
+        Face directory or a T5X checkpoint.
+      initial_transforms: surgeries on it, in order, such as `[@depth.DepthUpscale()]`.
+      initial_optimizer: "reset" begins with a fresh optimiser, "restore" with that checkpoint's moments.
       log_every_steps: steps between status lines; metrics are recorded for every step in any case.
       config_text: the resolved configuration, kept beside the run.
       command_line: the words of this command, likewise.
@@ -70,23 +74,22 @@ def train(
     run_files.check_settings(model_dir, train_steps=train_steps, log_every_steps=log_every_steps)
     runtime = program.make()
     run_files.check_data(runtime, data, evaluation.batch_size)
-    run_files.check_run(
-        model_dir, run_files.make_record(runtime, data, train_steps, initial_checkpoint_path), train_steps
-    )
+    beginning = run_files.Beginning(initial_checkpoint_path, tuple(initial_transforms), initial_optimizer)
+    run_files.check_run(model_dir, run_files.make_record(runtime, data, train_steps, beginning), train_steps)
     make_directory(model_dir)
     options = run_files.data_options(model_dir)
     source = make_pipeline(data, **options)
     eval_sources = {} if evaluation.every_steps == 0 else make_eval_sources(data, **evaluation.options(), **options)
 
     with CheckpointManager(model_dir, checkpoint) as manager, StopSignal() as stop:
-        record = run_files.make_record(runtime, data, train_steps, initial_checkpoint_path, source)
+        record = run_files.make_record(runtime, data, train_steps, beginning, source)
         if manager.latest() is not None:
             state, record, position, step = _resume(manager, runtime, record)
             source = source.resumed(position, step)
             source.check_enough(train_steps)
         else:
             source.check_enough(train_steps)
-            state, step = _begin(model_dir, runtime, initial_checkpoint_path), 0
+            state, step = run_files.begin(model_dir, runtime, beginning), 0
         run_files.write_run_files(model_dir, runtime, source, record, config_text, command_line)
         if jax.process_index() == 0:
             print(run_files.banner(model_dir, runtime, step, train_steps), source.describe(), sep="\n", flush=True)
@@ -96,15 +99,6 @@ def train(
     if code == 0 and jax.process_index() == 0:
         print(f"done: {train_steps} steps; see {make_report(model_dir)}")
     return code
-
-
-def _begin(model_dir: str, runtime: Runtime, initial_checkpoint_path: str | None) -> TrainState:
-    """The state of a new run at step 0: parameters of another run, or drawn from the seed."""
-    if not initial_checkpoint_path:
-        return runtime.init_state()
-    params, report = restore_parameters(initial_checkpoint_path, runtime.abstract_params)
-    run_files.write_origin(model_dir, report)
-    return runtime.state_from(params)
 
 
 def _resume(
@@ -152,7 +146,7 @@ class _Loop:
         ):
             self.writers.event("start", start, processes=jax.process_count(), devices=jax.device_count())
             self.recorder = Recorder(
-                METRICS,
+                self.runtime.metric_names,
                 self.writers,
                 self.throughput,
                 self.line,
