@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import threading
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
@@ -17,6 +18,9 @@ from t5x_scale.checkpoint.layout import LOGGER, Document, LeafRecord
 from t5x_scale.core import files, trees
 from t5x_scale.core.environment import describe_environment
 from t5x_scale.core.errors import UserError
+
+MAX_CHUNK_BYTES = 1 << 25
+_MIN_CHUNK_BYTES = 1 << 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,11 +140,12 @@ class CheckpointManager:
         with self._failures():
             if self._checkpointer is None:
                 self._checkpointer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
+            arrays = trees.unflatten(_to_arrays(leaves))
             self._checkpointer.save(
                 layout.step_directory(self.directory, step),
                 args=ocp.args.Composite(
                     **{
-                        layout.STATE_ITEM: ocp.args.PyTreeSave(trees.unflatten(_to_arrays(leaves))),
+                        layout.STATE_ITEM: ocp.args.PyTreeSave(arrays, jax.tree.map(_choose_chunks, arrays)),
                         layout.METADATA_ITEM: ocp.args.JsonSave(document),
                     }
                 ),
@@ -290,6 +295,18 @@ def make_document(step: int, leaves: Mapping[str, Any], metadata: Mapping[str, A
 
 def _to_arrays(leaves: Mapping[str, Any]) -> dict[str, Any]:
     return {path: leaf if isinstance(leaf, jax.Array) else np.asarray(leaf) for path, leaf in leaves.items()}
+
+
+def _choose_chunks(array: jax.Array | np.ndarray) -> ocp.SaveArgs:
+    """How an array, or each shard of it, is cut in storage, so that a part of it can be read without the rest.
+
+    A stack of three or more dimensions is cut into its layers first, where these are large enough: conversions go
+    through a model layer by layer. Left to itself Orbax writes a shard as one chunk, whatever its size.
+    """
+    shape = array.sharding.shard_shape(array.shape) if isinstance(array, jax.Array) else array.shape
+    layer_bytes = math.prod(shape[1:]) * array.dtype.itemsize
+    is_stack = len(shape) > 2 and layer_bytes >= _MIN_CHUNK_BYTES
+    return ocp.SaveArgs(chunk_byte_size=MAX_CHUNK_BYTES, shard_axes=(0,) if is_stack else ())
 
 
 def _render_steps(steps: list[int]) -> str:

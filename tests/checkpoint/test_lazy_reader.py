@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from t5x_scale.checkpoint import lazy_reader
+from t5x_scale.checkpoint import lazy_reader, manager
 from t5x_scale.checkpoint.layout import DamagedError
 from t5x_scale.checkpoint.lazy_reader import read_lazily, verify_lazily
 from t5x_scale.checkpoint.manager import CheckpointConfig, CheckpointManager
@@ -29,9 +29,9 @@ def make_state(factor=1):
 
 def save(form, directory):
     """Steps 1 and 2, as a run saves them or as a conversion does."""
-    with CheckpointManager(directory / "run", CheckpointConfig(save_every_steps=1)) as manager:
+    with CheckpointManager(directory / "run", CheckpointConfig(save_every_steps=1)) as saving:
         for step in (1, 2):
-            manager.save(step, make_state(step), {"row": step})
+            saving.save(step, make_state(step), {"row": step})
     if form == "run":
         return directory / "run"
     for step in (1, 2):
@@ -146,10 +146,30 @@ def test_nothing_there_is_said(tmp_path):
         read_lazily(tmp_path / "absent")
 
 
+def test_a_run_cuts_large_arrays_into_layers_and_pieces(tmp_path, monkeypatch):
+    """Or a leaf of one device would be one chunk, and a layer of it could not be read without the rest."""
+    monkeypatch.setattr(manager, "MAX_CHUNK_BYTES", 1 << 12)
+    monkeypatch.setattr(manager, "_MIN_CHUNK_BYTES", 1 << 10)
+    shapes = {"stack": (3, 64, 32), "table": (256, 32), "narrow": (64, 2, 8), "small": (4, 4)}
+    with CheckpointManager(tmp_path, CheckpointConfig(save_every_steps=1)) as saving:
+        saving.save(1, {name: jnp.ones(shape) for name, shape in shapes.items()}, {})
+    sizes = []
+    to_lazy = lazy_reader.to_lazy
+    monkeypatch.setattr(
+        lazy_reader, "to_lazy", lambda store, path: sizes.append((path, _chunks(store))) or to_lazy(store, path)
+    )
+    read_lazily(tmp_path)
+    assert dict(sizes) == {"stack": (1, 32, 32), "table": (32, 32), "narrow": (64, 2, 8), "small": (4, 4)}
+
+
+def _chunks(store):
+    return store.chunk_layout.read_chunk.shape
+
+
 def test_a_chunk_larger_than_the_cache_is_decoded_once(tmp_path, monkeypatch):
     """A run on one device writes a leaf as one chunk: its blocks must not decode it again each."""
-    with CheckpointManager(tmp_path, CheckpointConfig(save_every_steps=1)) as manager:
-        manager.save(1, {"params": {"a": jnp.asarray(KERNEL)}}, {})
+    with CheckpointManager(tmp_path, CheckpointConfig(save_every_steps=1)) as saving:
+        saving.save(1, {"params": {"a": jnp.asarray(KERNEL)}}, {})
     monkeypatch.setattr(lazy_reader, "_CACHE_BYTES", KERNEL.nbytes // 4)
     limits = []
     open_all = lazy_reader._open_all
