@@ -7,7 +7,7 @@ import numpy as np
 from t5x_scale.core import batch as fields
 from t5x_scale.core import lazy
 from t5x_scale.core.leaves import Leaf, Origin
-from t5x_scale.core.trees import unflatten
+from t5x_scale.core.trees import flatten, unflatten
 from t5x_scale.models.architecture import Architecture
 from t5x_scale.models.assembly import to_model
 from t5x_scale.models.config import ModelConfig
@@ -149,3 +149,26 @@ def logits(weights, length=7):
     params = unflatten({path: jnp.asarray(values) for path, values in read(weights.leaves).items()})
     model = to_model(weights.architecture)
     return np.asarray(jax.jit(model.logits)(params, {fields.INPUT_TOKENS: tokens}))
+
+
+def gradients(weights, length=7):
+    """The gradient of a fixed sum of those logits, by path."""
+    tokens = np.random.default_rng(5).integers(1, 19, (2, length)).astype(np.int32)
+    params = unflatten({path: jnp.asarray(values) for path, values in read(weights.leaves).items()})
+    model = to_model(weights.architecture)
+    signs = np.random.default_rng(6).standard_normal((2, length, weights.architecture.config.vocab_size))
+
+    def objective(params):
+        return (model.logits(params, {fields.INPUT_TOKENS: tokens}) * signs).sum()
+
+    return {path: np.asarray(value) for path, value in flatten(jax.jit(jax.grad(objective))(params)).items()}
+
+
+def with_gradients(weights, first="opt_state/0/mu", second="opt_state/0/nu"):
+    """The weights with their gradient as an optimiser's first moment, and its square as the second."""
+    found = {slot: {} for slot in (first, second)}
+    for path, value in gradients(weights).items():
+        axes, origin = weights.leaves[path].axes, Origin("restored", path)
+        found[first][path] = Leaf(lazy.from_array(value), axes, origin)
+        found[second][path] = Leaf(lazy.from_array(value**2), axes, origin)
+    return weights.replace(moments=found)
