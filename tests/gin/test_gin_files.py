@@ -59,8 +59,9 @@ class TestModels:
     def test_size_says_shapes_only(self, name):
         own = re.sub(r"#.*", "", (pathlib.Path(__file__).parents[2] / name).read_text())
         bound = set(re.findall(r"^ *(\w+) = ", own, re.MULTILINE))
-        allowed = {"num_layers", "embed_dim", "mlp_dim", "num_heads", "num_kv_heads", "head_dim", "vocab_size"}
-        assert bound <= allowed | {"NUM_LAYERS", "EMBED_DIM", "EMBEDDING_SCALE", "REMAT"}
+        shapes = {"num_layers", "embed_dim", "mlp_dim", "num_heads", "num_kv_heads", "head_dim", "vocab_size"}
+        shapes |= {"num_experts", "num_experts_per_token"}
+        assert bound <= shapes | {"NUM_LAYERS", "EMBED_DIM", "EMBEDDING_SCALE", "REMAT"}
 
     @pytest.mark.parametrize("name", FAMILIES)
     def test_family_asks_for_its_sizes(self, name):
@@ -164,6 +165,7 @@ class TestHardware:
             ("gemma/7b", "v4_64"),
             ("gemma2/27b", "v5p_512"),
             ("gpt2/1.5b", "h200_1"),
+            ("mixtral/8x7b", "v5p_512"),
             ("palm/tiny", "cpu_8"),
             ("llama/tiny", "cpu_8"),
         ],

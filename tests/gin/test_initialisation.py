@@ -15,6 +15,8 @@ from gin_files import load_program
 from t5x_scale.core.trees import flatten
 
 SMALL = {"ModelConfig__vocab_size": 16}
+TWO_LAYERS = {f"ModelConfig__{name}": 2 for name in ("num_layers", "num_heads", "num_kv_heads", "head_dim")}
+TWO_LAYERS |= {"ModelConfig__embed_dim": 16, "ModelConfig__mlp_dim": 8, **SMALL}
 GPT3 = {"NUM_LAYERS": 3, "ModelConfig__embed_dim": 128, "ModelConfig__mlp_dim": 512, **SMALL}
 
 
@@ -32,6 +34,8 @@ def _values(model, monkeypatch):
         ("gpt3/125m", GPT3, 0.02, 0.02 / math.sqrt(6), 0.02),
         ("pythia/14m", SMALL, math.sqrt(0.4 / 128), 2 / (6 * math.sqrt(128)), math.sqrt(0.4 / 128)),
         ("gopher/44m", SMALL, 512**-0.5, None, 512**-0.5),
+        ("gemma2/2b", TWO_LAYERS, 0.02, 0.02, 0.02),
+        ("mixtral/8x7b", TWO_LAYERS, 0.02, 0.02, 0.02),
     ],
 )
 def test_deviations(name, settings, usual, output, table, monkeypatch):
@@ -39,7 +43,8 @@ def test_deviations(name, settings, usual, output, table, monkeypatch):
     for path, value in values.items():
         leaf = path.rsplit("/", 1)[1]
         if leaf in ("bias", "scale"):
-            expected = 0.0 if leaf == "bias" else 1.0
+            # Gemma stores the difference of a scale from 1.
+            expected = 0.0 if leaf == "bias" or name.startswith("gemma") else 1.0
         elif leaf.endswith("_bias"):
             expected = 0.02
         elif path.endswith(("/out/kernel", "/wo/kernel")):
