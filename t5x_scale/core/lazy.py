@@ -146,6 +146,24 @@ def normal(shape: Sequence[int], dtype: Any, stddev: float, seed: int, name: str
       seed: of the whole conversion.
       name: of this tensor, so that two of one seed differ.
     """
+    return _drawn(
+        shape, dtype, seed, name, lambda generator, size: stddev * generator.standard_normal(size, np.float32)
+    )
+
+
+def uniform(shape: Sequence[int], seed: int, name: str) -> LazyArray:
+    """float32 values from 0 to below 1; arguments as for `normal`."""
+    return _drawn(shape, np.float32, seed, name, lambda generator, size: generator.random(size, np.float32))
+
+
+def _drawn(
+    shape: Sequence[int],
+    dtype: Any,
+    seed: int,
+    name: str,
+    draw: Callable[[np.random.Generator, int], np.ndarray],
+) -> LazyArray:
+    """`draw(generator, size)` along the last dimension, with a generator for each index of the others."""
     shape, dtype = tuple(shape), to_dtype(dtype)
     key = int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:8], "little")
 
@@ -156,8 +174,8 @@ def normal(shape: Sequence[int], dtype: Any, stddev: float, seed: int, name: str
             index = [part.start + offset for part, offset in zip(leading, position, strict=True)]
             row = int(np.ravel_multi_index(index, shape[:-1])) if index else 0
             generator = np.random.Generator(np.random.Philox(key=np.array([key, row], np.uint64)))
-            block[position] = stddev * generator.standard_normal(last.stop, np.float32)[last]
-        return block.astype(dtype)
+            block[position] = draw(generator, last.stop)[last]
+        return block.astype(dtype, copy=False)
 
     return LazyArray(shape, dtype, read)
 

@@ -23,6 +23,7 @@ def balanced_clusters(points: np.ndarray, clusters: int, seed: int, iterations: 
     count = len(points)
     if count % clusters:
         raise ValueError(f"{count} points do not make {clusters} clusters of equal size")
+    points = np.ascontiguousarray(points)
     centres = _first_centres(points, clusters, np.random.default_rng(seed))
     labels = np.full(count, -1)
     for _ in range(iterations):

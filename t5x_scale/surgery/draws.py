@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import math
-import statistics
 from collections.abc import Callable
 
 import numpy as np
@@ -68,14 +67,10 @@ def add_noise(array: LazyArray, source: LazyArray, relative: float, share: float
     if relative == 0.0 or share == 0.0:
         return array
     noise = normal_like(array.shape, source, True, seed, f"{name}/noise")
-    choice = lazy.normal(array.shape, np.float32, 1.0, seed, f"{name}/share")
-    bound = math.inf if share >= 1.0 else statistics.NormalDist().inv_cdf(share)
-
-    def add(values: np.ndarray, noise: np.ndarray, choice: np.ndarray) -> np.ndarray:
-        changed = values.astype(np.float32) + np.float32(relative) * noise
-        return np.where(choice < bound, changed, values.astype(np.float32))
-
-    return lazy.elementwise(add, array, noise, choice)
+    if share < 1.0:
+        chosen = lazy.uniform(array.shape, seed, f"{name}/share")
+        noise = lazy.elementwise(lambda values, chosen: values * (chosen < share), noise, chosen)
+    return lazy.elementwise(lambda values, noise: values + np.float32(relative) * noise, array, noise)
 
 
 def choose_neurons(shape: tuple[int, int, int], share: float, seed: int) -> np.ndarray:

@@ -173,6 +173,15 @@ def test_drawn_numbers_have_the_standard_deviation():
     assert lazy.normal((7,), "bfloat16", 1.0, 0, "vector").read().dtype == lazy.to_dtype("bfloat16")
 
 
+def test_uniform_numbers_fill_the_unit_interval_in_whatever_boxes():
+    drawn = lazy.uniform((16, 8, 64), 0, "share")
+    whole = drawn.read()
+    assert 0 <= whole.min() < 0.01
+    assert 0.99 < whole.max() < 1
+    assert abs(whole.mean() - 0.5) < 0.01
+    np.testing.assert_array_equal(drawn.read((slice(3, 9), slice(2, 3), slice(5, 40))), whole[3:9, 2:3, 5:40])
+
+
 def test_what_does_not_fit_is_refused():
     array = lazy.from_array(np.zeros((4, 6), np.float32))
     with pytest.raises(ValueError, match="does not split"):
