@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from t5x_scale.core.errors import UserError
 from t5x_scale.data.tokenizer_files import AddedToken, JsonTokenizer, SentencePieceModel, SideFiles
 from t5x_scale.data.vocabulary import CONFIG_FILE, JSON_FILE, MODEL_FILE, Vocabulary, vocabulary_from_files
-from t5x_scale.data.vocabulary_codecs import MODES
+from t5x_scale.data.vocabulary_codecs import MODES, SPACE
 
 
 def missing_ul2_tokens(vocabulary: Vocabulary, sentinels: int) -> list[str]:
@@ -66,7 +66,7 @@ def extend_tokenizer(files: Mapping[str, bytes], names: Sequence[str]) -> tuple[
 
 def _check_names(names: Sequence[str]) -> None:
     for name in names:
-        if not name or any(character.isspace() or character == "\u2581" for character in name):
+        if not name or any(character.isspace() or character == SPACE for character in name):
             raise UserError(f"{name!r} is no name for a control token: it is empty or holds white space")
     if len(set(names)) < len(names):
         twice = next(name for name in names if list(names).count(name) > 1)
@@ -78,7 +78,7 @@ def _check_agreement(model: SentencePieceModel | None, table: JsonTokenizer | No
         return
     for index in range(min(model.size, table.size)):
         one, other = model.piece(index), table.piece(index)
-        if one != other:
+        if one != other and (other is None or one.replace(SPACE, " ") != other):
             raise UserError(
                 f"id {index} is {one!r} in {MODEL_FILE} and {other!r} in {JSON_FILE}: they are two tokenizers; "
                 "leave out the one that the model was not trained with"

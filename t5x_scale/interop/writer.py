@@ -14,6 +14,7 @@ from t5x_scale.core import files, lazy
 from t5x_scale.core.errors import UserError, did_you_mean
 from t5x_scale.core.lazy import LazyArray
 from t5x_scale.core.leaves import Leaf
+from t5x_scale.data.tokenizer_conversion import with_tokenizer_json
 from t5x_scale.interop.carrying import name_refused
 from t5x_scale.interop.families import FAMILIES
 from t5x_scale.interop.hugging_face import GENERATION_FILE, Progress, check_target, write_directory
@@ -73,7 +74,7 @@ def write_hugging_face(
         config,
         generation,
         tensors,
-        tokenizer,
+        with_tokenizer_json(tokenizer),
         card,
         max_shard_bytes=max_shard_bytes,
         max_block_bytes=max_block_bytes,

@@ -6,7 +6,8 @@ import sys
 import pytest
 from transformers import AutoTokenizer
 
-from t5x_scale.data.vocabulary import load_vocabulary
+from t5x_scale.data.tokenizer_conversion import with_tokenizer_json
+from t5x_scale.data.vocabulary import SHIPPED, load_vocabulary
 from t5x_scale.data.vocabulary_extension import extend_tokenizer
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "fakes"))
@@ -71,3 +72,17 @@ def test_our_vocabulary_agrees(pair):
         added = any(name in text for name in (*NAMES, "</s>"))
         if not added and not (text.startswith(" ") and (after / "tokenizer.model").exists()):
             assert vocabulary.encode(text) == tokenizer.encode(text, add_special_tokens=False)
+
+
+def test_a_lossless_model_is_used_as_it_is_meant(tmp_path):
+    files = with_tokenizer_json({"tokenizer.model": (SHIPPED / "stdlib_8k" / "tokenizer.model").read_bytes()})
+    tokenizer = AutoTokenizer.from_pretrained(write(tmp_path / "ours", files))
+    vocabulary = load_vocabulary("stdlib_8k")
+    assert len(tokenizer) == vocabulary.size
+    assert (tokenizer.bos_token_id, tokenizer.eos_token_id) == (vocabulary.bos_id, vocabulary.eos_id)
+    for text in [*SAMPLES, "\u2581 \u2581", "<0x41>"]:
+        if "[" not in text:
+            ids = tokenizer.encode(text, add_special_tokens=False)
+            assert ids == vocabulary.encode(text)
+            assert tokenizer.decode(ids) == text
+    assert tokenizer.encode("[NLG]", add_special_tokens=False) == [vocabulary.mode_token_id("[NLG]")]
