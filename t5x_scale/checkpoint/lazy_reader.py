@@ -11,22 +11,17 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
-
-import numpy as np
-import tensorstore as ts
+from typing import NamedTuple
 
 from t5x_scale.checkpoint import integrity, layout, plain_form, restore
 from t5x_scale.checkpoint.layout import DamagedError, Document
 from t5x_scale.core import files, lazy, parallel
 from t5x_scale.core.lazy import LazyArray, Region
+from t5x_scale.core.zarr_arrays import open_arrays
 
 Progress = Callable[[int, int], None]
 
 _BLOCK_BYTES = 1 << 24
-# Of decoded chunks, all leaves together. A chunk that does not fit would be decoded again for every block of it.
-_CACHE_BYTES = 1 << 27
-_OCDBT_MANIFEST = "manifest.ocdbt"
 
 
 class _Block(NamedTuple):
@@ -100,65 +95,20 @@ def open_leaves(step_path: files.Path, document: Document, prefix: str = "") -> 
     """The leaves of one step, by path. Nothing of them is read but their descriptions.
 
     Raises:
-      DamagedError: a leaf is not there, or not of the shape and dtype on record.
+      DamagedError: a leaf is not there, or not of the shape and dtype on record; reading it raises the same.
     """
     state = step_path / layout.STATE_ITEM
-    driver = _read_driver(state)
-    is_ocdbt = (state / _OCDBT_MANIFEST).exists()
-    paths = [path for path in document.leaves if path.startswith(prefix)]
-    specs = {path: {"driver": driver, "kvstore": _kvstore(state, path, is_ocdbt)} for path in paths}
-    stores = _open_all(specs, _CACHE_BYTES)
-    largest = max((_chunk_bytes(store) for store in stores.values()), default=0)
-    if 2 * largest > _CACHE_BYTES:
-        stores = _open_all(specs, 2 * largest)
-    for path, store in stores.items():
+    names = {path: plain_form.array_name(path) for path in document.leaves if path.startswith(prefix)}
+    leaves = open_arrays(state, names, _damage, driver=_read_driver(state))
+    for path, leaf in leaves.items():
         record = document.leaves[path]
-        if (store.shape, store.dtype.numpy_dtype) != (record.shape, lazy.to_dtype(record.dtype)):
-            raise DamagedError(f"its leaf '{path}' is {store.dtype.name}{list(store.shape)}, not as on record")
-    return {path: to_lazy(store, path) for path, store in stores.items()}
+        if (leaf.shape, leaf.dtype) != (record.shape, lazy.to_dtype(record.dtype)):
+            raise DamagedError(f"its leaf '{path}' is {leaf.dtype}{list(leaf.shape)}, not as on record")
+    return leaves
 
 
-def _open_all(specs: Mapping[str, Any], cache_bytes: int) -> dict[str, ts.TensorStore]:
-    context = ts.Context({"cache_pool": {"total_bytes_limit": cache_bytes}})
-    futures = {path: ts.open(spec, context=context, open=True, read=True) for path, spec in specs.items()}
-    stores = {}
-    for path, future in futures.items():
-        with _damage(path):
-            stores[path] = future.result()
-    return stores
-
-
-def to_lazy(store: ts.TensorStore, path: str) -> LazyArray:
-    """A stored array as a lazy one, to be read in the order of its chunks.
-
-    Its reader raises:
-      DamagedError: the storage cannot make sense of what is there.
-    """
-    chunks = _chunk_shape(store)
-    # Dimensions that chunks cut come first, so that no chunk is left before it is done with.
-    outer = tuple(axis for axis in range(store.ndim) if chunks[axis] < store.shape[axis])
-
-    def read(region: Region) -> np.ndarray:
-        with _damage(path):
-            return store[region].read().result()
-
-    return LazyArray(store.shape, store.dtype.numpy_dtype, read, outer or (0,))
-
-
-@contextlib.contextmanager
-def _damage(path: str) -> Iterator[None]:
-    try:
-        yield
-    except (ValueError, OSError) as error:
-        raise DamagedError(f"its leaf '{path}' cannot be read ({restore.first_line(error)})") from error
-
-
-def _chunk_bytes(store: ts.TensorStore) -> int:
-    return math.prod(_chunk_shape(store)) * store.dtype.numpy_dtype.itemsize
-
-
-def _chunk_shape(store: ts.TensorStore) -> tuple[int, ...]:
-    return tuple(store.chunk_layout.read_chunk.shape or ())  # A scalar has none.
+def _damage(path: str, reason: str) -> DamagedError:
+    return DamagedError(f"its leaf '{path}' cannot be read ({reason})")
 
 
 def _read_driver(state: files.Path) -> str:
@@ -167,12 +117,3 @@ def _read_driver(state: files.Path) -> str:
         return "zarr3" if tree.get("use_zarr3") else "zarr"
     except (OSError, ValueError, AttributeError) as error:
         raise DamagedError(f"its tree cannot be read ({type(error).__name__}: {error})") from error
-
-
-def _kvstore(state: files.Path, path: str, is_ocdbt: bool) -> dict[str, Any] | str:
-    name = f"{plain_form.array_name(path)}/"
-    if is_ocdbt:
-        base = f"{os.fspath(state)}/" if files.is_remote(state) else {"driver": "file", "path": f"{state}/"}
-        return {"driver": "ocdbt", "base": base, "path": name}
-    place = f"{os.fspath(state)}/{name}"
-    return place if files.is_remote(state) else {"driver": "file", "path": place}

@@ -18,6 +18,7 @@ from t5x_scale.checkpoint.layout import LOGGER, Document, LeafRecord
 from t5x_scale.core import files, trees
 from t5x_scale.core.environment import describe_environment
 from t5x_scale.core.errors import UserError
+from t5x_scale.core.zarr_arrays import first_line
 
 MAX_CHUNK_BYTES = 1 << 25
 _MIN_CHUNK_BYTES = 1 << 20
@@ -241,7 +242,7 @@ class CheckpointManager:
         except Exception as error:
             step, self._position = self._pending or (None, self._position)
             self._pending, self._is_prepared = None, False
-            reason = restore.first_line(error)
+            reason = first_line(error)
             raise UserError(f"saving the checkpoint of step {step} in {self.directory} failed: {reason}") from error
 
     def _prepare(self, step: int) -> None:

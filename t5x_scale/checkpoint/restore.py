@@ -14,9 +14,9 @@ from t5x_scale.checkpoint import integrity, layout, multihost
 from t5x_scale.checkpoint.layout import DamagedError, Document
 from t5x_scale.core import files, trees
 from t5x_scale.core.errors import UserError, did_you_mean
+from t5x_scale.core.zarr_arrays import first_line
 
 PARAMETERS = "params"
-_MAX_REASON = 400
 
 
 @dataclasses.dataclass(frozen=True)
@@ -217,10 +217,3 @@ def _cast(array: jax.Array, wanted: Any) -> jax.Array:
     if array.dtype == wanted.dtype:
         return array
     return jax.jit(lambda x: x.astype(wanted.dtype), out_shardings=array.sharding)(array)
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message, cut to what a person reads: the rest is for the traceback."""
-    lines = str(error).strip().splitlines()
-    text = lines[0].split(" [tensorstore_spec")[0] if lines else ""
-    return text if len(text) <= _MAX_REASON else f"{text[:_MAX_REASON]}..."

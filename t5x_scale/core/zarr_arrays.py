@@ -1,0 +1,105 @@
+"""Arrays that TensorStore reads, as lazy arrays: directories of zarr, and Orbax's OCDBT databases of them."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import tensorstore as ts
+
+from t5x_scale.core import files
+from t5x_scale.core.lazy import LazyArray, Region
+
+# Of decoded chunks, all arrays together. A chunk that does not fit would be decoded again for every block of it.
+_CACHE_BYTES = 1 << 27
+_OCDBT_MANIFEST = "manifest.ocdbt"
+_MAX_REASON = 400
+
+# Makes the error that says why what is called so cannot be read.
+Failure = Callable[[str, str], Exception]
+
+
+def open_arrays(
+    directory: files.Path, names: Mapping[str, str], failure: Failure, *, driver: str = "zarr"
+) -> dict[str, LazyArray]:
+    """Opens arrays of a directory, to be read in the order of their chunks; no chunk is read before it is wanted.
+
+    Args:
+      directory: local or `gs://`; where it holds an OCDBT manifest, the arrays are in that database.
+      names: for each array, by what its errors call it, its directory below.
+      failure: makes the errors of this function and of reading, from what the array is called and the reason.
+      driver: `zarr` or `zarr3`.
+
+    Returns:
+      The arrays, by what their errors call them.
+    """
+    is_database = (directory / _OCDBT_MANIFEST).exists()
+    # What is read here is never written to again, so that what was decoded stays true.
+    base = {"driver": driver, "recheck_cached_data": "open"}
+    specs = {called: {**base, "kvstore": _locate(directory, name, is_database)} for called, name in names.items()}
+    stores = _open_all(specs, failure, _CACHE_BYTES)
+    largest = max((_chunk_bytes(store) for store in stores.values()), default=0)
+    if 2 * largest > _CACHE_BYTES:
+        stores = _open_all(specs, failure, 2 * largest)
+    return {called: _to_lazy(store, called, failure) for called, store in stores.items()}
+
+
+def _open_all(specs: Mapping[str, Any], failure: Failure, cache_bytes: int) -> dict[str, ts.TensorStore]:
+    context = ts.Context({"cache_pool": {"total_bytes_limit": cache_bytes}})
+    futures = {called: ts.open(spec, context=context, open=True, read=True) for called, spec in specs.items()}
+    stores = {}
+    for called, future in futures.items():
+        with _failures(called, failure):
+            stores[called] = future.result()
+    return stores
+
+
+def _locate(directory: files.Path, name: str, is_database: bool) -> dict[str, Any] | str:
+    """The key-value store of an array, as TensorStore describes it."""
+    if is_database:
+        return {"driver": "ocdbt", "base": _store(directory), "path": f"{name}/"}
+    return _store(directory / name)
+
+
+def _store(directory: files.Path) -> dict[str, Any] | str:
+    place = f"{os.fspath(directory)}/"
+    return place if files.is_remote(directory) else {"driver": "file", "path": place}
+
+
+def _to_lazy(store: ts.TensorStore, called: str, failure: Failure) -> LazyArray:
+    chunks = _chunk_shape(store)
+    # Dimensions that chunks cut come first, so that no chunk is left before it is done with.
+    outer = tuple(axis for axis in range(store.ndim) if chunks[axis] < store.shape[axis])
+
+    def read(region: Region) -> np.ndarray:
+        with _failures(called, failure):
+            return store[region].read().result()
+
+    return LazyArray(store.shape, store.dtype.numpy_dtype, read, outer or (0,))
+
+
+def _chunk_shape(store: ts.TensorStore) -> tuple[int, ...]:
+    return tuple(store.chunk_layout.read_chunk.shape or ())  # A scalar has none.
+
+
+def _chunk_bytes(store: ts.TensorStore) -> int:
+    return math.prod(_chunk_shape(store)) * store.dtype.numpy_dtype.itemsize
+
+
+@contextlib.contextmanager
+def _failures(called: str, failure: Failure) -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        raise failure(called, first_line(error)) from error
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of a storage library's message, cut to what a person reads: the rest is for the traceback."""
+    lines = str(error).strip().splitlines()
+    text = lines[0].split(" [tensorstore_spec")[0].split(" [source locations")[0] if lines else ""
+    return text if len(text) <= _MAX_REASON else f"{text[:_MAX_REASON]}..."
