@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from t5x_scale.core import lazy
 from t5x_scale.core.errors import UserError
 from t5x_scale.core.leaves import Origin
+from t5x_scale.models.assembly import axes_of, shapes_of
 from t5x_scale.surgery import draws
+from t5x_scale.surgery.depth import ExpandBlocks
 from t5x_scale.surgery.experts import Upcycle, VirtualGroups
 from t5x_scale.surgery.partition import MergeExperts, PartitionExperts
 
@@ -269,6 +271,52 @@ def test_merged_copies_can_be_their_mean():
     path = f"{MLP}wo/kernel"
     old, new = (toy.read(w.moments[MOMENTS[1]])[path] for w in (weights, merged))
     np.testing.assert_allclose(new[:, :12], 16 * old, rtol=1e-6)
+
+
+# Whole models.
+
+
+@pytest.mark.parametrize(
+    ("surgery", "family"),
+    [
+        (Upcycle(4, 2, router_stddev=1.0), "llama"),
+        (Upcycle(4, 3, router="topk_softmax", router_stddev=1.0), "palm"),
+        (Upcycle(4, 2, router_stddev=1.0), "gemma"),
+        (VirtualGroups(3, 6, 3, exact=True, normalize_gates=True, router_stddev=1.0), "llama"),
+        (VirtualGroups(2, 8, 4, exact=True, router="topk_softmax", router_stddev=1.0), "palm"),
+        (VirtualGroups(4, 8, 4, exact=True, normalize_gates=True, router_stddev=1.0), "gemma"),
+        (PartitionExperts(4, 4, router_stddev=0.0), "llama"),
+        (
+            PartitionExperts(3, 3, "clustered", router="softmax_topk", normalize_gates=False, router_stddev=0.0),
+            "llama",
+        ),
+    ],
+)
+def test_logits_are_unchanged(surgery, family):
+    weights = toy.make_weights(toy.FAMILIES[family])
+    changed = surgery(weights)
+    assert toy.shapes(changed.leaves) == shapes_of(changed.architecture)
+    assert {path: leaf.axes for path, leaf in changed.leaves.items()} == axes_of(changed.architecture)
+    np.testing.assert_allclose(toy.logits(changed), toy.logits(weights), rtol=0, atol=1e-5)
+
+
+def test_logits_change_when_experts_differ():
+    weights = toy.make_weights(LLAMA)
+    for surgery in (Upcycle(4, noise=0.5), Upcycle(4, drop=0.5), PartitionExperts(4, 2), VirtualGroups(3, 6, 3)):
+        assert np.abs(toy.logits(surgery(weights)) - toy.logits(weights)).max() > 1e-3
+
+
+def test_merged_parts_give_the_logits_of_the_dense_model():
+    weights = toy.make_weights(LLAMA)
+    merged = MergeExperts()(PartitionExperts(4, 1)(weights))
+    np.testing.assert_allclose(toy.logits(merged), toy.logits(weights), rtol=0, atol=1e-5)
+
+
+def test_expanded_blocks_of_experts_leave_the_function_unchanged():
+    weights = Upcycle(4, noise=0.5, router_stddev=1.0)(toy.make_weights(LLAMA))
+    grown = ExpandBlocks(num_new=2)(weights)
+    assert not grown.leaves[f"{EXPERTS}wo/kernel"].array.read()[[2, 5]].any()
+    np.testing.assert_array_equal(toy.logits(grown), toy.logits(weights))
 
 
 # Draws.
