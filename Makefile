@@ -11,31 +11,41 @@ export JAX_PLATFORMS ?= cpu
 
 # Apache Beam pins older versions of what others share.
 BEAM_VENV := .venv-beam
+# torch is large, and nothing but the comparison with transformers wants it.
+REFERENCE_VENV := .venv-torch
 
-.PHONY: help demo test drill beam lint format install clean-demo
+.PHONY: help demo continue-demo test drill beam reference lint format install clean-demo
 
 help:
 	@echo "make demo    pretrain a small PaLM on real text, kill it, resume it, continue it, sample from it"
-	@echo "make test    every test"
+	@echo "make continue-demo   take the demo's model on in five ways, and compare: UL2R, deeper, expanded, …"
+	@echo "make test    every test but those of the next three"
 	@echo "make drill   kill a run at random moments, again and again (DRILL=20 kills)"
 	@echo "make beam    build a token store with Apache Beam, in an environment of its own"
+	@echo "make reference   imported models against transformers and torch, in an environment of its own"
 	@echo "make lint    ruff and the import contracts"
 	@echo "make format  ruff format and the fixes it is sure of"
 
 demo: $(VENV)/.installed
 	$(BIN)/python tools/demo.py
 
+continue-demo: $(VENV)/.installed
+	$(BIN)/python tools/continue_demo.py
+
 clean-demo:
 	rm -rf runs/demo
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile tests
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --ignore=tests/reference tests
 
 drill: $(VENV)/.installed-test
 	DRILL=$(or $(DRILL),20) $(BIN)/python -m pytest -q tests/endtoend/test_drill.py
 
 beam: $(BEAM_VENV)/.installed
 	$(BEAM_VENV)/bin/python -m pytest -q tests/beam
+
+reference: $(REFERENCE_VENV)/.installed
+	$(REFERENCE_VENV)/bin/python -m pytest -q -n 2 --dist loadfile tests/reference
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
@@ -67,4 +77,10 @@ $(BEAM_VENV)/.installed: setup.py
 	@if [ -z "$(PYTHON)" ]; then $(MAKE) $(VENV)/bin/python; fi
 	$(PYTHON) -m venv $(BEAM_VENV)
 	$(BEAM_VENV)/bin/python -m pip install --quiet -e '.[beam]' 'pytest>=8.4,<10'
+	touch $@
+
+$(REFERENCE_VENV)/.installed: setup.py
+	@if [ -z "$(PYTHON)" ]; then $(MAKE) $(VENV)/bin/python; fi
+	$(PYTHON) -m venv $(REFERENCE_VENV)
+	$(REFERENCE_VENV)/bin/python -m pip install --quiet -e '.[test,reference]'
 	touch $@

@@ -37,6 +37,9 @@ EXTRAS = {
     # protobuf < 7, and sentencepiece from 0.2.2 on wants more; its TFRecord files want google-crc32c, which only
     # some of its dependencies bring; gs:// paths of ours want gcsfs.
     "beam": ["apache-beam[gcp]>=2.77,<3", "sentencepiece<0.2.2", "google-crc32c>=1.5,<2", "gcsfs>=2026.6"],
+    # What imported models are held to (`make reference`), in an environment of its own: torch is large. This version's
+    # CPU build is small; a range would take one with CUDA.
+    "reference": ["torch==2.13.0", "transformers>=5.24,<6", "safetensors>=0.6,<1", "protobuf>=6.31,<8"],
     "test": [
         # Measured against in tools/benchmark_data.py.
         "grain>=0.2.18,<0.3",

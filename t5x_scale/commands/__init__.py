@@ -33,6 +33,9 @@ COMMANDS: dict[str, str] = {
     "train": "t5x_scale.commands.train:train",
     "eval": "t5x_scale.commands.evaluate:evaluate",
     "infer": "t5x_scale.commands.infer:infer",
+    "import": "t5x_scale.commands.import_checkpoint:import_checkpoint",
+    "reshape": "t5x_scale.commands.reshape:reshape",
+    "export": "t5x_scale.commands.export:export",
     "report": "t5x_scale.commands.report:report",
     "precompile": "t5x_scale.commands.precompile:precompile",
 }
@@ -42,6 +45,9 @@ SUMMARIES: dict[str, str] = {
     "train": "train a model; the same command again resumes it",
     "eval": "evaluate a checkpoint",
     "infer": "generate text from a checkpoint",
+    "import": "turn a Hugging Face or T5X checkpoint into one of ours",
+    "reshape": "make a checkpoint deeper, sparser, wider, of another vocabulary, or one of several",
+    "export": "turn a checkpoint into a Hugging Face directory",
     "report": "draw the loss curve and the tables of a run",
     "precompile": "compile the training step for a machine that is not here, and say what it takes of it",
 }
@@ -55,6 +61,24 @@ FLAGS: dict[str, dict[str, Flag]] = {
         "--output": Flag("evaluate.evaluate.output", "a JSON file for the results"),
     },
     "report": {"--model_dir": Flag("report.report.model_dir", "the run", positional=True)},
+    "import": {
+        "--source": Flag("import_checkpoint.import_checkpoint.source", "what is read", positional=True),
+        "--output": Flag("import_checkpoint.import_checkpoint.output", "a new directory", positional=True),
+        "--dtype": Flag("import_checkpoint.import_checkpoint.dtype", "of the parameters on disk, if another"),
+    },
+    "reshape": {
+        "--source": Flag("reshape.reshape.source", "a run, one step of it, or what import reads", positional=True),
+        "--output": Flag("reshape.reshape.output", "a new directory", positional=True),
+        "--merge_with": Flag("reshape.reshape.others", "a further checkpoint of a merge", repeated=True),
+        "--dtype": Flag("reshape.reshape.dtype", "of the parameters on disk, if another"),
+    },
+    "export": {
+        "--source": Flag("export.export.source", "a run, one step of it, or what import reads", positional=True),
+        "--output": Flag("export.export.output", "a new directory", positional=True),
+        "--family": Flag("export.export.family", "the Hugging Face family that shall carry it"),
+        "--dtype": Flag("export.export.dtype", "of the parameters on disk, if another"),
+        "--vocab_size": Flag("export.export.vocab_size", "rows of the token table that go out", literal=True),
+    },
     "infer": {
         "--prompt": Flag("infer.infer.prompts", "a prompt; may be given many times", repeated=True),
         "--prompts_file": Flag("infer.infer.prompts_file", "a file of prompts, one a line, or .jsonl"),

@@ -7,7 +7,6 @@ from typing import Any
 import jax
 
 from t5x_scale import run_files
-from t5x_scale.checkpoint.restore import restore_parameters
 from t5x_scale.core.distributed import join_run
 from t5x_scale.core.files import make_directory, to_path, write_json
 from t5x_scale.data.pipeline import DataConfig, make_eval_sources
@@ -43,14 +42,14 @@ def evaluate(
     run_files.check_data(runtime, data, evaluation.batch_size)
     if output is not None:
         make_directory(to_path(output).parent)
-    params, origin = restore_parameters(checkpoint_path or model_dir, runtime.abstract_params)
+    params, place = run_files.load_parameters(runtime, checkpoint_path or model_dir)
     sources = make_eval_sources(data, **evaluation.options(), **run_files.data_options(model_dir))
     metrics = evaluate_sources(runtime.eval_step, runtime.batch_sharding, params, sources)
     if jax.process_index() == 0:
-        print(f"{origin.source}, step {origin.step}, split {evaluation.split}")
+        print(f"{place}, split {evaluation.split}")
         print(_table(metrics))
         if output is not None:
-            write_json(output, {"checkpoint": str(origin.source), "step": origin.step, "metrics": metrics})
+            write_json(output, {"checkpoint": place, "metrics": metrics})
             print(f"written to {output}")
     return 0
 

@@ -10,7 +10,6 @@ from typing import Any
 import jax
 
 from t5x_scale import run_files
-from t5x_scale.checkpoint.restore import restore_parameters
 from t5x_scale.core import files
 from t5x_scale.core.distributed import join_run
 from t5x_scale.core.errors import UserError
@@ -92,9 +91,9 @@ def infer(
     if output is not None:
         _check_output(output, overwrite)
 
-    params, report = restore_parameters(source, runtime.abstract_params)
+    params, place = run_files.load_parameters(runtime, source)
     is_primary = jax.process_index() == 0
-    _say(f"parameters of step {report.step} from {report.source}", is_primary)
+    _say(f"parameters from {place}", is_primary)
     transcript = Transcript(texts, tokens, vocabulary_, sys.stdout if is_primary else None)
     start = time.monotonic()
     for piece in generator.generate(params, tokens):

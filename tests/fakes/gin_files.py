@@ -19,6 +19,7 @@ _USERS = {
     "BATCH_SIZE": "8",
     "INITIAL_CHECKPOINT_PATH": "'a_checkpoint'",
     "MIXTURE_OR_TASK_NAME": "'a_task'",
+    "MIXTURE_RATES": "{'new': 0.75, 'old': 0.25}",
     "MODEL_DIR": "'a_directory'",
     "TRAIN_STEPS": "100000",
     "VOCABULARY": "'bytes'",

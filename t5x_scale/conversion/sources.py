@@ -1,0 +1,197 @@
+"""Checkpoints of every kind we read, as `Weights`: found out by what lies at the path, not by its name."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from t5x_scale.checkpoint import layout
+from t5x_scale.checkpoint.lazy_reader import read_lazily
+from t5x_scale.core import files
+from t5x_scale.core.errors import UserError
+from t5x_scale.core.lazy import LazyArray
+from t5x_scale.core.leaves import Leaf, Origin
+from t5x_scale.data.vocabulary import tokenizer_files
+from t5x_scale.interop.hugging_face import is_hugging_face
+from t5x_scale.interop.reader import read_hugging_face
+from t5x_scale.interop.t5x_reader import is_t5x, read_t5x
+from t5x_scale.models.architecture import Architecture
+from t5x_scale.models.assembly import axes_of, from_description
+from t5x_scale.models.interface import DecoderModel
+from t5x_scale.models.records import architecture_from_json
+from t5x_scale.models.weights import Weights
+from t5x_scale.surgery.optimizer_state import split_state
+
+LOGGER = logging.getLogger("t5x_scale.conversion")
+TOKENIZER = "tokenizer"
+OWN = "t5x_scale"
+_PARAMETERS, _OPTIMIZER = "params/", "opt_state/"
+
+# Called with the bytes done and the bytes in all.
+Progress = Callable[[int, int], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A checkpoint that was opened.
+
+    Attributes:
+      weights: its tensors and what they mean.
+      kind: "t5x_scale", "Hugging Face" or "T5X".
+      place: the directory that holds the tensors.
+    """
+
+    weights: Weights
+    kind: str
+    place: str
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it is a checkpoint of this house."""
+        return self.kind == OWN
+
+
+def open_source(
+    path: str,
+    architecture: Architecture | None = None,
+    *,
+    parameters_only: bool = False,
+    verify: bool = True,
+    on_progress: Progress | None = None,
+) -> Source:
+    """Opens what lies at `path`. Nothing is kept of its tensors, which are read when they are wanted.
+
+    Args:
+      path: a run of ours or one step of it, what `import` or `reshape` wrote, a Hugging Face directory with
+        `config.json` and safetensors, or a T5X checkpoint directory; local or gs://.
+      architecture: what the parameters mean; used only where the checkpoint does not say (T5X's never do).
+      parameters_only: leaves the state of an optimiser out.
+      verify: whether a checkpoint of ours is read once and compared with its fingerprints before this returns; a
+        damaged step is left for the one before it. The others carry none.
+      on_progress: called with bytes verified and bytes in all.
+
+    Raises:
+      UserError: nothing that can be read lies there, or it is incomplete, inconsistent or damaged.
+    """
+    where = files.to_path(path)
+    if not where.exists():
+        raise UserError(f"{where} does not exist; name a run of ours, a Hugging Face directory or a T5X checkpoint")
+    if is_hugging_face(where):
+        return Source(read_hugging_face(where), "Hugging Face", str(where))
+    if is_t5x(where):
+        if architecture is None:
+            raise UserError(
+                f"{where} is a T5X checkpoint, which does not say what its parameters mean: give the model it is, "
+                "with --gin_file=gin/models/<family>/<size>.gin and --gin_file=gin/runs/convert.gin behind it"
+            )
+        return Source(read_t5x(where, architecture), "T5X", str(where))
+    try:
+        prefix = _PARAMETERS if parameters_only else ""
+        return _open_own(path, architecture, prefix=prefix, verify=verify, on_progress=on_progress)
+    except UserError as error:
+        if "holds no finished checkpoint" in str(error) and where.is_dir():
+            raise UserError(f"{error}; nor is it a Hugging Face directory (config.json) or a T5X checkpoint") from error
+        raise
+
+
+def is_own(path: str) -> bool:
+    """Whether a checkpoint of this house, a run's or a converted one, lies at `path`."""
+    try:
+        layout.find_step_directory(path)
+    except UserError:
+        return False
+    return True
+
+
+def _open_own(path: str, architecture: Architecture | None, **options: Any) -> Source:
+    step_path, document, arrays = read_lazily(path, **options)
+    architecture = recorded_architecture(document.metadata) or architecture
+    weights = Weights(
+        leaves=_leaves(arrays, architecture),
+        architecture=architecture,
+        tokenizer=_tokenizer(step_path, document.metadata),
+        recipe=tuple(document.metadata.get("conversion", {}).get("recipe", ())) or _run_recipe(document),
+    )
+    moments, counters = split_state(_state_leaves(arrays), weights.leaves)
+    weights = weights.replace(moments=moments, counters=counters)
+    return Source(weights, OWN, str(step_path))
+
+
+def recorded_architecture(metadata: Mapping[str, Any]) -> Architecture | None:
+    """What the metadata of a checkpoint says of its model; None where it is something an Architecture cannot say."""
+    if "conversion" in metadata:
+        record = metadata["conversion"].get("architecture")
+        return None if record is None else architecture_from_json(record)
+    run = metadata.get("run", {})
+    description = run.get("refused", {}).get("model")
+    if description is None:
+        return None
+    try:
+        architecture = from_description(description)
+    except UserError as error:
+        LOGGER.warning("the model of this checkpoint can be moved, not translated: %s", error)
+        return None
+    length = run.get("free", {}).get("sequence_length") or 0
+    return architecture if architecture.max_length else dataclasses.replace(architecture, max_length=length)
+
+
+def _leaves(arrays: Mapping[str, LazyArray], architecture: Architecture | None) -> dict[str, Leaf]:
+    axes = {} if architecture is None else axes_of(architecture)
+    found = {}
+    for name, array in arrays.items():
+        if name.startswith(_PARAMETERS):
+            path = name.removeprefix(_PARAMETERS)
+            known = axes.get(path)
+            names = known if known and len(known) == array.ndim else _axes_by_path(path, array.ndim)
+            found[path] = Leaf(array, names, Origin("restored", path))
+    return found
+
+
+def _state_leaves(arrays: Mapping[str, LazyArray]) -> dict[str, Leaf]:
+    """The optimiser's part; `split_state` finds the axes."""
+    return {
+        name: Leaf(array, (None,) * array.ndim, Origin("restored", name))
+        for name, array in arrays.items()
+        if name.startswith(_OPTIMIZER)
+    }
+
+
+def _axes_by_path(path: str, ndim: int) -> tuple[str | None, ...]:
+    stacked = "decoder/layers/" in path and ndim > 0
+    return (("layers",) if stacked else ()) + (None,) * (ndim - stacked)
+
+
+def _tokenizer(step_path: files.Path, metadata: Mapping[str, Any]) -> dict[str, bytes]:
+    beside = step_path.parent.parent / TOKENIZER
+    if beside.is_dir():
+        return tokenizer_files(str(beside))
+    vocabulary = metadata.get("run", {}).get("free", {}).get("vocabulary")
+    if not vocabulary:
+        return {}
+    try:
+        return tokenizer_files(vocabulary)
+    except UserError as error:
+        LOGGER.warning("the model comes without its tokenizer: %s", error)
+        return {}
+
+
+def _run_recipe(document: layout.Document) -> tuple[dict[str, Any], ...]:
+    run = document.metadata.get("run", {})
+    free, recorded = run.get("free", {}), run.get("recorded", {})
+    keep = {"sequence_length": free.get("sequence_length"), "objective": recorded.get("objective")}
+    facts = {name: value for name, value in keep.items() if value is not None}
+    start = recorded.get("initial_checkpoint_path")
+    if start:
+        facts["from"] = start
+    return ({"trained": {"steps": document.step, **facts}},)
+
+
+def to_architecture(model: DecoderModel | None) -> Architecture | None:
+    """What a configured model computes; None for None.
+
+    Raises:
+      UserError: it is something an Architecture cannot say.
+    """
+    return None if model is None else from_description(model.architecture())
