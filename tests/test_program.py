@@ -15,6 +15,7 @@ from t5x_scale.models.config import ModelConfig
 from t5x_scale.models.decoder import Decoder
 from t5x_scale.models.interface import DecoderModel
 from t5x_scale.optim import schedules
+from t5x_scale.optim.frozen_layers import FrozenLayers
 from t5x_scale.optim.palm_adafactor import PalmAdafactor
 from t5x_scale.partitioning import rules
 from t5x_scale.partitioning.mesh import MeshConfig
@@ -62,6 +63,23 @@ def test_places_follow_the_rules():
     moments = [x for x in jax.tree.leaves(initial_state().opt_state) if x.shape == kernel.shape]
     assert moments
     assert all(x.sharding.is_equivalent_to(kernel.sharding, 3) for x in moments)
+
+
+def test_frozen_layers_of_a_sharded_stack_keep_their_bits():
+    optimizer = FrozenLayers(PalmAdafactor(schedules.Constant(0.01)), trained=[1])
+    runtime = dataclasses.replace(PROGRAM, optimizer=optimizer).make()
+    state = runtime.init_state()
+    before = jax.device_get(state.params["decoder"]["layers"])
+    batch = {name: np.ones((16, 4), fields.DTYPES[name]) for name in fields.REQUIRED}
+    after, record = runtime.train_step(state, jax.device_put(batch, runtime.batch_sharding), runtime.make_record(1))
+    for path, old in flatten(before).items():
+        new = np.asarray(flatten(after.params)[f"decoder/layers/{path}"])
+        assert new[0].tobytes() == old[0].tobytes()
+        assert np.any(new[1] != old[1])
+    moment = flatten(after.opt_state[0].v)["decoder/layers/mlp/wi_0/kernel"]
+    assert moment.shape == (1, 8, 16)
+    assert moment.addressable_shards[0].data.shape == (1, 2, 8)
+    assert float(record[0, METRICS.index("optim/skipped_updates")]) == 0.0
 
 
 def test_a_step_keeps_places_and_gives_up_the_old_state():
