@@ -23,6 +23,7 @@ from t5x_scale.core.leaves import Leaf, Origin
 from t5x_scale.models.weights import Weights
 from t5x_scale.surgery import merge_views as views
 from t5x_scale.surgery.alike import check_alike
+from t5x_scale.surgery.checks import check_range
 
 # Dimensions that count matrices rather than being a side of one.
 STACKS = ("layers", "expert")
@@ -141,7 +142,7 @@ class Ema(Merge):
     decay: float
 
     def __post_init__(self) -> None:
-        _check_between("Ema.decay", self.decay, 0.0, 1.0)
+        check_range(self, 0.0, 1.0, "decay")
 
     def merge(self, tensors: Tensors) -> LazyArray:
         """See `Merge.merge`."""
@@ -166,8 +167,8 @@ class Slerp(Merge):
     nearly: float = 0.9995
 
     def __post_init__(self) -> None:
-        _check_between("Slerp.t", self.t, 0.0, 1.0)
-        _check_between("Slerp.nearly", self.nearly, 0.0, 1.0 - 1e-9)
+        check_range(self, 0.0, 1.0, "t")
+        check_range(self, 0.0, 1.0 - 1e-9, "nearly")
 
     def check_count(self, count: int) -> None:
         """See `Merge.check_count`."""
@@ -229,7 +230,7 @@ class Ties(BasedMerge):
     scale: float = 1.0
 
     def __post_init__(self) -> None:
-        _check_between("Ties.density", self.density, 1e-9, 1.0)
+        check_range(self, 1e-9, 1.0, "density")
         _check_not_negative("Ties.scales", self.scales)
 
     def merge(self, tensors: Tensors) -> LazyArray:
@@ -256,7 +257,7 @@ class Dare(BasedMerge):
     elect_signs: bool = False
 
     def __post_init__(self) -> None:
-        _check_between("Dare.drop_rate", self.drop_rate, 0.0, 1.0 - 1e-6)
+        check_range(self, 0.0, 1.0 - 1e-6, "drop_rate")
         if self.elect_signs:
             _check_not_negative("Dare.scales", self.scales)
 
@@ -288,11 +289,6 @@ def _sum(arrays: Sequence[LazyArray], weights: Sequence[float]) -> LazyArray:
 def _check_one_each(name: str, values: Sequence[float], count: int, more: str = "") -> None:
     if len(values) != count:
         raise UserError(f"{name} has {len(values)} numbers; there must be {count}, one a model{more}")
-
-
-def _check_between(name: str, value: float, low: float, high: float) -> None:
-    if not low <= value <= high:
-        raise UserError(f"{name} is {value!r}; it must lie in [{low:g}, {high:g}]")
 
 
 def _check_not_negative(name: str, values: float | Sequence[float]) -> None:
