@@ -213,6 +213,11 @@ def vocabulary_from_files(files: Mapping[str, bytes], spec: str = "the model's t
     raise UserError(f"{spec} has neither {MODEL_FILE} nor {JSON_FILE}")
 
 
+def has_tokenizer(files: Mapping[str, bytes]) -> bool:
+    """Whether a vocabulary can be made of the files; what says how to sample may stand there alone."""
+    return MODEL_FILE in files or JSON_FILE in files
+
+
 def _load_sentencepiece(file: Path, spec: str) -> Vocabulary:
     return _from_sentencepiece(file.read_bytes(), spec, str(file))
 

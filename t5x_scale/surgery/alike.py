@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from t5x_scale.core.errors import UserError, did_you_mean
 from t5x_scale.core.leaves import Leaves
-from t5x_scale.data.vocabulary import vocabulary_from_files
+from t5x_scale.data.vocabulary import has_tokenizer, vocabulary_from_files
 from t5x_scale.models.records import name_differences
 from t5x_scale.models.weights import Weights
 
@@ -37,7 +37,7 @@ def check_tokenizers(first: Mapping[str, bytes], other: Mapping[str, bytes], fir
     Raises:
       UserError: naming the first id that is not.
     """
-    if not first or not other or first == other:
+    if not has_tokenizer(first) or not has_tokenizer(other) or first == other:
         return
     one = vocabulary_from_files(first, f"the tokenizer of '{first_name}'")
     two = vocabulary_from_files(other, f"the tokenizer of '{other_name}'")

@@ -15,7 +15,13 @@ import numpy as np
 
 from t5x_scale.core.errors import UserError, did_you_mean
 from t5x_scale.core.leaves import Leaves
-from t5x_scale.data.vocabulary import Vocabulary, load_vocabulary, tokenizer_files, vocabulary_from_files
+from t5x_scale.data.vocabulary import (
+    Vocabulary,
+    has_tokenizer,
+    load_vocabulary,
+    tokenizer_files,
+    vocabulary_from_files,
+)
 from t5x_scale.data.vocabulary_codecs import MODES
 from t5x_scale.data.vocabulary_extension import extend_tokenizer
 from t5x_scale.data.vocabulary_remapping import remap_pieces, subword_ids
@@ -69,7 +75,7 @@ class VocabularySurgery(Surgery):
     def bind(self, weights: Weights) -> VocabularyChange:
         """See `Surgery.bind`; `change` says what is done."""
         rows = self.need_architecture(weights.architecture).config.vocab_size
-        vocabulary = open_tokenizer(weights.tokenizer)[0] if weights.tokenizer else None
+        vocabulary = open_tokenizer(weights.tokenizer)[0] if has_tokenizer(weights.tokenizer) else None
         plan, tokenizer, found = self.change(rows, vocabulary, weights.tokenizer)
         return VocabularyChange(plan, tokenizer, found, optimizer=self.optimizer)
 

@@ -271,6 +271,13 @@ def test_blocks_change_nothing(letters, words, monkeypatch):
                 np.testing.assert_allclose(array.read(region), expected[path][region], rtol=1e-6, atol=1e-7)
 
 
+def test_tables_can_be_padded_without_a_tokenizer(letters):
+    weights, _ = make_weights(letters)
+    padded = PadVocabulary(8)(weights.replace(tokenizer={"generation_config.json": b"{}"}))
+    assert padded.leaves[HEAD].shape == (8, 16)
+    np.testing.assert_allclose(table(padded)[15], table(weights).mean(0), rtol=1e-5, atol=1e-7)
+
+
 def test_nothing_is_read_before_it_is_wanted(letters):
     def refuse(region):
         raise AssertionError("read")
@@ -294,7 +301,7 @@ def test_what_does_not_fit_is_refused(letters):
     with pytest.raises(UserError, match=r"ResizeVocabulary.vocab_size is 12, and row 12 is the token '.'; .* 15 rows"):
         ResizeVocabulary(12)(weights)
     with pytest.raises(UserError, match="ExtendVocabulary must know the model's tokenizer"):
-        ExtendVocabulary(ul2=True)(weights.replace(tokenizer={}))
+        ExtendVocabulary(ul2=True)(weights.replace(tokenizer={"generation_config.json": b"{}"}))
     with pytest.raises(UserError, match="must know the model's architecture"):
         PadVocabulary()(weights.replace(architecture=None))
     small, _ = make_weights(letters, rows=14)
