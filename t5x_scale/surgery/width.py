@@ -58,14 +58,17 @@ class WidenMlp(Surgery):
         old = self.need_architecture(architecture).config.mlp_dim
         if self.mlp_dim <= old:
             raise UserError(f"WidenMlp.mlp_dim is {self.mlp_dim}; the model has {old} neurons already")
-        change = self._split if self.how == "split" else self._append
-        detail = f"{self.mlp_dim - old} neurons" + (" with zero output" if self.how == "zero" else " split off")
         return {
-            path: leaf.changed(change(path, leaf, leaf.axes.index("mlp"), slot), "grown", detail)
-            if "mlp" in leaf.axes
-            else leaf
+            path: self._widen(path, leaf, leaf.axes.index("mlp"), slot) if "mlp" in leaf.axes else leaf
             for path, leaf in leaves.items()
         }
+
+    def _widen(self, path: str, leaf: Leaf, axis: int, slot: Slot) -> Leaf:
+        number = f"{self.mlp_dim - leaf.shape[axis]} neurons"
+        if self.how == "split":
+            return leaf.changed(self._split(path, leaf, axis, slot), "grown", f"{number} split off")
+        how = "with zero output" if reads(leaf, axis) else "drawn" if self.initialise == "normal" else "copied"
+        return leaf.changed(self._append(path, leaf, axis, slot), "grown", f"{number} {how}")
 
     def _append(self, path: str, leaf: Leaf, axis: int, slot: Slot) -> LazyArray:
         array, old = leaf.array, leaf.shape[axis]

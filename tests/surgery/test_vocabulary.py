@@ -87,7 +87,7 @@ def test_padding_is_used_before_a_table_grows(letters):
     assert [vocabulary.sentinel_id(i) for i in range(vocabulary.num_sentinels)] == [18, 19, 20, 21]
     assert extended.recipe[-1]["rows"] == {"kept": 17, "averaged": 0, "from_mean": 7}
     assert extended.recipe[-1]["added"] == [*MODES, *(f"<extra_id_{i}>" for i in range(4))]
-    assert extended.leaves[TABLE].origin.render() == (f"grown from params/{TABLE} (rows: 17 kept, 7 from the mean)")
+    assert extended.leaves[TABLE].origin.render() == (f"grown from params/{TABLE} (rows 15-21: 7 from the mean)")
 
 
 @pytest.mark.parametrize("tied", [True, False])

@@ -92,6 +92,8 @@ def test_experts_are_widened_alike():
     architecture = toy.make_architecture(num_experts=2, num_experts_per_token=1)
     wide = WidenMlp(20)(toy.make_weights(architecture))
     assert wide.leaves["decoder/layers/mlp/experts/wi_0/kernel"].shape == (4, 2, 8, 20)
+    details = [wide.leaves[f"decoder/layers/mlp/experts/{name}/kernel"].origin.detail for name in ("wi_0", "wo")]
+    assert details == ["8 neurons copied", "8 neurons with zero output"]
     assert not wide.leaves["decoder/layers/mlp/experts/wo/kernel"].array.read()[:, :, 12:].any()
     assert wide.leaves["decoder/layers/mlp/router/kernel"].origin.kind == "restored"
 
