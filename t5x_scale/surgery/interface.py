@@ -2,7 +2,7 @@
 
 A surgery is a frozen dataclass, so that a gin file can list several:
 
-    transforms = [@depth.DepthUpscale(), @vocabulary.Extend()]
+    transforms = [@depth.DepthUpscale(), @vocabulary.ExtendVocabulary()]
 
 and a call in Python is `DepthUpscale(num_removed=8)(weights)`. Nothing is read: the result is made of views.
 
