@@ -33,6 +33,7 @@ class Readable(Protocol):
 
 class _LocalFile:
     gap_bytes = LOCAL_GAP_BYTES
+    in_order = False
 
     def __init__(self, descriptor: int, path: files.Path):
         self._descriptor = descriptor
@@ -55,6 +56,7 @@ class _LocalFile:
 
 class _RemoteFile:
     gap_bytes = REMOTE_GAP_BYTES
+    in_order = True
 
     def __init__(self, file, path: files.Path):
         self._file = file
@@ -68,6 +70,11 @@ class _RemoteFile:
             if not count:
                 raise UserError(f"{self._path} ends early: {len(view):,} bytes are missing")
             view = view[count:]
+
+    def write(self, position: int, data: np.ndarray) -> None:
+        if position != self._file.tell():
+            raise ValueError(f"byte {position} of {self._path} is written after byte {self._file.tell()}")
+        self._file.write(data.tobytes())
 
 
 @contextlib.contextmanager
@@ -114,7 +121,9 @@ def _fill(file: Readable, begin: int, shape: Sequence[int], region: Region, out:
 
 
 class Writable(Protocol):
-    """A file whose bytes are written by position."""
+    """A file whose bytes are written by position; `in_order` says that it must be from the first to the last."""
+
+    in_order: bool
 
     def write(self, position: int, data: np.ndarray) -> None:
         """Writes `data`, uint8 [n], at `position`."""
@@ -151,11 +160,21 @@ def as_bytes(block: np.ndarray) -> np.ndarray:
 
 @contextlib.contextmanager
 def create_ranges(path: files.Path, size: int) -> Iterator[Writable]:
-    """A new local file of `size` bytes for writing by position; it is on the disk when the context ends.
+    """A new file of `size` bytes for writing by position; it is there to stay when the context ends.
+
+    An object is uploaded from its first byte to its last; one that was not finished is taken away again.
 
     Raises:
       OSError: it is there already, or cannot be written.
     """
+    if files.is_remote(path):
+        try:
+            with path.open("wb") as file:
+                yield _RemoteFile(file, path)
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+        return
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
         os.ftruncate(descriptor, size)

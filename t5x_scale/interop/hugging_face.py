@@ -12,15 +12,19 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
-
 from t5x_scale.core import files
-from t5x_scale.core.contiguous import as_bits
 from t5x_scale.core.errors import UserError, did_you_mean
-from t5x_scale.core.lazy import LazyArray, blocks
+from t5x_scale.core.lazy import LazyArray
 from t5x_scale.core.staging import staged
 from t5x_scale.data.vocabulary import tokenizer_files
-from t5x_scale.interop.safetensors_files import MAX_BLOCK_BYTES, MAX_SHARD_BYTES, read_tensors, write_tensors
+from t5x_scale.interop.safetensors_files import (
+    MAX_BLOCK_BYTES,
+    MAX_SHARD_BYTES,
+    Written,
+    checksum,
+    read_tensors,
+    write_tensors,
+)
 
 CONFIG_FILE, GENERATION_FILE, CARD_FILE = "config.json", "generation_config.json", "README.md"
 
@@ -91,7 +95,7 @@ def write_directory(
       path: a directory that does not exist yet or is empty; local or `gs://`.
       config: `config.json`.
       generation_config: `generation_config.json`, or None for none.
-      tensors: written as they are; each is read twice, to be written and to be compared.
+      tensors: written as they are.
       tokenizer: files by name.
       card: `README.md`.
       max_shard_bytes: of data in a file.
@@ -107,8 +111,8 @@ def write_directory(
             raise UserError(f"{name!r} is no name for a file of a tokenizer")
     count = _counter(2 * sum(tensor.nbytes for tensor in tensors.values()), on_progress)
     with staged(target) as directory:
-        write_tensors(directory, tensors, max_shard_bytes, max_block_bytes=max_block_bytes, on_block=count)
-        check_directory(directory, tensors, max_block_bytes, on_block=count)
+        written = write_tensors(directory, tensors, max_shard_bytes, max_block_bytes=max_block_bytes, on_block=count)
+        check_directory(directory, written, on_block=count)
         for name, content in tokenizer.items():
             (directory / name).write_bytes(content)
         files.write_text(directory / CARD_FILE, card)
@@ -133,44 +137,34 @@ def check_target(path: str | os.PathLike) -> files.Path:
 
 
 def check_directory(
-    path: str | os.PathLike,
-    tensors: Mapping[str, LazyArray],
-    max_block_bytes: int = MAX_BLOCK_BYTES,
-    on_block: Callable[[int], None] = lambda count: None,
+    path: str | os.PathLike, written: Mapping[str, Written], on_block: Callable[[int], None] = lambda count: None
 ) -> None:
-    """Reads the tensors of a directory back and compares every bit.
+    """Reads the tensors of a directory back and compares them with what was written, block by block.
 
     Args:
       path: the directory.
-      tensors: what should be there.
-      max_block_bytes: compared at once.
+      written: what `write_tensors` returned.
       on_block: called with the bytes of each block that was compared.
 
     Raises:
       UserError: a tensor is missing, left over or not what it should be; the message names it and where it differs.
     """
     found = read_tensors(path)
-    for name in (*tensors, *found):
-        if name not in found or name not in tensors:
-            what = "is missing from" if name in tensors else "should not be in"
+    for name in (*written, *found):
+        if name not in found or name not in written:
+            what = "is missing from" if name in written else "should not be in"
             raise UserError(f"tensor '{name}' {what} {path}{did_you_mean(name, found)}")
-    for name, tensor in tensors.items():
-        _check_tensor(f"{path}: tensor '{name}'", tensor, found[name], max_block_bytes, on_block)
-
-
-def _check_tensor(
-    where: str, expected: LazyArray, found: LazyArray, max_block_bytes: int, on_block: Callable[[int], None]
-) -> None:
-    if (expected.shape, expected.dtype) != (found.shape, found.dtype):
-        raise UserError(
-            f"{where} is {found.dtype}{list(found.shape)}, not {expected.dtype}{list(expected.shape)}: write it again"
-        )
-    for region in blocks(expected, max_block_bytes):
-        block = expected.read(region)
-        if not np.array_equal(as_bits(block), as_bits(found.read(region))):
-            box = ", ".join(f"{part.start}:{part.stop}" for part in region)
-            raise UserError(f"{where} does not read back as it was written, in [{box}]: the storage is not sound")
-        on_block(block.nbytes)
+    for name, expected in written.items():
+        where, tensor = f"{path}: tensor '{name}'", found[name]
+        if (expected.shape, expected.dtype) != (tensor.shape, tensor.dtype):
+            said = f"{tensor.dtype}{list(tensor.shape)}, not {expected.dtype}{list(expected.shape)}"
+            raise UserError(f"{where} is {said}: write it again")
+        for region, known in expected.checksums:
+            block = tensor.read(region)
+            if checksum(block) != known:
+                box = ", ".join(f"{part.start}:{part.stop}" for part in region)
+                raise UserError(f"{where} does not read back as it was written, in [{box}]: the storage is not sound")
+            on_block(block.nbytes)
 
 
 def _counter(total: int, on_progress: Progress | None) -> Callable[[int], None]:

@@ -11,8 +11,8 @@ import contextlib
 import dataclasses
 import os
 import shutil
+import zlib
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
 
 import numpy as np
 
@@ -133,8 +133,8 @@ def write_tensors(
     metadata: Mapping[str, str] = {"format": "pt"},
     max_block_bytes: int = MAX_BLOCK_BYTES,
     on_block: Callable[[int], None] = lambda count: None,
-) -> list[str]:
-    """Writes `model.safetensors`, or shards of at most `max_shard_bytes` and their index; returns the names.
+) -> dict[str, Written]:
+    """Writes `model.safetensors`, or shards of at most `max_shard_bytes` and their index.
 
     A tensor larger than that has a shard of its own. Shards are filled in the order of `tensors`. No file has its
     name before it is whole, and the index comes last. Of the tensors no more than `max_block_bytes` is read at once.
@@ -147,20 +147,41 @@ def write_tensors(
       max_block_bytes: of one block.
       on_block: called with the bytes of each block when it is written.
 
+    Returns:
+      Of each tensor what it takes to tell whether it reads back as it was written.
+
     Raises:
       UserError: a file is there already, the disk is too small, or a dtype does not exist in safetensors.
     """
     target = files.to_path(directory)
     plans = _plan_shards(tensors, max_shard_bytes, metadata)
     _check_target(target, plans)
+    written: dict[str, Written] = {}
     try:
         for plan in plans:
-            _write_shard(target, plan, tensors, max_block_bytes, on_block)
+            written |= _write_shard(target, plan, tensors, max_block_bytes, on_block)
+        if len(plans) > 1:
+            _write_index(target, plans, tensors)
     except OSError as error:
         raise UserError(f"cannot write {target}: {error.strerror or error}") from error
-    names = [plan.name for plan in plans]
-    if len(plans) == 1:
-        return names
+    return written
+
+
+@dataclasses.dataclass(frozen=True)
+class Written:
+    """A tensor that was written: its blocks, and the CRC-32 of the bytes of each, row-major."""
+
+    dtype: np.dtype
+    shape: tuple[int, ...]
+    checksums: tuple[tuple[Region, int], ...]
+
+
+def checksum(block: np.ndarray) -> int:
+    """The CRC-32 of the bytes of a block, row-major."""
+    return zlib.crc32(byte_ranges.as_bytes(to_contiguous(block)))
+
+
+def _write_index(target: files.Path, plans: list[_Shard], tensors: Mapping[str, LazyArray]) -> None:
     places = {entry.name: plan.name for plan in plans for entry in plan.entries}
     total = sum(tensor.nbytes for tensor in tensors.values())
     parameters = sum(tensor.size for tensor in tensors.values())
@@ -168,7 +189,6 @@ def write_tensors(
         target / INDEX_FILE,
         {"metadata": {"total_parameters": parameters, "total_size": total}, "weight_map": places},
     )
-    return [*names, INDEX_FILE]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -216,36 +236,30 @@ def _write_shard(
     tensors: Mapping[str, LazyArray],
     max_block_bytes: int,
     on_block: Callable[[int], None],
-) -> None:
-    if files.is_remote(target):
-        with _upload(target / plan.name) as file:
-            file.write(plan.head)
-            for entry in plan.entries:
-                array = tensors[entry.name]
-                # Whatever order the array likes: an object is written from its first byte to its last.
-                in_order = dataclasses.replace(array, outer=tuple(range(array.ndim)))
-                for region in blocks(in_order, max_block_bytes):
-                    on_block(file.write(to_contiguous(array.read(region)).tobytes()))
-        return
-    partial = target / f".{plan.name}.partial"
-    partial.unlink(missing_ok=True)
-    with byte_ranges.create_ranges(partial, plan.nbytes) as local:
-        local.write(0, np.frombuffer(plan.head, np.uint8))
+) -> dict[str, Written]:
+    sums: dict[str, list[tuple[Region, int]]] = {entry.name: [] for entry in plan.entries}
+    with _open_sink(target, plan) as sink:
         for entry in plan.entries:
             array = tensors[entry.name]
+            if sink.in_order:
+                array = dataclasses.replace(array, outer=tuple(range(array.ndim)))
             for region in blocks(array, max_block_bytes):
-                block = array.read(region)
-                byte_ranges.write_box(local, entry.begin, entry.shape, region, block)
+                block = to_contiguous(array.read(region))
+                byte_ranges.write_box(sink, entry.begin, entry.shape, region, block)
+                sums[entry.name].append((region, checksum(block)))
                 on_block(block.nbytes)
-    os.rename(partial, target / plan.name)
+    return {entry.name: Written(entry.dtype, entry.shape, tuple(sums[entry.name])) for entry in plan.entries}
 
 
 @contextlib.contextmanager
-def _upload(path: files.Path) -> Iterator[Any]:
-    """An object that is written; one that was not finished is taken away again."""
-    try:
-        with path.open("wb") as file:
-            yield file
-    except BaseException:
-        path.unlink(missing_ok=True)
-        raise
+def _open_sink(target: files.Path, plan: _Shard) -> Iterator[byte_ranges.Writable]:
+    """A file with its header, which has its name when the context has ended well."""
+    path = target / plan.name
+    remote = files.is_remote(target)
+    partial = path if remote else target / f".{plan.name}.partial"
+    partial.unlink(missing_ok=True)
+    with byte_ranges.create_ranges(partial, plan.nbytes) as sink:
+        sink.write(0, np.frombuffer(plan.head, np.uint8))
+        yield sink
+    if not remote:
+        os.rename(partial, path)

@@ -1,5 +1,6 @@
 """Directories of models: whole, compared with what was to be written, or not there."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -13,7 +14,7 @@ import pytest
 from t5x_scale.core import lazy
 from t5x_scale.core.errors import UserError
 from t5x_scale.interop.hugging_face import check_directory, is_hugging_face, read_directory, write_directory
-from t5x_scale.interop.safetensors_files import SINGLE_FILE
+from t5x_scale.interop.safetensors_files import SINGLE_FILE, write_tensors
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "fakes"))
 
@@ -95,36 +96,42 @@ class TestTargets:
 
 
 class TestChecks:
-    def test_a_bit_that_flips(self, tmp_path):
-        tensors = make_tensors()
-        write(tmp_path / "model", tensors)
-        path = tmp_path / "model" / SINGLE_FILE
+    @pytest.fixture
+    def written(self, tmp_path):
+        return write_tensors(tmp_path, make_tensors(), max_block_bytes=2)
+
+    def test_a_bit_that_flips(self, tmp_path, written):
+        check_directory(tmp_path, written)
+        path = tmp_path / SINGLE_FILE
         content = bytearray(path.read_bytes())
         content[-1] ^= 1  # The last tensor in the file is the narrowest.
         path.write_bytes(content)
         with pytest.raises(UserError, match=r"tensor 'embedding' does not read back .* in \[6:7, 4:5\]"):
-            check_directory(tmp_path / "model", tensors, max_block_bytes=2)
+            check_directory(tmp_path, written)
 
-    def test_tensors_missing_and_left_over(self, tmp_path):
-        tensors = make_tensors()
-        write(tmp_path / "model", tensors)
+    def test_tensors_missing_and_left_over(self, tmp_path, written):
         with pytest.raises(UserError, match=r"'norms' is missing from .*did you mean 'norm'"):
-            check_directory(tmp_path / "model", tensors | {"norms": tensors["norm"]})
-        del tensors["step"]
+            check_directory(tmp_path, written | {"norms": written["norm"]})
+        del written["step"]
         with pytest.raises(UserError, match="'step' should not be in"):
-            check_directory(tmp_path / "model", tensors)
+            check_directory(tmp_path, written)
 
-    def test_another_shape(self, tmp_path):
-        tensors = make_tensors()
-        write(tmp_path / "model", tensors)
+    def test_another_shape(self, tmp_path, written):
+        shorter = dataclasses.replace(written["norm"], shape=(4,))
         with pytest.raises(UserError, match=r"'norm' is float32\[5\], not float32\[4\]"):
-            check_directory(tmp_path / "model", tensors | {"norm": lazy.full((4,), "float32")})
+            check_directory(tmp_path, written | {"norm": shorter})
 
-    def test_a_source_that_does_not_repeat_itself_leaves_nothing(self, tmp_path):
-        values = iter(range(100))
-        changing = lazy.LazyArray((), np.dtype(np.float32), lambda region: np.float32(next(values))[()].reshape(()))
-        with pytest.raises(UserError, match="'a' does not read back"):
-            write(tmp_path / "model", {"a": changing})
+    def test_a_file_that_rots_before_it_has_its_name_leaves_nothing(self, tmp_path, monkeypatch):
+        def write_and_rot(directory, *rest, **options):
+            written = write_tensors(directory, *rest, **options)
+            with open(directory / SINGLE_FILE, "r+b") as file:
+                file.seek(-3, os.SEEK_END)
+                file.write(b"rot")
+            return written
+
+        monkeypatch.setattr("t5x_scale.interop.hugging_face.write_tensors", write_and_rot)
+        with pytest.raises(UserError, match="'embedding' does not read back"):
+            write(tmp_path / "model")
         assert os.listdir(tmp_path) == []
 
     def test_an_interrupt_leaves_nothing(self, tmp_path):
@@ -161,7 +168,7 @@ from t5x_scale.core import lazy
 from t5x_scale.interop.hugging_face import write_directory
 
 def slow(region):
-    time.sleep(0.01)
+    time.sleep(0.025)
     return np.ones([part.stop - part.start for part in region], np.float32)
 
 tensors = {name: lazy.LazyArray((8, 64), np.dtype(np.float32), slow) for name in "abc"}

@@ -90,14 +90,9 @@ def test_blocks_may_be_cut_along_any_dimension(tmp_path_factory, data, shape):
 
 def test_shards_and_their_index(tmp_path):
     tensors = {name: np.full((4, 4), i, np.float32) for i, name in enumerate("abcd")} | {"e": np.float32(7)}
-    names = write_tensors(tmp_path, to_lazy(tensors), max_shard_bytes=130)
-    shards = [
-        "model-00001-of-00003.safetensors",
-        "model-00002-of-00003.safetensors",
-        "model-00003-of-00003.safetensors",
-    ]
-    assert names == [*shards[:2], shards[2], INDEX_FILE]
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
+    assert set(write_tensors(tmp_path, to_lazy(tensors), max_shard_bytes=130)) == set("abcde")
+    shards = [f"model-0000{i}-of-00003.safetensors" for i in (1, 2, 3)]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [*shards, INDEX_FILE]
     index = json.loads((tmp_path / INDEX_FILE).read_text())
     assert index["metadata"] == {"total_parameters": 65, "total_size": 260}
     assert index["weight_map"] == dict(zip("abcde", [shards[0]] * 2 + [shards[1]] * 2 + [shards[2]], strict=True))
@@ -107,7 +102,7 @@ def test_shards_and_their_index(tmp_path):
 
 def test_tensors_are_aligned_and_the_header_is_padded(tmp_path):
     tensors = {"odd": np.zeros(3, np.uint8), "half": np.zeros(3, np.float16), "double": np.zeros(1, np.float64)}
-    assert write_tensors(tmp_path, to_lazy(tensors)) == [SINGLE_FILE]
+    write_tensors(tmp_path, to_lazy(tensors))
     content = (tmp_path / SINGLE_FILE).read_bytes()
     length = int.from_bytes(content[:8], "little")
     header = json.loads(content[8 : 8 + length])
