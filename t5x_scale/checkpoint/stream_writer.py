@@ -21,6 +21,7 @@ from t5x_scale.checkpoint import integrity, layout, plain_form
 from t5x_scale.checkpoint.block_files import commit_directory, make_buffer, write_file
 from t5x_scale.checkpoint.layout import Document, LeafRecord
 from t5x_scale.core import files, lazy, parallel
+from t5x_scale.core.contiguous import copy_into
 from t5x_scale.core.environment import describe_environment
 from t5x_scale.core.errors import UserError
 from t5x_scale.core.lazy import LazyArray, Region
@@ -154,16 +155,13 @@ def _chunk_shape(array: LazyArray, max_block_bytes: int) -> tuple[int, ...]:
 
 def _read_chunk(chunk: _Chunk, buffer: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The bytes of a chunk, uint8 [n], and its elements that are in the array: both views of `buffer`."""
-    dtype = chunk.array.dtype
-    data = buffer[: math.prod(chunk.shape) * dtype.itemsize]
-    inside = tuple(slice(0, part.stop - part.start) for part in chunk.region)
-    # As integers, which numpy copies faster than the narrow floats.
-    bits = np.dtype(f"u{dtype.itemsize}") if dtype.itemsize in (1, 2, 4, 8) else dtype
-    whole = data.view(bits).reshape(chunk.shape)
-    if whole[inside].shape != whole.shape:
-        whole[...] = 0  # Zarr stores whole chunks, at the ends of dimensions too.
-    whole[inside] = chunk.array.read(chunk.region).view(bits)
-    return data, whole[inside].view(dtype)
+    data = buffer[: math.prod(chunk.shape) * chunk.array.dtype.itemsize]
+    block = data.view(chunk.array.dtype).reshape(chunk.shape)
+    inside = block[(*(slice(0, part.stop - part.start) for part in chunk.region), ...)]
+    if inside.shape != block.shape:
+        data[:] = 0  # Zarr stores whole chunks, at the ends of dimensions too.
+    copy_into(inside, chunk.array.read(chunk.region))
+    return data, inside
 
 
 def _commit(staging: files.Path, target: files.Path) -> None:

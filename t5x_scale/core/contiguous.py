@@ -22,10 +22,18 @@ def to_contiguous(block: np.ndarray) -> np.ndarray:
     if block.flags.c_contiguous:
         return block
     copy = np.empty(block.shape, block.dtype)
-    source, target = as_bits(block), as_bits(copy)
+    copy_into(copy, block)
+    return copy
+
+
+def copy_into(target: np.ndarray, block: np.ndarray) -> None:
+    """Writes `block` over `target`, of the same shape and dtype, which should lie row-major in memory."""
+    source, target = as_bits(block), as_bits(target)
+    if source.flags.c_contiguous:
+        target[...] = source
+        return
     for tile in itertools.product(*_tiles(block)):
         target[tile] = source[tile]
-    return copy
 
 
 def _tiles(block: np.ndarray) -> list[list[slice]]:

@@ -82,3 +82,61 @@ def test_checkpoints_on_an_object_store():
     assert "runs/one/checkpoints/3/commit_success.txt" in names
     assert "runs/one/checkpoints/3.set_aside/commit_success.txt" not in names
     assert not any(name.startswith("runs/one/checkpoints/1/") for name in names)
+
+
+STREAMED = """
+import jax, numpy as np
+from t5x_scale.checkpoint import layout
+from t5x_scale.checkpoint.lazy_reader import read_lazily
+from t5x_scale.checkpoint.manager import CheckpointConfig, CheckpointManager
+from t5x_scale.checkpoint.stream_writer import write_stream
+from t5x_scale.core import files, lazy
+from t5x_scale.core.errors import UserError
+
+run, converted = "gs://bucket/runs/one", "gs://bucket/converted"
+kernel = np.random.default_rng(0).normal(size=(4, 32, 8)).astype(np.float32)
+state = {"params": {"kernel": jax.numpy.asarray(kernel)}, "step": jax.numpy.int32(5)}
+with CheckpointManager(run, CheckpointConfig(save_every_steps=1)) as manager:
+    manager.save(5, state, {})
+_, document, leaves = read_lazily(run)
+
+# A conversion that fails leaves nothing, one that was killed leaves what does not count.
+def fail(done, total):
+    raise RuntimeError
+try:
+    write_stream(converted, 0, leaves, {}, on_progress=fail)
+except RuntimeError:
+    pass
+checkpoints = files.to_path(converted) / "checkpoints"
+assert not (checkpoints / "0").exists()
+(checkpoints / "0" / "state").mkdir(parents=True)
+(checkpoints / "0" / "state" / "_METADATA").write_text("{}")
+assert layout.list_steps(checkpoints) == []
+
+write_stream(converted, 0, leaves, document.metadata, max_block_bytes=1000)
+assert layout.list_steps(checkpoints) == [0]
+_, _, copied = read_lazily(converted)
+np.testing.assert_array_equal(copied["params/kernel"].read((slice(1, 3),)), kernel[1:3])
+abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
+np.testing.assert_array_equal(CheckpointManager(converted).restore(abstract).state["params"]["kernel"], kernel)
+try:
+    write_stream(converted, 0, leaves, {})
+except UserError as error:
+    assert "nothing was overwritten" in str(error)
+else:
+    raise AssertionError
+print("done")
+"""
+
+
+def test_conversions_on_an_object_store():
+    with FakeStorage(["bucket"]) as storage:
+        result = subprocess.run(
+            [sys.executable, "-c", STREAMED],
+            env={**os.environ, **storage.environment()},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert result.returncode == 0, result.stderr[-3000:]
+        assert result.stdout.strip() == "done"
