@@ -7,6 +7,7 @@ through in a loop, as many as the groups fill: 1.6 times the dense product's tim
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -57,26 +58,24 @@ _product.defvjp(_forward, _backward)
 
 def _with_kernels(x, kernels, sizes, turned):
     """[M, K] rows with [E, K, N], or [M, N] rows with its transposes."""
-
-    def ragged(x, kernels, sizes):
-        contract = (((1,), (2 if turned else 1,)), ((), ()))
-        numbers = RaggedDotDimensionNumbers(contract, lhs_ragged_dimensions=[0], rhs_group_dimensions=[0])
-        return _zero_beyond(sizes, jax.lax.ragged_dot_general(x, kernels, sizes, numbers))
-
-    def looped(x, kernels, sizes):
-        return _looped_with_kernels(x, kernels, sizes, turned)
-
+    ragged, looped = (functools.partial(f, turned=turned) for f in (_ragged_with_kernels, _looped_with_kernels))
     return jax.lax.platform_dependent(x, kernels, sizes, tpu=ragged, default=looped)
 
 
 def _over_rows(x, y, sizes):
     """`x[group].T @ y[group]` for every group: float32 [E, K, N]."""
+    return jax.lax.platform_dependent(x, y, sizes, tpu=_ragged_over_rows, default=_looped_over_rows)
 
-    def ragged(x, y, sizes):
-        numbers = RaggedDotDimensionNumbers(_OVER_ROWS, lhs_ragged_dimensions=[0], rhs_group_dimensions=[])
-        return jax.lax.ragged_dot_general(x, y, sizes, numbers, preferred_element_type=jnp.float32)
 
-    return jax.lax.platform_dependent(x, y, sizes, tpu=ragged, default=_looped_over_rows)
+def _ragged_with_kernels(x, kernels, sizes, turned):
+    contract = (((1,), (2 if turned else 1,)), ((), ()))
+    numbers = RaggedDotDimensionNumbers(contract, lhs_ragged_dimensions=[0], rhs_group_dimensions=[0])
+    return _zero_beyond(sizes, jax.lax.ragged_dot_general(x, kernels, sizes, numbers))
+
+
+def _ragged_over_rows(x, y, sizes):
+    numbers = RaggedDotDimensionNumbers(_OVER_ROWS, lhs_ragged_dimensions=[0], rhs_group_dimensions=[])
+    return jax.lax.ragged_dot_general(x, y, sizes, numbers, preferred_element_type=jnp.float32)
 
 
 class _Blocks(NamedTuple):
