@@ -27,6 +27,7 @@ from t5x_scale.core.lazy import LazyArray
 from t5x_scale.core.leaves import render_origins
 from t5x_scale.core.staging import staged
 from t5x_scale.models.assembly import to_gin
+from t5x_scale.models.config import ModelConfig
 from t5x_scale.models.records import architecture_to_json
 from t5x_scale.models.weights import Weights
 from t5x_scale.surgery.optimizer_state import join_state
@@ -104,11 +105,18 @@ def _write_small_files(directory: files.Path, weights: Weights, source: str) -> 
     files.write_text(directory / "origin.txt", f"from {source}\n" + render_origins(weights.leaves, weights.dropped))
     files.write_json(directory / "conversion.json", _conversion(weights, source))
     if weights.architecture is not None:
-        files.write_text(directory / "model.gin", to_gin(weights.architecture))
+        files.write_text(directory / "model.gin", _model_text(weights, source))
     if weights.tokenizer:
         folder = files.make_directory(directory / TOKENIZER)
         for name, content in weights.tokenizer.items():
             (folder / name).write_bytes(content)
+
+
+def _model_text(weights: Weights, source: str) -> str:
+    """The gin file of the model. In which dtypes a run computes and keeps its parameters is the machine's business."""
+    count = sum(leaf.array.size for leaf in weights.leaves.values())
+    architecture = weights.architecture.with_config(dtype=ModelConfig.dtype, param_dtype=ModelConfig.param_dtype)
+    return to_gin(architecture, comment=f"{count:,} parameters, from {source}.")
 
 
 def _metadata(weights: Weights, source: str) -> dict[str, Any]:

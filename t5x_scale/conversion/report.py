@@ -5,6 +5,7 @@ from __future__ import annotations
 from t5x_scale.conversion.sources import TOKENIZER
 from t5x_scale.core.files import Path
 from t5x_scale.core.leaves import render_origins
+from t5x_scale.data.vocabulary import has_tokenizer
 from t5x_scale.models.weights import Weights
 
 
@@ -21,6 +22,6 @@ def how_to_go_on(output: Path, weights: Weights) -> str:
         return "\n".join(lines)
     words = [f"--gin_file={output}/model.gin", "--gin_file=gin/optim/adamw.gin", "--gin_file=gin/runs/continue.gin"]
     words += [f'--gin.INITIAL_CHECKPOINT_PATH=\\"{output}\\"']
-    if weights.tokenizer:
+    if has_tokenizer(weights.tokenizer):
         words += [f'--gin.VOCABULARY=\\"{output}/{TOKENIZER}\\"']
     return "\n".join([*lines, "go on with it:", "  t5x_scale train " + " \\\n    ".join([*words, "…"])])

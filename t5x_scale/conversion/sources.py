@@ -112,7 +112,7 @@ def _open_own(path: str, architecture: Architecture | None, **options: Any) -> S
         leaves=_leaves(arrays, architecture),
         architecture=architecture,
         tokenizer=_tokenizer(step_path, document.metadata),
-        recipe=tuple(document.metadata.get("conversion", {}).get("recipe", ())) or _run_recipe(document),
+        recipe=_recipe(document),
     )
     moments, counters = split_state(_state_leaves(arrays), weights.leaves)
     weights = weights.replace(moments=moments, counters=counters)
@@ -177,15 +177,35 @@ def _tokenizer(step_path: files.Path, metadata: Mapping[str, Any]) -> dict[str, 
         return {}
 
 
-def _run_recipe(document: layout.Document) -> tuple[dict[str, Any], ...]:
+def _recipe(document: layout.Document) -> tuple[dict[str, Any], ...]:
+    """How a checkpoint came about, oldest step first: a conversion says it, a run says what it began with."""
+    if "conversion" in document.metadata:
+        return tuple(document.metadata["conversion"].get("recipe", ()))
     run = document.metadata.get("run", {})
     free, recorded = run.get("free", {}), run.get("recorded", {})
-    keep = {"sequence_length": free.get("sequence_length"), "objective": recorded.get("objective")}
-    facts = {name: value for name, value in keep.items() if value is not None}
-    start = recorded.get("initial_checkpoint_path")
-    if start:
-        facts["from"] = start
-    return ({"trained": {"steps": document.step, **facts}},)
+    trained = {
+        "steps": document.step,
+        "sequence_length": free.get("sequence_length"),
+        "batch_size": recorded.get("batch_size"),
+        "optimizer": (recorded.get("optimizer") or {}).get("class"),
+        "mixture": recorded.get("mixture"),
+    }
+    surgeries = tuple(
+        {"surgery": values.get("class"), **{name: value for name, value in values.items() if name != "class"}}
+        for values in recorded.get("initial_transforms") or ()
+    )
+    step = {"trained": {name: value for name, value in trained.items() if value is not None}}
+    return (*_recipe_before(recorded.get("initial_checkpoint_path")), *surgeries, step)
+
+
+def _recipe_before(path: str | None) -> tuple[dict[str, Any], ...]:
+    """The recipe of what a run began with, as far as it can still be seen there."""
+    if not path:
+        return ()
+    try:
+        return _recipe(layout.read_newest(path)[1])
+    except UserError:
+        return ({"read": path},)
 
 
 def to_architecture(model: DecoderModel | None) -> Architecture | None:
