@@ -13,7 +13,7 @@ from typing import Any
 
 from sentencepiece import sentencepiece_model_pb2
 
-from t5x_scale.data.tokenizer_files import AddedToken
+from t5x_scale.data.tokenizer_tables import AddedToken
 from t5x_scale.data.vocabulary import CONFIG_FILE, JSON_FILE, MODEL_FILE, vocabulary_from_files
 from t5x_scale.data.vocabulary_codecs import SPACE
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from t5x_scale.core.errors import UserError
-from t5x_scale.data.tokenizer_files import AddedToken, JsonTokenizer, SentencePieceModel, SideFiles
+from t5x_scale.data.tokenizer_tables import AddedToken, JsonTokenizer, SentencePieceModel, SideFiles
 from t5x_scale.data.vocabulary import CONFIG_FILE, JSON_FILE, MODEL_FILE, Vocabulary, vocabulary_from_files
 from t5x_scale.data.vocabulary_codecs import MODES, SPACE
 
