@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from t5x_scale.layers.attention import Attention
+from t5x_scale.layers.moe import MoeMlp
 from t5x_scale.layers.positions import LearnedPositions, NoPositions, RelativePositions, Rope
 from t5x_scale.models.blocks import ParallelBlock, SerialBlock
 from t5x_scale.models.config import ModelConfig
@@ -18,7 +19,7 @@ CONTEXT = 40
 VOCABULARY_SIZE = 50
 
 
-def _make_model(block=ParallelBlock, positions=Rope, num_kv_heads=1, learned=False, **attention):
+def _make_model(block=ParallelBlock, positions=Rope, num_kv_heads=1, learned=False, experts=0, **attention):
     config = ModelConfig(
         num_layers=2,
         embed_dim=16,
@@ -28,7 +29,10 @@ def _make_model(block=ParallelBlock, positions=Rope, num_kv_heads=1, learned=Fal
         head_dim=8,
         vocab_size=VOCABULARY_SIZE,
         dtype="float32",
+        num_experts=experts,
+        num_experts_per_token=min(experts, 2),
     )
+    block = functools.partial(block, mlp=MoeMlp) if experts else block
     block = functools.partial(block, attention=functools.partial(Attention, positions=positions, **attention))
     table = functools.partial(LearnedPositions, max_length=CONTEXT) if learned else None
     # A head of its own: one that shares the embeddings would mostly repeat the last token.
@@ -39,6 +43,7 @@ KINDS = {
     "parallel_rope_mqa": {},
     "serial_rope_gqa": {"block": SerialBlock, "num_kv_heads": 2},
     "parallel_relative_mha": {"positions": RelativePositions, "num_kv_heads": 4, "window": 7},
+    "serial_experts": {"block": SerialBlock, "experts": 4},
     "serial_learned_mqa": {"block": SerialBlock, "positions": NoPositions, "learned": True},
 }
 

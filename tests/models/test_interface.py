@@ -1,5 +1,6 @@
 """The door into models/: caches, heads, stacking, and what the parameters mean."""
 
+import dataclasses
 import functools
 
 import jax
@@ -9,8 +10,9 @@ import pytest
 
 from t5x_scale.core import batch as fields
 from t5x_scale.core.errors import UserError
-from t5x_scale.core.trees import flatten
+from t5x_scale.core.trees import flatten, unflatten
 from t5x_scale.layers.attention import Attention
+from t5x_scale.layers.moe import MoeMlp
 from t5x_scale.layers.positions import LearnedPositions, NoPositions, RelativePositions, Rope
 from t5x_scale.layers.rope_scaling import LinearScaling
 from t5x_scale.models.blocks import ParallelBlock, SandwichBlock, SerialBlock
@@ -25,11 +27,16 @@ CONFIG = ModelConfig(
 LENGTH = 6
 
 
-def make_model(positions=Rope, block=ParallelBlock, **options):
+def make_model(positions=Rope, block=ParallelBlock, config=CONFIG, **options):
     attention = functools.partial(Attention, positions=positions, window=options.pop("window", None))
     return DecoderModel(
-        CONFIG, functools.partial(Decoder, block=functools.partial(block, attention=attention), **options)
+        config, functools.partial(Decoder, block=functools.partial(block, attention=attention), **options)
     )
+
+
+def make_experts(**options):
+    config = dataclasses.replace(CONFIG, num_experts=4, num_experts_per_token=2)
+    return make_model(block=functools.partial(SerialBlock, mlp=MoeMlp), config=config, **options)
 
 
 MODELS = {
@@ -41,6 +48,8 @@ MODELS = {
     "learned, unscanned": make_model(
         NoPositions, position_embedder=functools.partial(LearnedPositions, max_length=LENGTH), scan_layers=False
     ),
+    "experts": make_experts(),
+    "experts, unscanned": make_experts(scan_layers=False, remat="full"),
 }
 
 
@@ -64,7 +73,7 @@ def test_token_by_token_equals_the_full_forward_pass(name):
         np.testing.assert_allclose(hidden[:, 0], expected[:, i], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["rope", "windows by layer", "relative"])
+@pytest.mark.parametrize("name", ["rope", "windows by layer", "relative", "experts"])
 def test_prompts_of_different_lengths_in_a_longer_cache(name):
     """Row 0 has 4 tokens; row 1 has 2 between padding; then both go on."""
     model, params, tokens, expected = setting(name)
@@ -97,6 +106,61 @@ def test_bidirectional_prefix_in_the_cache():
     np.testing.assert_allclose(hidden, expected[:, :4], rtol=1e-4, atol=1e-5)
     hidden, _ = extend(params, tokens[:, 4:], positions[:, 4:], cache, lengths)
     np.testing.assert_allclose(hidden, expected[:, 4:], rtol=1e-4, atol=1e-5)
+
+
+class TestAuxiliary:
+    """What layers ask for beside the cross-entropy."""
+
+    NAMES = ("balance_loss", "router_z_loss")
+
+    @staticmethod
+    def of(model, params, batch):
+        return jax.jit(lambda p, b: model.hidden(p, b).auxiliary, compiler_options=FAST)(params, batch)
+
+    def test_a_dense_model_asks_for_nothing(self):
+        model, params, tokens, _ = setting("rope")
+        assert model.auxiliary_names == ()
+        assert model.hidden(params, {fields.INPUT_TOKENS: tokens}).auxiliary == {}
+
+    def test_scanned_and_unscanned(self):
+        model, params, tokens, _ = setting("experts")
+        batch = {fields.INPUT_TOKENS: tokens}
+        scanned = self.of(model, params, batch)
+        assert model.auxiliary_names == tuple(scanned) == self.NAMES
+        unscanned = MODELS["experts, unscanned"]
+        assert unscanned.auxiliary_names == self.NAMES
+        got = self.of(unscanned, unstack_layers(params, CONFIG.num_layers), batch)
+        for name, loss in scanned.items():
+            assert loss.shape == (2,)
+            np.testing.assert_allclose(got[name], loss, rtol=1e-5)
+
+    def test_mean_over_layers_of_each_row(self):
+        """With a router that prefers nobody the z-loss of every layer is 1e-3 (log E)^2, and the balance loss 1e-2."""
+        model, params, tokens, _ = setting("experts")
+        flat = flatten(params)
+        flat["decoder/layers/mlp/router/kernel"] = 0 * flat["decoder/layers/mlp/router/kernel"]
+        got = self.of(model, unflatten(flat), {fields.INPUT_TOKENS: tokens})
+        np.testing.assert_allclose(got["router_z_loss"], 1e-3 * np.log(4) ** 2, rtol=1e-5)
+        np.testing.assert_allclose(got["balance_loss"], 1e-2, rtol=1e-5)
+
+    def test_padding_is_in_no_loss(self):
+        model, params, tokens, _ = setting("experts")
+        segments = np.ones((2, LENGTH), np.int32)
+        segments[1, 4:] = 0
+        other = tokens.copy()
+        other[1, 4:] = (other[1, 4:] + 5) % CONFIG.vocab_size
+        first, second = (
+            self.of(model, params, {fields.INPUT_TOKENS: fed, fields.SEGMENT_IDS: segments}) for fed in (tokens, other)
+        )
+        short = self.of(model, params, {fields.INPUT_TOKENS: tokens[:, :4]})
+        for name in self.NAMES:
+            np.testing.assert_array_equal(first[name], second[name])
+            np.testing.assert_allclose(first[name][1], short[name][1], rtol=1e-5)
+
+    def test_parameters_alone_are_initialised(self):
+        model, params, *_ = setting("experts")
+        assert flatten(params).keys() == flatten(model.axes()).keys()
+        assert "decoder/layers/mlp/experts/wi_0/kernel" in flatten(params)
 
 
 def test_cache_shapes():
