@@ -1,186 +1,15 @@
-"""Arrays that are described, not held: a shape, a dtype, and a way to read any box of elements.
-
-Conversions and surgeries are written as views on such arrays, so that a model of any size passes through a few
-hundred megabytes: what is read is one block of one tensor at a time, in the order in which it lies in its file.
-
-A `Region` has one slice a dimension, with start and stop inside the shape and step 1. What `read` returns must not
-be written to: it may be a view of what somebody else holds.
-"""
+"""Lazy arrays made of others: turned, cut, joined, computed element by element."""
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 
-Region = tuple[slice, ...]
-
-# Reads of fewer bytes than this cost about as much as one of them.
-_PICKED_BYTES = 1 << 16
-
-_NARROW = {
-    name: np.dtype(getattr(ml_dtypes, name)) for name in ("bfloat16", "float8_e4m3fn", "float8_e5m2", "int4", "uint4")
-}
-
-
-def to_dtype(name: Any) -> np.dtype:
-    """The numpy dtype called `name`, the narrow floats of accelerators included."""
-    return _NARROW[name] if isinstance(name, str) and name in _NARROW else np.dtype(name)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class LazyArray:
-    """An array that is read in boxes.
-
-    Attributes:
-      shape: sizes of all dimensions.
-      dtype: of what is read.
-      reader: `region -> numpy array` of the region's shape.
-      outer: dimensions in the order in which blocks should be cut: from the slowest in the file on. Those not
-        named are cut only after them.
-    """
-
-    shape: tuple[int, ...]
-    dtype: np.dtype
-    reader: Callable[[Region], np.ndarray]
-    outer: tuple[int, ...] = (0,)
-
-    @property
-    def ndim(self) -> int:
-        """Number of dimensions."""
-        return len(self.shape)
-
-    @property
-    def size(self) -> int:
-        """Number of elements."""
-        return math.prod(self.shape)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all elements."""
-        return self.size * self.dtype.itemsize
-
-    def read(self, region: Sequence[slice] | None = None) -> np.ndarray:
-        """The elements of `region` (open ends as in numpy; all of them by default), not to be written to."""
-        box = normalize(region, self.shape)
-        block = self.reader(box)
-        expected = tuple(part.stop - part.start for part in box)
-        if block.shape != expected or block.dtype != self.dtype:
-            raise ValueError(f"a reader gave {block.dtype}{list(block.shape)}, not {self.dtype}{list(expected)}")
-        return block
-
-
-def normalize(region: Sequence[slice] | None, shape: Sequence[int]) -> Region:
-    """`region` with starts and stops, one a dimension."""
-    parts = tuple(region or ()) + (slice(None),) * (len(shape) - len(region or ()))
-    if len(parts) != len(shape):
-        raise ValueError(f"a region of {len(parts)} slices for {len(shape)} dimensions")
-    box = tuple(slice(*part.indices(size)[:2]) for part, size in zip(parts, shape, strict=True))
-    return tuple(slice(part.start, max(part.start, part.stop)) for part in box)
-
-
-def blocks(array: LazyArray, max_bytes: int) -> Iterator[Region]:
-    """Regions that tile the array in reading order, each of at most `max_bytes` where one element allows it."""
-    yield from _tile(_reading_order(array), array.shape, block_shape(array, max_bytes))
-
-
-def block_shape(array: LazyArray, max_bytes: int) -> tuple[int, ...]:
-    """The shape of the first of `blocks`; the others are on its grid. Cut dimensions are cut into even parts."""
-    steps = list(array.shape)
-    for axis in _reading_order(array):
-        others = math.prod(steps[:axis] + steps[axis + 1 :]) * array.dtype.itemsize
-        step = max(1, min(array.shape[axis], max_bytes // max(others, 1)))
-        parts = max(1, -(-array.shape[axis] // step))
-        steps[axis] = max(1, -(-array.shape[axis] // parts))
-        if steps[axis] * others <= max_bytes:
-            break
-    return tuple(steps)
-
-
-def _reading_order(array: LazyArray) -> tuple[int, ...]:
-    named = tuple(axis for axis in array.outer if axis < array.ndim)  # A single number has none.
-    return (*named, *(axis for axis in range(array.ndim) if axis not in named))
-
-
-def _tile(order: Sequence[int], shape: Sequence[int], steps: Sequence[int]) -> Iterator[Region]:
-    region = [slice(0, size) for size in shape]
-
-    def visit(depth: int) -> Iterator[Region]:
-        if depth == len(order):
-            yield tuple(region)
-            return
-        axis = order[depth]
-        for start in range(0, shape[axis], max(1, steps[axis])):
-            region[axis] = slice(start, min(start + steps[axis], shape[axis]))
-            yield from visit(depth + 1)
-
-    yield from visit(0)
-
-
-# Sources.
-
-
-def from_array(array: np.ndarray) -> LazyArray:
-    """An array that is in memory."""
-    return LazyArray(array.shape, array.dtype, lambda region: array[region])
-
-
-def full(shape: Sequence[int], dtype: Any, value: float = 0.0) -> LazyArray:
-    """`value` everywhere."""
-    dtype = to_dtype(dtype)
-    return LazyArray(tuple(shape), dtype, lambda region: np.full(_sizes(region), value, dtype))
-
-
-def normal(shape: Sequence[int], dtype: Any, stddev: float, seed: int, name: str) -> LazyArray:
-    """N(0, stddev^2), a pure function of (seed, name, index): the same in whatever blocks it is read.
-
-    Args:
-      shape: each index of all but the last dimension has a random stream of its own.
-      dtype: drawn in float32 and then cast.
-      stddev: standard deviation.
-      seed: of the whole conversion.
-      name: of this tensor, so that two of one seed differ.
-    """
-    return _drawn(
-        shape, dtype, seed, name, lambda generator, size: stddev * generator.standard_normal(size, np.float32)
-    )
-
-
-def uniform(shape: Sequence[int], seed: int, name: str) -> LazyArray:
-    """float32 values from 0 to below 1; arguments as for `normal`."""
-    return _drawn(shape, np.float32, seed, name, lambda generator, size: generator.random(size, np.float32))
-
-
-def _drawn(
-    shape: Sequence[int],
-    dtype: Any,
-    seed: int,
-    name: str,
-    draw: Callable[[np.random.Generator, int], np.ndarray],
-) -> LazyArray:
-    """`draw(generator, size)` along the last dimension, with a generator for each index of the others."""
-    shape, dtype = tuple(shape), to_dtype(dtype)
-    key = int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:8], "little")
-
-    def read(region: Region) -> np.ndarray:
-        *leading, last = region
-        block = np.empty(_sizes(region), np.float32)
-        for position in np.ndindex(*_sizes(leading)):
-            index = [part.start + offset for part, offset in zip(leading, position, strict=True)]
-            row = int(np.ravel_multi_index(index, shape[:-1])) if index else 0
-            generator = np.random.Generator(np.random.Philox(key=np.array([key, row], np.uint64)))
-            block[position] = draw(generator, last.stop)[last]
-        return block.astype(dtype, copy=False)
-
-    return LazyArray(shape, dtype, read)
-
-
-# Views.
+from t5x_scale.core.lazy.array import LazyArray, Region, sizes_of, to_dtype
 
 
 def transpose(array: LazyArray, order: Sequence[int]) -> LazyArray:
@@ -235,7 +64,7 @@ def split_axis(array: LazyArray, axis: int, sizes: Sequence[int]) -> LazyArray:
 def _is_worth_picking(wanted: slice, size: int, rows: int, others: Sequence[Region], dtype: np.dtype) -> bool:
     """Whether reading a part of a dimension index by index saves more than the further reads cost."""
     count = wanted.stop - wanted.start
-    row_bytes = math.prod(math.prod(_sizes(region)) for region in others) * dtype.itemsize
+    row_bytes = math.prod(math.prod(sizes_of(region)) for region in others) * dtype.itemsize
     return 0 < 2 * count <= size and rows // size * count * row_bytes >= _PICKED_BYTES
 
 
@@ -353,7 +182,7 @@ def concatenate(arrays: Sequence[LazyArray], axis: int) -> LazyArray:
             if low < high:
                 parts.append(array.read((*region[:axis], slice(low - begin, high - begin), *region[axis + 1 :])))
         if not parts:
-            return np.empty(_sizes(region), first.dtype)
+            return np.empty(sizes_of(region), first.dtype)
         return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=axis)
 
     shape = (*first.shape[:axis], int(ends[-1]), *first.shape[axis + 1 :])
@@ -398,7 +227,7 @@ def mean(array: LazyArray, axis: int, max_bytes: int = 64 * 2**20) -> LazyArray:
         raise ValueError("a dimension of 0 has no mean")
 
     def read(region: Region) -> np.ndarray:
-        sizes = _sizes(region)
+        sizes = sizes_of(region)
         total = np.zeros(sizes, np.float64)
         step = max(1, max_bytes // max(1, math.prod(sizes) * np.dtype(np.float64).itemsize))
         for start in range(0, count if total.size else 0, step):
@@ -420,7 +249,3 @@ def _check_alike(arrays: Sequence[LazyArray], but: int | None = None) -> LazyArr
         if not same or array.dtype != first.dtype:
             raise ValueError(f"{array.dtype}{list(array.shape)} does not join {first.dtype}{list(first.shape)}")
     return first
-
-
-def _sizes(region: Sequence[slice]) -> tuple[int, ...]:
-    return tuple(part.stop - part.start for part in region)
