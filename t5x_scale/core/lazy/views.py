@@ -11,6 +11,9 @@ import numpy as np
 
 from t5x_scale.core.lazy.array import LazyArray, Region, sizes_of, to_dtype
 
+# Reads of fewer bytes than this cost about as much as one of them.
+_PICKED_BYTES = 1 << 16
+
 
 def transpose(array: LazyArray, order: Sequence[int]) -> LazyArray:
     """Dimension i of the result is dimension `order[i]` of `array`."""
