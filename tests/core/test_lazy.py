@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from t5x_scale.core import lazy
+from t5x_scale.core.lazy import views as lazy_views
 
 
 @st.composite
@@ -95,7 +96,7 @@ def test_views_equal_numpys(pair, data, picked_bytes):
     for size in array.shape:
         start = data.draw(st.integers(0, size))
         box.append(slice(start, data.draw(st.integers(start, size))))
-    with mock.patch.object(lazy, "_PICKED_BYTES", picked_bytes):
+    with mock.patch.object(lazy_views, "_PICKED_BYTES", picked_bytes):
         np.testing.assert_array_equal(view.read(box), array[tuple(box)])
 
 
