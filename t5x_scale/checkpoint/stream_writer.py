@@ -98,9 +98,7 @@ def _write_step(
     chunks = {path: _chunk_shape(array, max_block_bytes) for path, array in leaves.items()}
     metadata = {"environment": describe_environment(), **metadata}
     layout.render_document(Document(step, {}, metadata))  # What JSON does not hold is found before the work.
-    for path, array in leaves.items():
-        document = plain_form.render_array(array.shape, chunks[path], array.dtype)
-        write_file(state / plain_form.array_name(path) / plain_form.ARRAY_FILE, plain_form.to_bytes(document))
+    _describe_arrays(state, leaves, chunks)
     fingerprints = _write_chunks(state, leaves, chunks, max_block_bytes, on_progress)
     records = {
         path: LeafRecord(array.shape, str(array.dtype), integrity.to_text(fingerprints[path]))
@@ -110,6 +108,16 @@ def _write_step(
     write_file(staging / layout.METADATA_ITEM / layout.METADATA_ITEM, plain_form.to_bytes(document))
     write_file(state / plain_form.TREE_FILE, plain_form.to_bytes(plain_form.render_tree(leaves)))
     write_file(staging / plain_form.STEP_FILE, plain_form.to_bytes(plain_form.render_step(began, time.time_ns())))
+
+
+def _describe_arrays(state: files.Path, leaves: Mapping[str, LazyArray], chunks: Mapping[str, tuple[int, ...]]) -> None:
+    def write(path: str) -> None:
+        document = plain_form.render_array(leaves[path].shape, chunks[path], leaves[path].dtype)
+        write_file(state / plain_form.array_name(path) / plain_form.ARRAY_FILE, plain_form.to_bytes(document))
+
+    # By threads: a small file costs the wait for the disk and nothing else.
+    for _ in parallel.map_bounded(write, leaves):
+        pass
 
 
 def _write_chunks(

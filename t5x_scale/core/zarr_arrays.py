@@ -13,9 +13,12 @@ import tensorstore as ts
 
 from t5x_scale.core import files
 from t5x_scale.core.lazy import LazyArray, Region
+from t5x_scale.core.parallel import WORKERS, share_freed_memory
 
 # Of decoded chunks, all arrays together. A chunk that does not fit would be decoded again for every block of it.
-_CACHE_BYTES = 1 << 27
+_CACHE_BYTES = 1 << 26
+# Each thread of TensorStore keeps memory it has freed; by default there are as many as cores, several times over.
+_THREADS = {"limit": WORKERS}
 _OCDBT_MANIFEST = "manifest.ocdbt"
 _MAX_REASON = 400
 
@@ -37,6 +40,7 @@ def open_arrays(
     Returns:
       The arrays, by what their errors call them.
     """
+    share_freed_memory()  # Before TensorStore starts its threads.
     is_database = (directory / _OCDBT_MANIFEST).exists()
     # What is read here is never written to again, so that what was decoded stays true.
     base = {"driver": driver, "recheck_cached_data": "open"}
@@ -49,7 +53,13 @@ def open_arrays(
 
 
 def _open_all(specs: Mapping[str, Any], failure: Failure, cache_bytes: int) -> dict[str, ts.TensorStore]:
-    context = ts.Context({"cache_pool": {"total_bytes_limit": cache_bytes}})
+    context = ts.Context(
+        {
+            "cache_pool": {"total_bytes_limit": cache_bytes},
+            "data_copy_concurrency": _THREADS,
+            "file_io_concurrency": _THREADS,
+        }
+    )
     futures = {called: ts.open(spec, context=context, open=True, read=True) for called, spec in specs.items()}
     stores = {}
     for called, future in futures.items():
