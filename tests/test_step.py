@@ -1,5 +1,6 @@
 """The step: clipping, refusing what is not finite, frozen groups, the record, micro-batches."""
 
+import dataclasses
 import functools
 
 import jax
@@ -10,7 +11,9 @@ import pytest
 
 from t5x_scale.core import batch as fields
 from t5x_scale.core.errors import UserError
-from t5x_scale.core.trees import flatten
+from t5x_scale.core.trees import flatten, unflatten
+from t5x_scale.layers.moe import MoeMlp
+from t5x_scale.models.blocks import ParallelBlock
 from t5x_scale.models.config import ModelConfig
 from t5x_scale.models.decoder import Decoder
 from t5x_scale.models.interface import DecoderModel
@@ -18,7 +21,15 @@ from t5x_scale.optim import schedules
 from t5x_scale.optim.adamw import AdamW
 from t5x_scale.optim.groups import Groups
 from t5x_scale.optim.interface import stop_frozen
-from t5x_scale.step import METRICS, StepConfig, make_eval_step, make_record, make_row_eval_step, make_train_step
+from t5x_scale.step import (
+    METRICS,
+    StepConfig,
+    make_eval_step,
+    make_record,
+    make_row_eval_step,
+    make_train_step,
+    metric_names,
+)
 from t5x_scale.train_state import TrainState
 
 FAST = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
@@ -198,6 +209,72 @@ def test_row_eval_step_gives_the_sums_of_each_row():
         alone = {name: x[row : row + 1] for name, x in batch.items()}
         expected = jax.jit(make_eval_step(MODEL, config), compiler_options=FAST)(params(), alone)
         np.testing.assert_allclose([x[row] for x in by_row], expected, rtol=1e-6)
+
+
+class TestAuxiliaryLosses:
+    """What layers ask for is added to the loss of every token of its row."""
+
+    CONFIG = dataclasses.replace(CONFIG, num_experts=3, num_experts_per_token=2)
+    LAYER = functools.partial(ParallelBlock, mlp=functools.partial(MoeMlp, balance_loss=0.5, router_z_loss=0.1))
+    MODEL = DecoderModel(CONFIG, functools.partial(Decoder, block=LAYER))
+
+    @staticmethod
+    @functools.cache
+    def params():
+        return jax.device_get(jax.jit(TestAuxiliaryLosses.MODEL.init, compiler_options=FAST)(jax.random.key(2)))
+
+    @staticmethod
+    def batch():
+        """Rows of different weights, the last without any."""
+        return make_batch(3) | {
+            fields.LOSS_WEIGHTS: np.array([[1], [3], [0.5], [0]], np.float32).repeat(LENGTH, axis=1)
+        }
+
+    def plain(self, params, batch):
+        weights = batch[fields.LOSS_WEIGHTS]
+        logits = self.MODEL.logits(params, batch)
+        log_z = jax.scipy.special.logsumexp(logits, axis=-1)
+        chosen = jnp.take_along_axis(logits, batch[fields.TARGET_TOKENS][..., None], axis=-1)[..., 0]
+        auxiliary = self.MODEL.hidden(params, batch).auxiliary
+        noted = {name: jnp.sum(weights * loss[:, None]) / weights.sum() for name, loss in auxiliary.items()}
+        entropy = jnp.sum(weights * (log_z - chosen + 0.01 * log_z**2)) / weights.sum()
+        return entropy + sum(noted.values()), noted
+
+    @pytest.mark.parametrize("micro_batches", [1, 2, 4])
+    def test_gradients_and_record_equal_the_plain_formula(self, micro_batches):
+        config = StepConfig(micro_batches=micro_batches, max_grad_norm=None, z_loss=0.01)
+        transformation = optax.sgd(1.0)
+        step = jax.jit(make_train_step(self.MODEL, transformation, lambda _: RATE, config), compiler_options=FAST)
+        params, batch, names = self.params(), self.batch(), metric_names(self.MODEL)
+        state = TrainState(jnp.zeros((), jnp.int32), params, transformation.init(params))
+        state, record = step(state, batch, make_record(1, names))
+        expected, noted = jax.jit(jax.grad(self.plain, has_aux=True), compiler_options=FAST)(params, batch)
+        before, after = flatten(params), flatten(jax.device_get(state.params))
+        for path, gradient in flatten(expected).items():
+            np.testing.assert_allclose(before[path] - after[path], gradient, rtol=1e-3, atol=1e-5, err_msg=path)
+        assert names == (*METRICS, "train/balance_loss", "train/router_z_loss")
+        np.testing.assert_allclose(record[0, -2:], [noted["balance_loss"], noted["router_z_loss"]], rtol=1e-5)
+        # What is recorded as the loss is what an evaluation would say, without them.
+        assert float(record[0, METRICS.index("train/loss")]) == pytest.approx(self.entropy(params, batch), rel=1e-5)
+
+    def entropy(self, params, batch):
+        evaluate = jax.jit(make_eval_step(self.MODEL, StepConfig(z_loss=0.01)), compiler_options=FAST)
+        losses = evaluate(params, batch)
+        assert float(losses.total) == pytest.approx(float(losses.cross_entropy + losses.z_loss), rel=1e-6)
+        return float(losses.cross_entropy / losses.weight)
+
+    def test_one_that_is_not_finite_changes_nothing(self):
+        params = unflatten(
+            flatten(self.params()) | {"decoder/layers/mlp/router/kernel": np.full((1, 8, 3), 1e30, "f4")}
+        )
+        step = jax.jit(make_train_step(self.MODEL, optax.sgd(1.0), lambda _: RATE, StepConfig()), compiler_options=FAST)
+        state = TrainState(jnp.zeros((), jnp.int32), params, optax.sgd(1.0).init(params))
+        after, record = step(state, self.batch(), make_record(1, metric_names(self.MODEL)))
+        assert_same_bits(after.params, params)
+        assert float(record[0, METRICS.index("optim/skipped_updates")]) == 1.0
+
+    def test_a_dense_model_records_no_more(self):
+        assert metric_names(MODEL) == METRICS
 
 
 def test_micro_batches_that_do_not_divide():

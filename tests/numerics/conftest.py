@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from t5x_scale.core import batch as fields
+from t5x_scale.layers.moe import MoeMlp
 from t5x_scale.layers.norm import LayerNorm
 from t5x_scale.models.blocks import ParallelBlock, SerialBlock
 from t5x_scale.models.config import ModelConfig
@@ -37,20 +38,27 @@ MESHES = {
     "fsdp=2 model=4": (8, MeshConfig(fsdp=2, model=4), rules.fsdp_model()),
     # Where a partitioner left to itself returns rows in the wrong order: see shardings.gather.
     "data=2 fsdp=2 model=2": (8, MeshConfig(data=2, fsdp=2, model=2), rules.fsdp_model()),
+    "fsdp=2 expert=2 model=2": (8, MeshConfig(fsdp=2, expert=2, model=2), rules.fsdp_model()),
+    "data=2 expert=2 context=2": (8, MeshConfig(data=2, fsdp=1, expert=2, context=2), rules.fsdp_model()),
+    "fsdp=4 expert=2": (8, MeshConfig(fsdp=4, expert=2), rules.fsdp()),
 }
 # The same program after the same passes on the same partitions, with less work by LLVM: a fifth of the time.
 FAST = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
 
 
 def make_model(block: str, remat: str = "none", scan_layers: bool = True) -> DecoderModel:
-    """PaLM's parallel block with shared embeddings, or a Llama-like serial one with grouped queries."""
+    """PaLM's parallel block with shared embeddings, or a serial one like Llama (`serial`) or Mixtral (`experts`)."""
     options = {"remat": remat, "scan_layers": scan_layers}
     if block == "parallel":
         norm = functools.partial(LayerNorm, use_bias=False)
         layer = functools.partial(ParallelBlock, norm=norm)
         return DecoderModel(CONFIG, functools.partial(Decoder, block=layer, final_norm=norm, **options))
-    config = dataclasses.replace(CONFIG, num_kv_heads=2)
-    return DecoderModel(config, functools.partial(Decoder, block=SerialBlock, head=Head, **options))
+    config, layer = dataclasses.replace(CONFIG, num_kv_heads=2), SerialBlock
+    if block == "experts":
+        config = dataclasses.replace(config, mlp_dim=16, num_experts=4, num_experts_per_token=2)
+        # Coefficients at which a wrong gradient would show in the losses.
+        layer = functools.partial(SerialBlock, mlp=functools.partial(MoeMlp, balance_loss=0.1, router_z_loss=0.01))
+    return DecoderModel(config, functools.partial(Decoder, block=layer, head=Head, **options))
 
 
 def make_batches() -> list[dict[str, np.ndarray]]:
