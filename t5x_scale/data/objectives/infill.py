@@ -3,8 +3,8 @@
 Evaluation objectives. A row of text has `spans` holes of `span_length` tokens, drawn from the row's key alone, so that
 both forms hold out the same tokens and score exactly them, in the same order:
 
-  SpanFromLeft        text span text span text                              as a causal model was trained
-  SpanFromBothSides   [mode] text <s0> text <s1> text <s0> span <s1> span   as a model of span denoising was
+  SpanFromLeft        text span text span text                                  as a causal model was trained
+  SpanFromBothSides   [mode] text <s0> text <s1> text <s0> span <s1> span end   as one of span denoising was
 
 What either form may use for a token of a span is all that stands before it in the text, earlier spans included; the
 second may use the text behind it, too. The difference of their accuracies is what a model makes of the right side.
@@ -47,8 +47,8 @@ class _SpanInfilling(Objective):
                 raise UserError(f"{type(self).__name__}.{name} is {getattr(self, name)}: at least 1")
 
     def raw_length(self, length: int) -> int:
-        """Tokens of text in a row: the joined sequence is one token longer than the row, for its last is never fed."""
-        raw = length + 1 - (self.mode is not None) - 2 * self.spans
+        """Tokens of text in a row, for either form: what the control tokens leave. The end is predicted, never fed."""
+        raw = length - (self.mode is not None) - 2 * self.spans
         fewest = self.spans * (self.span_length + 1) + 1
         if raw < fewest:
             raise UserError(
@@ -103,7 +103,7 @@ class SpanFromLeft(_SpanInfilling):
 
 @dataclasses.dataclass(frozen=True)
 class SpanFromBothSides(_SpanInfilling):
-    """Sentinels in the text, which is a bidirectional prefix, and behind it each sentinel with its span.
+    """Sentinels in the text, which is a bidirectional prefix, and behind it each sentinel with its span, and the end.
 
     The form of `SpanDenoiser`, but for the text: it may go on behind the last span.
     """
@@ -112,6 +112,7 @@ class SpanFromBothSides(_SpanInfilling):
 
     def check_vocabulary(self) -> None:
         vocabulary = self.need_vocabulary()
+        _ = self.separator
         if vocabulary.num_sentinels < self.spans:
             raise UserError(
                 f"{type(self).__name__} needs {self.spans} sentinels, and the vocabulary '{vocabulary.spec}' has "
@@ -142,10 +143,14 @@ class SpanFromBothSides(_SpanInfilling):
         if modes:
             joined[:, 0] = vocabulary.mode_token_id(self.mode)
             is_text[:, 0] = False
+        joined[:, -1] = self.separator
+        is_text[:, -1] = False
         joined[:, :first_target][is_text[:, :first_target]] = tokens[~is_span]
         joined[:, first_target:][is_text[:, first_target:]] = tokens[is_span]
 
         rows = Rows(len(tokens), length, full=True)
         rows.put(row[:, 0], joined, np.array([first_target - 1]))
-        rows.fields[batch_lib.LOSS_WEIGHTS][row, in_targets - 1] = 0.0
+        weights = rows.fields[batch_lib.LOSS_WEIGHTS]
+        weights[row, in_targets - 1] = 0.0
+        weights[:, -1] = 0.0
         return rows.fields

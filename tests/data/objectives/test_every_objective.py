@@ -22,9 +22,9 @@ WINDOWED = {
     objectives.Ul2r(examples_per_row=2): "d6b6a805257db1fd",
     objectives.Ul2r(mode_tokens=False): "ed14572c9a0d9800",
     objectives.FillInTheMiddle(): "85f345df44f446a1",
-    objectives.SpanFromLeft(spans=4): "4157b56dbbb91f37",
-    objectives.SpanFromBothSides(spans=4): "ef01ebf0a3fbfe23",
-    objectives.SpanFromBothSides(span_length=16, spans=1, mode="[NLG]"): "35fbcf1c93651fb9",
+    objectives.SpanFromLeft(spans=4): "62ed07ad79a4262d",
+    objectives.SpanFromBothSides(spans=4): "e1f0ce604a49e32e",
+    objectives.SpanFromBothSides(span_length=16, spans=1, mode="[NLG]"): "10c69eecdfcdb6cf",
     objectives.MaskedDiffusion(): "7e6333202d6152ba",
     objectives.MaskedDiffusion(shifted=True, stratified=True): "f13a566251b806a2",
 }

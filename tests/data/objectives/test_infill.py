@@ -90,14 +90,13 @@ def test_the_form_from_both_sides_gives_all_the_rest_and_fills_the_row(vocabular
         [example] = examples_of(fields, index)
         inputs, targets = inputs_and_targets(example)
         assert len(inputs) + len(targets) == length + 1
-        # `restore` drops the last of the targets of span corruption, which is their end: here there is none.
-        whole = restore(inputs, np.append(targets, vocabulary.eod_id), vocabulary)
-        assert whole.tolist() == raw[index].tolist()
+        assert restore(inputs, targets, vocabulary).tolist() == raw[index].tolist()
+        assert targets[-1] == vocabulary.eod_id
         if mode is not None:
             assert inputs[0] == vocabulary.mode_token_id(mode)
         assert [token for token in inputs if token in sentinels] == sentinels
-        assert targets[:: span_length + 1].tolist() == sentinels
-        held_out = np.delete(targets, np.arange(0, len(targets), span_length + 1))
+        assert targets[: -1 : span_length + 1].tolist() == sentinels
+        held_out = np.delete(targets[:-1], np.arange(0, len(targets) - 1, span_length + 1))
         assert scored(fields)[index] == held_out.tolist()
         assert not set(held_out.tolist()) & set(inputs.tolist())
 
@@ -132,16 +131,16 @@ def test_control_tokens_are_those_of_span_denoising(vocabulary):
         fields = objective(text(1, objective.raw_length(64)), RowKeys(0, np.array([0])), 64)
         inputs, targets = inputs_and_targets(examples_of(fields, 0)[0])
         controls = [[token for token in side if token < 100_000] for side in (inputs, targets)]
-        found.append((inputs[0], targets[0], controls[0], controls[1][:spans]))
+        found.append((inputs[0], targets[0], targets[-1], *controls))
     assert found[0] == found[1]
 
 
 @pytest.mark.parametrize("kind", [SpanFromLeft, SpanFromBothSides])
 def test_rows_too_short_say_how_long_they_must_be(vocabulary, kind):
     objective = kind(span_length=5, spans=2).with_vocabulary(vocabulary)
-    with pytest.raises(UserError, match=r"too short for 2 spans of 5 tokens .*: 17 positions"):
-        objective.raw_length(16)
-    assert objective.raw_length(17) == 13
+    with pytest.raises(UserError, match=r"too short for 2 spans of 5 tokens .*: 18 positions"):
+        objective.raw_length(17)
+    assert objective.raw_length(18) == 13
 
 
 @pytest.mark.parametrize("setting", ["span_length", "spans"])
@@ -166,7 +165,7 @@ def test_a_pass_over_a_split_asks_both_for_the_same(vocabulary, tmp_path):
         EvalSource("s", store, objective, length=64, batch_size=4, seed=3)
         for objective in make_both(vocabulary, 3, 4, "[NLU]")
     ]
-    assert [one.num_rows for one in passes] == [1001 // 56] * 2
+    assert [one.num_rows for one in passes] == [1001 // 55] * 2
     found = [[row for index in range(one.num_batches) for row in scored(one.batch(index))] for one in passes]
     assert found[0] == found[1]
-    assert [len(row) for row in found[0]] == [12] * 17 + [0] * 3
+    assert [len(row) for row in found[0]] == [12] * 18 + [0] * 2
