@@ -7,6 +7,7 @@ from typing import Any
 import jax
 
 from t5x_scale import run_files
+from t5x_scale.beginning import load_parameters
 from t5x_scale.core.distributed import join_run
 from t5x_scale.core.files import make_directory, to_path, write_json
 from t5x_scale.data.pipeline import DataConfig, make_eval_sources
@@ -42,7 +43,7 @@ def evaluate(
     run_files.check_data(runtime, data, evaluation.batch_size)
     if output is not None:
         make_directory(to_path(output).parent)
-    params, place = run_files.load_parameters(runtime, checkpoint_path or model_dir)
+    params, place = load_parameters(runtime, checkpoint_path or model_dir)
     sources = make_eval_sources(data, **evaluation.options(), **run_files.data_options(model_dir))
     metrics = evaluate_sources(runtime.eval_step, runtime.batch_sharding, params, sources)
     if jax.process_index() == 0:

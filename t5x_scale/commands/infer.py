@@ -10,6 +10,7 @@ from typing import Any
 import jax
 
 from t5x_scale import run_files
+from t5x_scale.beginning import load_parameters
 from t5x_scale.core import files
 from t5x_scale.core.distributed import join_run
 from t5x_scale.core.errors import UserError
@@ -91,7 +92,7 @@ def infer(
     if output is not None:
         _check_output(output, overwrite)
 
-    params, place = run_files.load_parameters(runtime, source)
+    params, place = load_parameters(runtime, source)
     is_primary = jax.process_index() == 0
     _say(f"parameters from {place}", is_primary)
     transcript = Transcript(texts, tokens, vocabulary_, sys.stdout if is_primary else None)

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 
 from t5x_scale import run_files
+from t5x_scale.beginning import Beginning, begin
 from t5x_scale.checkpoint.manager import CheckpointConfig, CheckpointManager
 from t5x_scale.checkpoint.resume import compare_run_records
 from t5x_scale.conversion.starting import Surgery
@@ -74,7 +75,7 @@ def train(
     run_files.check_settings(model_dir, train_steps=train_steps, log_every_steps=log_every_steps)
     runtime = program.make()
     run_files.check_data(runtime, data, evaluation.batch_size)
-    beginning = run_files.Beginning(initial_checkpoint_path, tuple(initial_transforms), initial_optimizer)
+    beginning = Beginning(initial_checkpoint_path, tuple(initial_transforms), initial_optimizer)
     run_files.check_run(model_dir, run_files.make_record(runtime, data, train_steps, beginning), train_steps)
     make_directory(model_dir)
     options = run_files.data_options(model_dir)
@@ -89,7 +90,7 @@ def train(
             source.check_enough(train_steps)
         else:
             source.check_enough(train_steps)
-            state, step = run_files.begin(model_dir, runtime, beginning), 0
+            state, step = begin(model_dir, runtime, beginning), 0
         run_files.write_run_files(model_dir, runtime, source, record, config_text, command_line)
         if jax.process_index() == 0:
             print(run_files.banner(model_dir, runtime, step, train_steps), source.describe(), sep="\n", flush=True)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from toy import make_architecture, make_weights
 
+from t5x_scale.beginning import Beginning
 from t5x_scale.checkpoint.layout import flatten_leaves
 from t5x_scale.checkpoint.manager import CheckpointManager
 from t5x_scale.conversion.output import write_checkpoint
@@ -19,7 +20,6 @@ from t5x_scale.models.assembly import to_model
 from t5x_scale.optim import adamw, lion, palm_adafactor, schedules
 from t5x_scale.partitioning.mesh import MeshConfig
 from t5x_scale.program import Program
-from t5x_scale.run_files import Beginning
 from t5x_scale.surgery.depth import DepthUpscale, Stack
 
 RATE = schedules.Cosine(peak=1e-2, total_steps=100, warmup_steps=0, floor_ratio=0.1)

@@ -1,0 +1,78 @@
+"""What a run begins with: values drawn from its seed, or a checkpoint of any kind, changed on the way in."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+
+from t5x_scale.checkpoint.restore import restore_parameters
+from t5x_scale.conversion.sources import is_own
+from t5x_scale.conversion.starting import Surgery, check_optimizer_choice, start_from
+from t5x_scale.core.errors import UserError
+from t5x_scale.core.files import to_path, write_text
+from t5x_scale.models.architecture import Architecture
+from t5x_scale.models.assembly import from_description
+from t5x_scale.models.interface import Params
+from t5x_scale.program import Runtime
+from t5x_scale.train_state import TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class Beginning:
+    """What a new run begins with.
+
+    Attributes:
+      checkpoint_path: a checkpoint of any kind that can be read; None draws the parameters from the seed.
+      transforms: surgeries on it, in order.
+      optimizer: "reset" begins afresh, "restore" goes on with the checkpoint's moments.
+    """
+
+    checkpoint_path: str | None = None
+    transforms: tuple[Surgery, ...] = ()
+    optimizer: str = "reset"
+
+    def __post_init__(self) -> None:
+        check_optimizer_choice(self.optimizer)
+        if not self.checkpoint_path and (self.transforms or self.optimizer != "reset"):
+            raise UserError(
+                "INITIAL_TRANSFORMS and INITIAL_OPTIMIZER change what is in a checkpoint: set INITIAL_CHECKPOINT_PATH"
+            )
+
+
+def begin(model_dir: str, runtime: Runtime, beginning: Beginning) -> TrainState:
+    """The state of a new run at step 0, and beside the run `origin.txt`: where every parameter came from."""
+    path = beginning.checkpoint_path
+    if not path:
+        return runtime.init_state()
+    if is_own(path) and not beginning.transforms and beginning.optimizer == "reset":
+        # As it is, it is read in parallel and verified on the devices.
+        params, report = restore_parameters(path, runtime.abstract_params)
+        _write_origin(model_dir, report.render())
+        return runtime.state_from(params)
+    opt_state = runtime.abstract_state.opt_state if beginning.optimizer == "restore" else None
+    started = start_from(path, beginning.transforms, runtime.abstract_params, opt_state, find_architecture(runtime))
+    _write_origin(model_dir, started.report)
+    return runtime.state_from(started.params, started.opt_state)
+
+
+def load_parameters(runtime: Runtime, path: str) -> tuple[Params, str]:
+    """The parameters of a checkpoint of any kind in the shards of a model, and what to call it."""
+    if is_own(path):
+        params, report = restore_parameters(path, runtime.abstract_params)
+        return params, report.source
+    started = start_from(path, (), runtime.abstract_params, None, find_architecture(runtime))
+    return started.params, path
+
+
+def find_architecture(runtime: Runtime) -> Architecture | None:
+    """What the run's model computes; None where an Architecture cannot say it."""
+    try:
+        return from_description(runtime.program.model.architecture())
+    except UserError:
+        return None
+
+
+def _write_origin(model_dir: str, report: str) -> None:
+    if jax.process_index() == 0:
+        write_text(to_path(model_dir) / "origin.txt", report + "\n")
