@@ -81,7 +81,7 @@ def test_command_line(model_dir, tmp_path, capsys):
     printed = capsys.readouterr()
     (record,) = [json.loads(line) for line in output.read_text().splitlines()]
     assert printed.out == "def " + record["completion"] + "\n"
-    assert "step 7" in printed.err
+    assert "checkpoints/7" in printed.err
     assert str(output) in printed.err
     assert record["prompt"] == "def "
     assert record["completion"] == load_vocabulary("bytes").decode(record["tokens"])
