@@ -20,20 +20,24 @@ import sys
 import tempfile
 import time
 
-# Of a Llama-shaped decoder: embed_dim, mlp_dim, heads, head size, vocabulary.
-EMBED, MLP, HEADS, KV, VOCAB = 2048, 5632, 16, 128, 32000
-LAYER = {
-    "mlp/wi_0/kernel": (EMBED, MLP),
-    "mlp/wi_1/kernel": (EMBED, MLP),
-    "mlp/wo/kernel": (MLP, EMBED),
-    "self_attention/query/kernel": (EMBED, HEADS, KV),
-    "self_attention/key/kernel": (EMBED, HEADS, KV),
-    "self_attention/value/kernel": (EMBED, HEADS, KV),
-    "self_attention/out/kernel": (HEADS, KV, EMBED),
-    "pre_norm/scale": (EMBED,),
-    "pre_mlp_norm/scale": (EMBED,),
-}
+HEAD_DIM = 128
 LAYERS = "params/decoder/layers/"
+
+
+def layer_shapes(width: int) -> dict[str, tuple[int, ...]]:
+    """Of one layer of a Llama-shaped decoder."""
+    mlp, heads = width * 11 // 4, (width // HEAD_DIM, HEAD_DIM)
+    return {
+        "mlp/wi_0/kernel": (width, mlp),
+        "mlp/wi_1/kernel": (width, mlp),
+        "mlp/wo/kernel": (mlp, width),
+        "self_attention/query/kernel": (width, *heads),
+        "self_attention/key/kernel": (width, *heads),
+        "self_attention/value/kernel": (width, *heads),
+        "self_attention/out/kernel": (*heads, width),
+        "pre_norm/scale": (width,),
+        "pre_mlp_norm/scale": (width,),
+    }
 
 
 def generate(source: str, target: str, options: argparse.Namespace) -> None:
@@ -42,12 +46,13 @@ def generate(source: str, target: str, options: argparse.Namespace) -> None:
     from t5x_scale.checkpoint.stream_writer import write_stream
     from t5x_scale.core import lazy
 
-    table = lazy.normal((VOCAB, EMBED), options.dtype, 0.02, 0, "embedding")
-    one = {name: lazy.normal(shape, options.dtype, 0.02, 0, name) for name, shape in LAYER.items()}
-    size = sum(array.nbytes for array in one.values())
+    def draw(name: str, *shape: int) -> lazy.LazyArray:
+        return lazy.normal(shape, options.dtype, 0.02, 0, name)
+
+    table, one = draw("embedding", 16 * options.width, options.width), layer_shapes(options.width)
+    size = sum(draw(name, *shape).nbytes for name, shape in one.items())
     layers = max(1, round((options.gigabytes * 1e9 - table.nbytes) / size))
-    shapes = {name: (layers, *shape) for name, shape in LAYER.items()}
-    leaves = {LAYERS + name: lazy.normal(shape, options.dtype, 0.02, 0, name) for name, shape in shapes.items()}
+    leaves = {LAYERS + name: draw(name, layers, *shape) for name, shape in one.items()}
     write_stream(target, 0, {"params/token_embedder/embedding": table, **leaves}, {})
 
 
@@ -97,6 +102,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--gigabytes", type=float, default=3.0)
     parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--width", type=int, default=2048, help="of the residual stream")
     parser.add_argument("--directory", help="where to work; some four times the size is needed")
     parser.add_argument("--json", help="also write the result to this file")
     parser.add_argument("--part", nargs=3, metavar=("FUNCTION", "SOURCE", "TARGET"), help=argparse.SUPPRESS)
@@ -109,7 +115,8 @@ def main() -> None:
     results = {}
     with tempfile.TemporaryDirectory(dir=options.directory) as directory:
         source = pathlib.Path(directory) / "source"
-        base = [sys.executable, __file__, f"--gigabytes={options.gigabytes}", f"--dtype={options.dtype}"]
+        kept = [f"--{name}={getattr(options, name)}" for name in ("gigabytes", "dtype", "width")]
+        base = [sys.executable, __file__, *kept]
         measure([*base, "--part", "generate", "", str(source)], source, source)
         for name, times in (("cp", 0), ("copy", 1), ("double", 2), ("cp again", 0)):
             target = pathlib.Path(directory) / "target"

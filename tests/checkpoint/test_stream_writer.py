@@ -243,3 +243,27 @@ def test_a_kill_leaves_nothing_that_counts_and_the_next_attempt_succeeds(tmp_pat
     assert layout.list_leftovers(directory) == []
     _, _, leaves = read_lazily(tmp_path)
     np.testing.assert_array_equal(leaves["params/5"].read(), np.full((64, 1024), 5, np.float32))
+
+
+GROWN = """
+import resource, sys
+from t5x_scale.checkpoint.lazy_reader import read_lazily
+from t5x_scale.checkpoint.stream_writer import write_stream
+from t5x_scale.core import lazy
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+
+for step, megabytes in enumerate((192, 576)):
+    leaves = {"params/a": lazy.full((megabytes, 512, 512), "float32", 1.5)}
+    write_stream(sys.argv[1], step, leaves, {}, max_block_bytes=1 << 22)
+    read_lazily(sys.argv[1])
+    print(peak())
+"""
+
+
+def test_memory_does_not_grow_with_the_model(tmp_path):
+    command = [sys.executable, "-c", GROWN, str(tmp_path)]
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    small, large = map(int, output.split())
+    assert large - small < 100, "megabytes more for 384 more of parameters"
