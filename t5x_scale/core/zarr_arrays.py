@@ -42,8 +42,9 @@ def open_arrays(
     """
     share_freed_memory()  # Before TensorStore starts its threads.
     is_database = (directory / _OCDBT_MANIFEST).exists()
-    # What is read here is never written to again, so that what was decoded stays true.
-    base = {"driver": driver, "recheck_cached_data": "open"}
+    # What is read here is never written to again, so that what was decoded stays true; and a chunk that is not there
+    # is damage, although zarr would have it be zeros.
+    base = {"driver": driver, "recheck_cached_data": "open", "fill_missing_data_reads": False}
     specs = {called: {**base, "kvstore": _locate(directory, name, is_database)} for called, name in names.items()}
     stores = _open_all(specs, failure, _CACHE_BYTES)
     largest = max((_chunk_bytes(store) for store in stores.values()), default=0)

@@ -92,7 +92,7 @@ def _names_target(path: files.Path) -> bool:
     """Whether it is Orbax's form with T5X's tree: a checkpoint of ours has parameters under `params`."""
     try:
         return any(name.startswith(_TARGET) for name in _orbax_names(path))
-    except (UserError, FileNotFoundError):
+    except (UserError, OSError):
         return False
 
 

@@ -57,6 +57,9 @@ def test_errors_are_made_by_the_caller(tmp_path):
     np.testing.assert_array_equal(array.read((slice(0, 2),)), VALUES[:2])
     with pytest.raises(Unreadable, match=r"^it: [^\n]*$"):
         array.read()
+    (tmp_path / "a.b" / "2.0.0").unlink()
+    with pytest.raises(Unreadable, match=r"^it: NOT_FOUND"):
+        array.read()
     with pytest.raises(Unreadable, match=r"^other: NOT_FOUND"):
         open_arrays(files.to_path(tmp_path), {"other": "a.c"}, failure)
 
@@ -68,6 +71,6 @@ def test_a_chunk_larger_than_the_cache_is_decoded_once(tmp_path, monkeypatch):
     array = open_arrays(files.to_path(tmp_path), {"it": "a.b"}, failure)["it"]
     regions = list(lazy.blocks(array, VALUES.nbytes // 8))
     array.read(regions[0])
-    (tmp_path / "a.b" / "0.0.0").unlink()  # TensorStore would say that what is not there is all zeros.
+    (tmp_path / "a.b" / "0.0.0").unlink()
     for region in regions:
         np.testing.assert_array_equal(array.read(region), VALUES[region])
