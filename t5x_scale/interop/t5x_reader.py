@@ -37,6 +37,8 @@ _PLACEHOLDER = "PLACEHOLDER://"
 _TARGET = "target."
 # Version 2 kept bfloat16 as uint16; before version 1 there was no version.
 _VERSIONS = (1, 2, 3)
+# What stands around `target` and `state` in a msgpack tree: T5X's own, or that of the first saves with Orbax.
+_WRAPPERS = ("optimizer", "_optimizer")
 _TENSORFLOW = b"model_checkpoint_path"
 
 
@@ -120,7 +122,9 @@ def _read_tree(directory: files.Path) -> _Tree:
     version = content.get("version") if isinstance(content, dict) else None
     if version is not None and version not in _VERSIONS:
         raise UserError(f"{source} is of version {version}; known are {', '.join(map(str, _VERSIONS))}")
-    tree = content.get("optimizer", content) if isinstance(content, dict) else None
+    tree = content if isinstance(content, dict) else {}
+    for name in _WRAPPERS:
+        tree = tree.get(name, tree)
     if not isinstance(tree, dict) or "target" not in tree:
         raise UserError(f"{source} has no 'target', which is what T5X calls its parameters")
     flat = trees.flatten(tree, is_leaf=_is_description)

@@ -130,15 +130,15 @@ def write_placeholders(directory, target):
     """Older Orbax: a tree of strings beside bare arrays."""
     directory = pathlib.Path(directory)
     directory.mkdir(parents=True)
-    for name, array in flatten({"target": target}).items():
+    for name, array in flatten({"_optimizer": {"target": target}}).items():
         _write_array(directory, name, array, 3, "file", False)
 
     def name_leaves(node, prefix):
         if isinstance(node, dict):
             return {key: name_leaves(child, f"{prefix}.{key}") for key, child in node.items()}
-        return f"PLACEHOLDER://{prefix}"
+        return f"PLACEHOLDER://{prefix.removeprefix('.')}"
 
-    (directory / "checkpoint").write_bytes(msgpack.packb({"target": name_leaves(target, "target")}))
+    (directory / "checkpoint").write_bytes(msgpack.packb(name_leaves({"_optimizer": {"target": target}}, "")))
 
 
 def spoil_json(path, change):
