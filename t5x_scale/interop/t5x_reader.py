@@ -124,7 +124,7 @@ def _read_tree(directory: files.Path) -> _Tree:
         raise UserError(f"{source} is of version {version}; known are {', '.join(map(str, _VERSIONS))}")
     tree = content if isinstance(content, dict) else {}
     for name in _WRAPPERS:
-        tree = tree.get(name, tree)
+        tree = tree.get(name, tree) if isinstance(tree, dict) else tree
     if not isinstance(tree, dict) or "target" not in tree:
         raise UserError(f"{source} has no 'target', which is what T5X calls its parameters")
     flat = trees.flatten(tree, is_leaf=_is_description)
