@@ -29,7 +29,7 @@ from t5x_scale.layers.ops.grouped_matmul import grouped_matmul
 from t5x_scale.layers.ops.permute import permute
 from t5x_scale.partitioning.axes import Axes
 from t5x_scale.partitioning.shardings import constrain
-from t5x_scale.partitioning.shards import gather_parameter, sum_over_shards
+from t5x_scale.partitioning.shards import Parameter, Rows, gather_parameter, sum_over_shards
 
 # The collection of a layer's auxiliary losses. It stays inside of `models/`.
 LOSSES = "losses"
@@ -150,24 +150,24 @@ class Experts(nn.Module):
             return _apply_experts(activation, x, expert, gate, numbers[0], kernels)
 
         by_token = ("batch", "length", None)
-        rows = [(array, by_token) for array in (x.astype(self.dtype), expert, gate)]
+        rows = [Rows(array, by_token) for array in (x.astype(self.dtype), expert, gate)]
         # The numbers of the experts are split as the experts are, and so tell a device which are its own.
-        numbers = jnp.arange(self.num_experts, dtype=jnp.int32)
-        y = sum_over_shards(apply, rows, [(numbers, ("expert",)), *self._kernels()])
+        numbers = Parameter(jnp.arange(self.num_experts, dtype=jnp.int32), ("expert",), ("expert",))
+        y = sum_over_shards(apply, rows, [numbers, *self._kernels()])
         return constrain(y, ("batch", "length", "act_embed"))
 
-    def _kernels(self) -> list[tuple[jax.Array, Axes]]:
-        """The kernels of all experts, the last of which leads back, and the axes of how they are used."""
+    def _kernels(self) -> list[Parameter]:
+        """The kernels of all experts, the last of which leads back."""
         inner = ("wi_0", "wi_1") if self.gated else ("wi",)
         up, down = (self.embed_dim, self.mlp_dim), (self.mlp_dim, self.embed_dim)
         expand = [self._one(name, self.kernel_init, up, ("embed", "mlp")) for name in inner]
         return [*expand, self._one("wo", self.output_init, down, ("mlp", "embed"))]
 
-    def _one(self, name: str, init: Initializer, shape: tuple[int, int], axes: Axes) -> tuple[jax.Array, Axes]:
+    def _one(self, name: str, init: Initializer, shape: tuple[int, int], axes: Axes) -> Parameter:
         kernels = ExpertKernels(self.num_experts, shape, axes, init, self.param_dtype, name=name)()
-        axes = ("expert", *axes)
-        used = tuple(None if axis == "embed" else axis for axis in axes)
-        return gather_parameter(kernels.astype(self.dtype), axes), used
+        stored = ("expert", *axes)
+        used = tuple(None if axis == "embed" else axis for axis in stored)
+        return Parameter(kernels.astype(self.dtype), stored, used)
 
 
 class ExpertKernels(nn.Module):

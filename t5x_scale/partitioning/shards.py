@@ -3,18 +3,34 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 from jax.sharding import PartitionSpec
 
-from t5x_scale.partitioning.axes import Axes
+from t5x_scale.partitioning.axes import STORAGE_AXES, Axes
 from t5x_scale.partitioning.shardings import constrain, current_rules, dividing, gather, gathered_spec, to_spec
 
-Placed = Sequence[tuple[jax.Array, Axes]]
+
+class Rows(NamedTuple):
+    """An array with an entry a token: its first dimensions are those of all the others."""
+
+    array: jax.Array
+    axes: Axes
 
 
-def sum_over_shards(function: Callable[..., jax.Array], rows: Placed, parameters: Placed) -> jax.Array:
+class Parameter(NamedTuple):
+    """A parameter, where it is stored, and over which of its axes the work with it may be split."""
+
+    array: jax.Array
+    stored: Axes
+    used: Axes
+
+
+def sum_over_shards(
+    function: Callable[..., jax.Array], rows: Sequence[Rows], parameters: Sequence[Parameter]
+) -> jax.Array:
     """`function(*rows, *parameters)`, where it is a sum over the shards of the parameters.
 
     Each device calls `function` with its rows and its shards of the parameters, and the results are added over the
@@ -24,36 +40,71 @@ def sum_over_shards(function: Callable[..., jax.Array], rows: Placed, parameters
 
     Args:
       function: takes arrays, gives one array whose first dimensions are those of the rows.
-      rows: arrays and their logical axes, all of which begin alike.
-      parameters: arrays and the logical axes of how they are used: they are gathered from where they are only stored.
+      rows: what is different for every token.
+      parameters: what is the same. They are gathered over the mesh axes that only store them, and their gradients
+        scattered over them.
 
     Returns:
       What `function` gives, split like the rows. Outside `activation_rules` it is simply called.
     """
-    arrays = [array for array, _ in (*rows, *parameters)]
+    arrays = [x.array for x in (*rows, *parameters)]
     context = current_rules()
     if context is None or context[0].size == 1:
         return function(*arrays)
     mesh, rules = context
-    parameter_specs = [gathered_spec(to_spec(rules, axes, mesh)) for _, axes in parameters]
-    summed = _axes_of(parameter_specs)
-    row_specs = [dividing(mesh, _without(to_spec(rules, axes, mesh), summed), array.shape) for array, axes in rows]
-    specs = (*row_specs, *parameter_specs)
+    used = [gathered_spec(to_spec(rules, p.used, mesh)) for p in parameters]
+    summed = _axes_of(used)
+    row_specs = [dividing(mesh, _without(to_spec(rules, r.axes, mesh), summed), r.array.shape) for r in rows]
+    stored = [
+        _storing(to_spec(rules, p.stored, mesh), spec, p.array.ndim, _axes_of(row_specs))
+        for p, spec in zip(parameters, used, strict=True)
+    ]
+    specs = (*row_specs, *stored)
     # All is said to differ wherever anything does: the gradient of what was the same is then summed.
     alike = [tuple(sorted(_axes_of(specs) - _axes_of([spec]))) for spec in specs]
+    kept = [*row_specs, *used]
+
+    @functools.partial(jax.checkpoint, policy=_is_no_gather, prevent_cse=False)
+    def share(*shards: jax.Array) -> jax.Array:
+        shards = [jax.lax.pcast(x, axes, to="varying") for x, axes in zip(shards, alike, strict=True)]
+        return function(*(_gather_shard(x, *pair) for x, *pair in zip(shards, specs, kept, strict=True)))
 
     def on_shard(*shards: jax.Array) -> jax.Array:
-        partial = function(*(jax.lax.pcast(x, axes, to="varying") for x, axes in zip(shards, alike, strict=True)))
-        return jax.lax.psum(partial, tuple(sorted(summed))) if summed else partial
+        return jax.lax.psum(share(*shards), tuple(sorted(summed))) if summed else share(*shards)
 
     return jax.shard_map(on_shard, mesh=mesh, in_specs=specs, out_specs=row_specs[0])(*arrays)
+
+
+def _storing(stored: PartitionSpec, used: PartitionSpec, rank: int, split: set[str]) -> PartitionSpec:
+    """Where a parameter enters: dimension by dimension where it is stored, if the device can gather it from there.
+
+    It can where a dimension is only stored in parts, over axes that split the rows. Over others all devices have the
+    same rows and results, of which `shard_map` cannot know when they are made with something gathered.
+    """
+    padded = [(*spec, *(None,) * (rank - len(spec))) for spec in (stored, used)]
+    entries = zip(*padded, strict=True)
+    return PartitionSpec(
+        *(s if u is None and set(_names(s)) <= split.intersection(STORAGE_AXES) else u for s, u in entries)
+    )
+
+
+def _gather_shard(x: jax.Array, stored: PartitionSpec, used: PartitionSpec) -> jax.Array:
+    for dimension, entry in enumerate(stored):
+        if entry != (used[dimension] if dimension < len(used) else None):
+            x = jax.lax.all_gather(x, _names(entry), axis=dimension, tiled=True)
+    return x
+
+
+def _is_no_gather(primitive: Any, *_: Any, **__: Any) -> bool:
+    # What was gathered is gathered again in the backward pass: of a parameter only the shard is kept in between.
+    return primitive is not jax.lax.all_gather_p
 
 
 def _names(entry: str | tuple[str, ...] | None) -> tuple[str, ...]:
     return () if entry is None else (entry,) if isinstance(entry, str) else entry
 
 
-def _axes_of(specs: Sequence[PartitionSpec]) -> set[str]:
+def _axes_of(specs: Iterable[PartitionSpec]) -> set[str]:
     return {name for spec in specs for entry in spec for name in _names(entry)}
 
 

@@ -8,7 +8,7 @@ import pytest
 from t5x_scale.partitioning.mesh import MeshConfig
 from t5x_scale.partitioning.rules import fsdp, fsdp_model, make_rules
 from t5x_scale.partitioning.shardings import activation_rules, make_sharding
-from t5x_scale.partitioning.shards import gather_parameter, sum_over_shards
+from t5x_scale.partitioning.shards import Parameter, Rows, gather_parameter, sum_over_shards
 
 RNG = np.random.default_rng(0)
 ROWS, SCALE = (RNG.standard_normal(shape).astype(np.float32) for shape in ((8, 4, 8), (8, 4)))
@@ -23,8 +23,8 @@ def _layer(rows, scale, kernel):
         return jnp.einsum("blef,edf->bld", h, kernel)
 
     by_token = ("batch", "length")
-    placed = [(rows, (*by_token, None)), (scale, by_token)]
-    return sum_over_shards(share, placed, [(gather_parameter(kernel, STORED), ("expert", None, "mlp"))])
+    placed = [Rows(rows, (*by_token, None)), Rows(scale, by_token)]
+    return sum_over_shards(share, placed, [Parameter(kernel, STORED, ("expert", None, "mlp"))])
 
 
 def _loss(rows, scale, kernel):
@@ -79,5 +79,24 @@ def test_the_gradient_of_a_gathered_parameter_lies_where_it_is_stored():
 
 
 def test_outside_of_rules_the_function_is_called():
-    rows = jnp.ones((3, 2))
-    assert float(sum_over_shards(lambda x, k: jnp.sum(x * k), [(rows, (None, None))], [(2 * rows, (None, None))])) == 12
+    rows, free = jnp.ones((3, 2)), (None, None)
+    got = sum_over_shards(lambda x, k: jnp.sum(x * k), [Rows(rows, free)], [Parameter(2 * rows, free, free)])
+    assert float(got) == 12
+
+
+def test_of_a_gathered_parameter_only_the_shard_is_kept_for_the_backward_pass():
+    mesh, rules = MeshConfig(fsdp=8).make_mesh(), fsdp()
+    shape = (16, 4, 64, 64)
+    stored = make_sharding(mesh, rules, (None, *STORED), shape)
+    kernels = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=stored)
+
+    def loss(kernels, rows):
+        def layer(rows, kernel):
+            return _layer(rows, jnp.ones(rows.shape[:2]), kernel), None
+
+        with activation_rules(mesh, rules):
+            return jnp.sum(jax.lax.scan(layer, rows, kernels)[0])
+
+    rows = jax.ShapeDtypeStruct((8, 1, 64), jnp.float32)
+    compiled = jax.jit(jax.grad(loss)).lower(kernels, rows).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes < 0.5 * 4 * kernels.size

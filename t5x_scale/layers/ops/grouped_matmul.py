@@ -1,8 +1,8 @@
 """Products of rows in groups, each group with a matrix of its own: the one function behind which kernels live.
 
 On TPU it is XLA's own ragged product. Its form on other backends multiplies every row with every matrix (measured on
-CPU, 8 matrices: ten times the time of one dense product of the same rows), so elsewhere blocks of rows are gone
-through in a loop, as many as the groups fill: 1.6 times the dense product's time for groups of unequal sizes.
+CPU, 8 matrices: ten times the time of one dense product of the same rows), so elsewhere, and for the gradients of the
+matrices, blocks of rows are gone through in a loop, as many as the groups fill: 1.6 times the dense product's time.
 """
 
 from __future__ import annotations
@@ -62,20 +62,10 @@ def _with_kernels(x, kernels, sizes, turned):
     return jax.lax.platform_dependent(x, kernels, sizes, tpu=ragged, default=looped)
 
 
-def _over_rows(x, y, sizes):
-    """`x[group].T @ y[group]` for every group: float32 [E, K, N]."""
-    return jax.lax.platform_dependent(x, y, sizes, tpu=_ragged_over_rows, default=_looped_over_rows)
-
-
 def _ragged_with_kernels(x, kernels, sizes, turned):
     contract = (((1,), (2 if turned else 1,)), ((), ()))
     numbers = RaggedDotDimensionNumbers(contract, lhs_ragged_dimensions=[0], rhs_group_dimensions=[0])
     return _zero_beyond(sizes, jax.lax.ragged_dot_general(x, kernels, sizes, numbers))
-
-
-def _ragged_over_rows(x, y, sizes):
-    numbers = RaggedDotDimensionNumbers(_OVER_ROWS, lhs_ragged_dimensions=[0], rhs_group_dimensions=[])
-    return jax.lax.ragged_dot_general(x, y, sizes, numbers, preferred_element_type=jnp.float32)
 
 
 class _Blocks(NamedTuple):
@@ -108,7 +98,11 @@ def _looped_with_kernels(x, kernels, sizes, turned):
     return _zero_beyond(sizes, jax.lax.fori_loop(0, blocks.count, write, zeros)[:rows])
 
 
-def _looped_over_rows(x, y, sizes):
+def _over_rows(x, y, sizes):
+    """`x[group].T @ y[group]` for every group: float32 [E, K, N].
+
+    A loop everywhere: of this ragged product the TPU compiler makes one of every row with every group.
+    """
     rows, block = len(x), _block_length(len(x), len(sizes))
     blocks = _make_blocks(sizes, rows, block)
     padded_x, padded_y = _pad(x, block), _pad(y, block)
