@@ -20,6 +20,8 @@ INSTALL_REQUIRES = [
     "etils[epath]>=1.13,<2",
     "numpy>=2.0,<3",
     "sentencepiece>=0.2.1,<0.3",
+    # T5X's checkpoints; flax and orbax bring it too.
+    "msgpack>=1.1,<2",
     "tensorboardX>=2.6.4,<3",
     "matplotlib>=3.9,<4",
     "rich>=13.9,<16",

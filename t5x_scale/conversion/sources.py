@@ -7,11 +7,13 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
+
 from t5x_scale.checkpoint import layout
 from t5x_scale.checkpoint.lazy_reader import read_lazily
 from t5x_scale.core import files
 from t5x_scale.core.errors import UserError
-from t5x_scale.core.lazy import LazyArray
+from t5x_scale.core.lazy import LazyArray, Region
 from t5x_scale.core.leaves import Leaf, Origin
 from t5x_scale.data.vocabulary import tokenizer_files
 from t5x_scale.interop.hugging_face import is_hugging_face
@@ -107,6 +109,7 @@ def is_own(path: str) -> bool:
 
 def _open_own(path: str, architecture: Architecture | None, **options: Any) -> Source:
     step_path, document, arrays = read_lazily(path, **options)
+    arrays = {name: _naming_damage(array, step_path) for name, array in arrays.items()}
     architecture = recorded_architecture(document.metadata) or architecture
     weights = Weights(
         leaves=_leaves(arrays, architecture),
@@ -117,6 +120,18 @@ def _open_own(path: str, architecture: Architecture | None, **options: Any) -> S
     moments, counters = split_state(_state_leaves(arrays), weights.leaves)
     weights = weights.replace(moments=moments, counters=counters)
     return Source(weights, OWN, str(step_path))
+
+
+def _naming_damage(array: LazyArray, place: files.Path) -> LazyArray:
+    """The array; what rots after it was verified is said as other mistakes are."""
+
+    def read(region: Region) -> np.ndarray:
+        try:
+            return array.read(region)
+        except layout.DamagedError as error:
+            raise UserError(f"the checkpoint {place} went bad while it was read: {error}") from error
+
+    return dataclasses.replace(array, reader=read)
 
 
 def recorded_architecture(metadata: Mapping[str, Any]) -> Architecture | None:

@@ -147,3 +147,15 @@ def test_rotten_bytes_are_found(tmp_path):
     payload.write_bytes(bytes(data))
     with pytest.raises(UserError, match=r"no checkpoint in .* can be trusted"):
         open_source(str(tmp_path / "new"))
+
+
+def test_what_rots_after_it_was_verified_is_one_line(tmp_path):
+    write_checkpoint(tmp_path / "new", make_weights(FAMILIES["llama"]), source="a test")
+    # Unverified, so that no chunk is in a cache.
+    weights = open_source(str(tmp_path / "new"), verify=False).weights
+    state = tmp_path / "new" / "checkpoints" / "0" / "state"
+    for chunk in (state / "params.logits.kernel").glob("[0-9]*"):
+        chunk.unlink()
+    with pytest.raises(UserError, match=r"went bad while it was read: .*logits/kernel"):
+        write_checkpoint(tmp_path / "again", weights, source="a test")
+    assert not (tmp_path / "again").exists()
