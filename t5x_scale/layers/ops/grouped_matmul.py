@@ -2,9 +2,9 @@
 
 On TPU it is XLA's own ragged product. Its form on other backends multiplies every row with every matrix (measured on
 CPU, 8 matrices: ten times the time of one dense product of the same rows), so elsewhere, and for the gradients of the
-matrices, blocks of rows are gone through in a loop, as many as the groups fill: 1.6 times the dense product's time.
-matrices, blocks of rows are gone through in a loop, as many as the groups fill: 1.6 to 1.9 times the dense product's time
-with 8 large matrices, 3 to 4 times with 64 small ones.
+matrices, blocks of rows are gone through in a loop, as many as the groups fill: 1.6 to 1.9 times the time of one dense
+product with 8 large matrices, 3 to 4 times with 64 small ones.
+"""
 
 from __future__ import annotations
 
