@@ -1,0 +1,127 @@
+"""`make continue-demo`: the demonstration's model taken on in five ways, at equal steps, and compared.
+
+Plain continuation, UL2R, depth up-scaling, block expansion, and the deeper model from scratch: each is a file in
+gin/runs/continue_demo/. Asked of each, and of the model they begin with: the causal loss on the validation splits, and
+the accuracy on the tokens of held-out spans, teacher-forced, given both sides or the left one only. UL2R is held
+against the causal models given the left side, so that none is judged on a format it never saw.
+Leaves runs/continue_demo/ with the runs, table.txt and results.json. Every line it prints with $ is the command line's.
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from typing import Any
+
+from t5x_scale.metrics import RowSums, accuracy_gain
+from t5x_scale.monitor.metric_log import read_metrics
+
+BASE, ROOT, FILES = pathlib.Path("runs/demo/pretrain"), pathlib.Path("runs/continue_demo"), "gin/runs/continue_demo"
+# Token shares of the mixture, as gin/runs/demo.gin sets them.
+SHARES = {"stdlib_code": 0.85, "stdlib_docs": 0.15}
+ARMS = {
+    "plain": "(a) plain continuation",
+    "ul2r": "(b) UL2R",
+    "deeper": "(c) depth up-scaling, 6 layers",
+    "expanded": "(d) block expansion, 6 layers",
+    "scratch": "(e) 6 layers from scratch",
+}
+RESHAPED = ("deeper", "expanded")
+LEFT, BOTH = "span_from_left", "span_from_both_sides"
+
+
+def run(program: list[str], arguments: list[str]) -> None:
+    """Runs a command and stops the demonstration if it fails."""
+    shown = ["t5x_scale", *arguments] if program[0] == "-m" else ["python", *program, *arguments]
+    print("$ " + shlex.join(shown), flush=True)
+    subprocess.run([sys.executable, *program, *arguments], check=True)
+
+
+def train(arm: str) -> None:
+    """Reshapes the base where the arm asks for it, and trains."""
+    gin = f"--gin_file={FILES}/{arm}.gin"
+    if arm in RESHAPED:
+        run(["-m", "t5x_scale"], ["reshape", gin, str(BASE), str(ROOT / f"{arm}_start")])
+    run(["-m", "t5x_scale"], ["train", gin])
+
+
+def measure(name: str, model_dir: pathlib.Path) -> dict[str, dict[str, RowSums]]:
+    """Sums of every validation row, `{objective: {task: sums}}`."""
+    output = ROOT / f"{name}.json"
+    files = [f"--gin_file={model_dir}/config.gin", "--gin_file=gin/objectives/held_out_spans.gin"]
+    run(["tools/span_accuracy.py"], ["measure", *files, f"--output={output}"])
+    found: dict[str, dict[str, RowSums]] = {}
+    for key, sums in json.loads(output.read_text())["rows"].items():
+        task, _, objective = key.rpartition(".")
+        found.setdefault(objective, {})[task] = RowSums.from_dict(sums)
+    return found
+
+
+def summarize(rows: dict[str, dict[str, RowSums]], model_dir: pathlib.Path) -> dict[str, Any]:
+    """The figures of one line of the table."""
+    losses = {task: rows["causal_lm"][task].loss for task in SHARES}
+    speed = read_metrics(model_dir).series["throughput/tokens_per_second"].values
+    return {
+        "loss": sum(share * losses[task] for task, share in SHARES.items()),
+        **{f"loss_{task}": loss for task, loss in losses.items()},
+        **{name: join(rows, name).accuracy for name in (LEFT, BOTH)},
+        "tokens_per_second": sorted(speed)[len(speed) // 2],
+    }
+
+
+def join(rows: dict[str, dict[str, RowSums]], objective: str) -> RowSums:
+    """The rows of all tasks."""
+    return RowSums.join([rows[objective][task] for task in SHARES])
+
+
+def table(results: dict[str, dict[str, Any]]) -> str:
+    """One line a model."""
+    columns = {"loss": "causal loss", "loss_stdlib_code": "of code", "loss_stdlib_docs": "of prose"}
+    columns |= {LEFT: "spans, left", BOTH: "spans, both", "tokens_per_second": "tokens/s"}
+    lines = [f"{'':34}" + "".join(f"{title:>14}" for title in columns.values())]
+    for name, row in results.items():
+        cells = [f"{row[key]:14.0f}" if key == "tokens_per_second" else f"{row[key]:14.4f}" for key in columns]
+        lines.append(f"{name:34}" + "".join(cells))
+    return "\n".join(lines)
+
+
+def verdict(ul2r: RowSums, baseline: RowSums, name: str) -> tuple[str, dict[str, float]]:
+    """One sentence on UL2R against a causal model, and the figures in it."""
+    gain = accuracy_gain(ul2r, baseline)
+    is_above = "above" if gain.low > 0 else "below" if gain.high < 0 else "not told apart from"
+    numbers = f"{gain.value:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}]"
+    text = f"UL2R given both sides is {is_above} {name} given the left: {numbers}"
+    return text, {"gain": gain.value, "low": gain.low, "high": gain.high}
+
+
+def main() -> None:
+    started = time.monotonic()
+    shutil.rmtree(ROOT, ignore_errors=True)
+    ROOT.mkdir(parents=True)
+    if not (BASE / "config.gin").exists():
+        run(["-m", "t5x_scale"], ["train", "--gin_file=gin/runs/demo.gin"])
+    for arm in ARMS:
+        train(arm)
+    places = {"before": BASE, **{arm: ROOT / arm for arm in ARMS}}
+    rows = {name: measure(name, place) for name, place in places.items()}
+    titles = {"before": "the demonstration's model, before", **ARMS}
+    results = {titles[name]: summarize(rows[name], places[name]) for name in rows}
+    text = table(results)
+    verdicts = {
+        name: verdict(join(rows["ul2r"], BOTH), join(rows[name], LEFT), titles[name]) for name in ("before", "plain")
+    }
+    text += "\n\n" + "\n".join(sentence for sentence, _ in verdicts.values())
+    text += "\n(95 % confidence, paired bootstrap over rows; loss in nats a token; tokens/s is the training's median)\n"
+    (ROOT / "table.txt").write_text(text)
+    figures = {"models": results, "ul2r": {name: numbers for name, (_, numbers) in verdicts.items()}}
+    (ROOT / "results.json").write_text(json.dumps(figures, indent=2) + "\n")
+    print(f"\n{text}\nThe whole comparison took {(time.monotonic() - started) / 60:.1f} minutes.")
+
+
+if __name__ == "__main__":
+    main()
