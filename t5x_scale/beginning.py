@@ -7,10 +7,18 @@ import dataclasses
 import jax
 
 from t5x_scale.checkpoint.restore import restore_parameters
-from t5x_scale.conversion.sources import is_own
-from t5x_scale.conversion.starting import Surgery, check_optimizer_choice, start_from
+from t5x_scale.conversion.loading import check_shapes
+from t5x_scale.conversion.sources import is_own, open_source
+from t5x_scale.conversion.starting import (
+    Surgery,
+    apply_transforms,
+    check_optimizer_choice,
+    check_optimizer_state,
+    start_from,
+)
 from t5x_scale.core.errors import UserError
 from t5x_scale.core.files import to_path, write_text
+from t5x_scale.core.trees import flatten
 from t5x_scale.models.architecture import Architecture
 from t5x_scale.models.assembly import from_description
 from t5x_scale.models.interface import Params
@@ -38,6 +46,25 @@ class Beginning:
             raise UserError(
                 "INITIAL_TRANSFORMS and INITIAL_OPTIMIZER change what is in a checkpoint: set INITIAL_CHECKPOINT_PATH"
             )
+
+
+def check_beginning(runtime: Runtime, beginning: Beginning) -> None:
+    """Checks that a checkpoint fits the run, reading none of its tensors: before hours are spent on data.
+
+    Raises:
+      UserError: it cannot be opened, a surgery does not fit it, or the result does not fit the model.
+    """
+    path = beginning.checkpoint_path
+    if not path:
+        return
+    architecture = None if beginning.transforms else find_architecture(runtime)
+    is_reset = beginning.optimizer == "reset"
+    weights = open_source(path, architecture, parameters_only=is_reset, verify=False).weights
+    weights = apply_transforms(weights, beginning.transforms)
+    wanted = flatten(runtime.abstract_params)
+    check_shapes({name: leaf.shape for name, leaf in weights.leaves.items()}, wanted, path)
+    if not is_reset:
+        check_optimizer_state(weights, runtime.abstract_state.opt_state, path)
 
 
 def begin(model_dir: str, runtime: Runtime, beginning: Beginning) -> TrainState:

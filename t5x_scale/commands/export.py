@@ -10,7 +10,7 @@ from t5x_scale.conversion.report import say_origins
 from t5x_scale.conversion.sources import open_source, to_architecture
 from t5x_scale.conversion.starting import Surgery, apply_transforms
 from t5x_scale.core.errors import UserError
-from t5x_scale.interop.writer import write_hugging_face
+from t5x_scale.interop.writer import cast_weights, write_hugging_face
 from t5x_scale.models.interface import DecoderModel
 
 
@@ -44,12 +44,11 @@ def export(
     if not max_shard_gigabytes > 0:
         raise UserError(f"export.max_shard_gigabytes is {max_shard_gigabytes}; it must be more than 0")
     opened = open_source(source, to_architecture(model), parameters_only=True, on_progress=Progress(f"read {source}"))
-    weights = apply_transforms(opened.weights, transforms)
+    weights = cast_weights(apply_transforms(opened.weights, transforms), dtype)
     written = write_hugging_face(
         output,
         weights,
         family=family,
-        dtype=dtype,
         vocab_size=vocab_size,
         max_shard_bytes=int(max_shard_gigabytes * 1e9),
         on_progress=Progress("written"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from t5x_scale.conversion.output import check_arguments, write_checkpoint
+from t5x_scale.conversion.output import cast_parameters, check_arguments, write_checkpoint
 from t5x_scale.conversion.progress import Progress
 from t5x_scale.conversion.report import how_to_go_on, say_origins
 from t5x_scale.conversion.sources import open_source, to_architecture
@@ -25,9 +25,9 @@ def import_checkpoint(
     """
     check_arguments("import", source, output, dtype)
     opened = open_source(source, to_architecture(model))
-    written = write_checkpoint(
-        output, opened.weights, source=f"{opened.place} ({opened.kind})", dtype=dtype, on_progress=Progress("written")
-    )
-    say_origins(opened.weights)
-    print(how_to_go_on(written, opened.weights))
+    weights = cast_parameters(opened.weights, dtype)
+    place = f"{opened.place} ({opened.kind})"
+    written = write_checkpoint(output, weights, source=place, on_progress=Progress("written"))
+    say_origins(weights)
+    print(how_to_go_on(written, weights))
     return 0

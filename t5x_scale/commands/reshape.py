@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from t5x_scale.conversion.output import check_arguments, write_checkpoint
+from t5x_scale.conversion.output import cast_parameters, check_arguments, write_checkpoint
 from t5x_scale.conversion.progress import Progress
 from t5x_scale.conversion.report import how_to_go_on, say_origins
 from t5x_scale.conversion.sources import open_source, to_architecture
@@ -42,14 +42,16 @@ def reshape(
         raise UserError("a merge needs both: how (reshape.merge = @merging.Linear()) and with what (--merge_with=PATH)")
     if not transforms and merge is None:
         raise UserError("reshape has nothing to do: bind reshape.transforms, such as [@depth.DepthUpscale()]")
+    if isinstance(merge, type):
+        raise UserError(f"reshape.merge is the class {merge.__name__}; write a call, @merging.{merge.__name__}()")
     architecture = to_architecture(model)
     opened = [open_source(path, architecture, on_progress=Progress(f"read {path}")) for path in [source, *others]]
     weights = opened[0].weights
     if merge is not None:
         weights = merge([one.weights for one in opened], [one.place for one in opened])
-    weights = apply_transforms(weights, transforms)
+    weights = cast_parameters(apply_transforms(weights, transforms), dtype)
     places = ", ".join(f"{one.place} ({one.kind})" for one in opened)
-    written = write_checkpoint(output, weights, source=places, dtype=dtype, on_progress=Progress("written"))
+    written = write_checkpoint(output, weights, source=places, on_progress=Progress("written"))
     say_origins(weights)
     print(how_to_go_on(written, weights))
     return 0

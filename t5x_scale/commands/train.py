@@ -12,7 +12,7 @@ from typing import Any
 import jax
 
 from t5x_scale import run_files
-from t5x_scale.beginning import Beginning, begin
+from t5x_scale.beginning import Beginning, begin, check_beginning
 from t5x_scale.checkpoint.manager import CheckpointConfig, CheckpointManager
 from t5x_scale.checkpoint.resume import compare_run_records
 from t5x_scale.conversion.starting import Surgery
@@ -77,6 +77,8 @@ def train(
     run_files.check_data(runtime, data, evaluation.batch_size)
     beginning = Beginning(initial_checkpoint_path, tuple(initial_transforms), initial_optimizer)
     run_files.check_run(model_dir, run_files.make_record(runtime, data, train_steps, beginning), train_steps)
+    if not CheckpointManager(model_dir).steps():
+        check_beginning(runtime, beginning)
     make_directory(model_dir)
     options = run_files.data_options(model_dir)
     source = make_pipeline(data, **options)

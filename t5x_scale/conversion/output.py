@@ -13,6 +13,7 @@ checkpoint's commit marker comes last.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable
 from typing import Any
@@ -68,7 +69,6 @@ def write_checkpoint(
     weights: Weights,
     *,
     source: str,
-    dtype: str | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> files.Path:
     """Writes a checkpoint of ours at step 0, with what is needed to train it.
@@ -77,7 +77,6 @@ def write_checkpoint(
       output: a directory that does not exist yet.
       weights: what to write; tensors are read block by block, none is held whole.
       source: where they came from, for the record.
-      dtype: of the parameters on disk; as they are when None. Moments of an optimiser stay as they are.
       on_progress: called with bytes done and bytes in all.
 
     Raises:
@@ -86,18 +85,23 @@ def write_checkpoint(
     target = check_output(output)
     with staged(target) as directory:
         _write_small_files(directory, weights, source)
-        write_stream(
-            directory, STEP, stored_leaves(weights, dtype), _metadata(weights, source), on_progress=on_progress
-        )
+        write_stream(directory, STEP, stored_leaves(weights), _metadata(weights, source), on_progress=on_progress)
     return target
 
 
-def stored_leaves(weights: Weights, dtype: str | None = None) -> dict[str, LazyArray]:
-    """The tensors as a checkpoint names them: `params/...`, `opt_state/...`."""
-    found = {
-        f"params/{path}": leaf.array if dtype is None else lazy.cast(leaf.array, dtype)
-        for path, leaf in weights.leaves.items()
+def cast_parameters(weights: Weights, dtype: str | None) -> Weights:
+    """The weights with parameters in another dtype, as they are when None. Moments of an optimiser stay."""
+    if dtype is None:
+        return weights
+    leaves = {
+        path: dataclasses.replace(leaf, array=lazy.cast(leaf.array, dtype)) for path, leaf in weights.leaves.items()
     }
+    return weights.replace(leaves=leaves)
+
+
+def stored_leaves(weights: Weights) -> dict[str, LazyArray]:
+    """The tensors as a checkpoint names them: `params/...`, `opt_state/...`."""
+    found = {f"params/{path}": leaf.array for path, leaf in weights.leaves.items()}
     return found | {path: leaf.array for path, leaf in join_state(weights.moments, weights.counters).items()}
 
 

@@ -8,6 +8,15 @@ from t5x_scale.core.leaves import render_origins
 from t5x_scale.data.vocabulary import has_tokenizer
 from t5x_scale.models.weights import Weights
 
+# The run file that goes with a surgery, where one is shipped.
+RUNS = {
+    "DepthUpscale": "depth_upscale",
+    "ExpandBlocks": "block_expansion",
+    "Upcycle": "upcycle",
+    "ExtendVocabulary": "ul2r",
+    "ScaleRope": "extend_context",
+}
+
 
 def say_origins(weights: Weights) -> None:
     """Prints the origin of every tensor."""
@@ -15,13 +24,38 @@ def say_origins(weights: Weights) -> None:
 
 
 def how_to_go_on(output: Path, weights: Weights) -> str:
-    """The words with which the result is trained."""
+    """The words with which the result is trained and asked."""
     lines = [f"written to {output}"]
     if weights.architecture is None:
-        lines += ["(no model.gin: its architecture is not one that a gin file of ours is written for)"]
-        return "\n".join(lines)
-    words = [f"--gin_file={output}/model.gin", "--gin_file=gin/optim/adamw.gin", "--gin_file=gin/runs/continue.gin"]
-    words += [f'--gin.INITIAL_CHECKPOINT_PATH=\\"{output}\\"']
-    if has_tokenizer(weights.tokenizer):
-        words += [f'--gin.VOCABULARY=\\"{output}/{TOKENIZER}\\"']
-    return "\n".join([*lines, "go on with it:", "  t5x_scale train " + " \\\n    ".join([*words, "…"])])
+        return "\n".join([*lines, "(no model.gin: its architecture is not one that a gin file of ours is written for)"])
+    model = f"--gin_file={output}/model.gin"
+    vocabulary = [f'--gin.VOCABULARY=\\"{output}/{TOKENIZER}\\"'] if has_tokenizer(weights.tokenizer) else []
+    run = _find_run(weights)
+    # The recipe of block expansion brings its optimiser.
+    optimizer = [] if run == "block_expansion" else ["--gin_file=gin/optim/adamw.gin"]
+    start = f'--gin.INITIAL_CHECKPOINT_PATH=\\"{output}\\"'
+    train = [
+        model,
+        *optimizer,
+        f"--gin_file=gin/runs/{run}.gin",
+        "--gin_file=gin/hardware/cpu_1.gin",
+        start,
+        *vocabulary,
+    ]
+    ask = [model, "--gin_file=gin/runs/ask.gin", "--gin_file=gin/hardware/cpu_1.gin", f'--gin.MODEL_DIR=\\"{output}\\"']
+    lines += [
+        "go on with it, on your machine and with your MODEL_DIR, MIXTURE_OR_TASK_NAME, TRAIN_STEPS and BATCH_SIZE:"
+    ]
+    lines += ["  t5x_scale train " + " \\\n    ".join(train)]
+    if vocabulary:
+        lines += [
+            "or ask it:",
+            "  t5x_scale infer " + " \\\n    ".join([*ask, *vocabulary, '--prompt="Once upon a time"']),
+        ]
+    return "\n".join(lines)
+
+
+def _find_run(weights: Weights) -> str:
+    """The run file of the last surgery that has one."""
+    surgeries = [step.get("surgery") for step in weights.recipe]
+    return next((RUNS[name] for name in reversed(surgeries) if name in RUNS), "continue")

@@ -12,7 +12,7 @@ import numpy as np
 from t5x_scale.checkpoint import layout
 from t5x_scale.checkpoint.lazy_reader import read_lazily
 from t5x_scale.core import files
-from t5x_scale.core.errors import UserError
+from t5x_scale.core.errors import UserError, did_you_mean
 from t5x_scale.core.lazy import LazyArray, Region
 from t5x_scale.core.leaves import Leaf, Origin
 from t5x_scale.data.vocabulary import tokenizer_files
@@ -29,6 +29,7 @@ from t5x_scale.surgery.optimizer_state import split_state
 LOGGER = logging.getLogger("t5x_scale.conversion")
 TOKENIZER = "tokenizer"
 OWN = "t5x_scale"
+_WANTED = "name the directory of a run of ours, of a Hugging Face model or of a T5X checkpoint"
 _PARAMETERS, _OPTIMIZER = "params/", "opt_state/"
 
 # Called with the bytes done and the bytes in all.
@@ -79,7 +80,9 @@ def open_source(
     """
     where = files.to_path(path)
     if not where.exists():
-        raise UserError(f"{where} does not exist; name a run of ours, a Hugging Face directory or a T5X checkpoint")
+        raise UserError(f"{where} does not exist{_nearest(where)}; {_WANTED}")
+    if not files.is_remote(where) and not where.is_dir():
+        raise UserError(f"{where} is a file; {_WANTED}, such as {where.parent}")
     if is_hugging_face(where):
         return Source(read_hugging_face(where), "Hugging Face", str(where))
     if is_t5x(where):
@@ -96,6 +99,13 @@ def open_source(
         if "holds no finished checkpoint" in str(error) and where.is_dir():
             raise UserError(f"{error}; nor is it a Hugging Face directory (config.json) or a T5X checkpoint") from error
         raise
+
+
+def _nearest(path: files.Path) -> str:
+    beside = path.parent
+    if files.is_remote(path) or not beside.is_dir():
+        return ""
+    return did_you_mean(path.name, [entry.name for entry in beside.iterdir()])
 
 
 def is_own(path: str) -> bool:
@@ -148,8 +158,23 @@ def recorded_architecture(metadata: Mapping[str, Any]) -> Architecture | None:
     except UserError as error:
         LOGGER.warning("the model of this checkpoint can be moved, not translated: %s", error)
         return None
-    length = run.get("free", {}).get("sequence_length") or 0
-    return architecture if architecture.max_length else dataclasses.replace(architecture, max_length=length)
+    if architecture.max_length:
+        return architecture
+    length = max(run.get("free", {}).get("sequence_length") or 0, _context_before(run))
+    return dataclasses.replace(architecture, max_length=length)
+
+
+def _context_before(run: Mapping[str, Any]) -> int:
+    """The context of what a run began with, as far as that can still be seen: rows may be shorter than it."""
+    start = run.get("recorded", {}).get("initial_checkpoint_path")
+    if not start:
+        return 0
+    try:
+        architecture = open_source(start, parameters_only=True, verify=False).weights.architecture
+    except UserError as error:
+        LOGGER.warning("the context of the model is taken from the run's rows: %s", error)
+        return 0
+    return 0 if architecture is None else architecture.max_length
 
 
 def _leaves(arrays: Mapping[str, LazyArray], architecture: Architecture | None) -> dict[str, Leaf]:

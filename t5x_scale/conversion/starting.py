@@ -51,8 +51,9 @@ def apply_transforms(weights: Weights, transforms: Sequence[Surgery]) -> Weights
       UserError: something in the list is no surgery, or one of them does not fit the model.
     """
     for surgery in transforms:
-        if not callable(surgery):
-            raise UserError(f"{surgery!r} is no surgery; a list holds configured ones, such as [@depth.DepthUpscale()]")
+        if not callable(surgery) or isinstance(surgery, type):
+            name = surgery.__name__ if isinstance(surgery, type) else repr(surgery)
+            raise UserError(f"{name} is no surgery yet; a list holds calls, such as [@depth.DepthUpscale()]")
         weights = surgery(weights)
     return weights
 
@@ -101,6 +102,21 @@ def load_optimizer_state(weights: Weights, abstract_opt_state: Any, source: str)
     """The moments of `weights` and their counts, in the shards of a state; positions of schedules start at 0.
 
     Raises:
+      UserError: see `check_optimizer_state`.
+    """
+    check_optimizer_state(weights, abstract_opt_state, source)
+    found = join_state(weights.moments, weights.counters)
+    wanted, clocks = _flatten_state(abstract_opt_state)
+    placed = {
+        path: _zeros(leaf) if clocks[path] else load_array(found[path].array, leaf) for path, leaf in wanted.items()
+    }
+    return layout.unflatten_leaves({"opt_state": abstract_opt_state}, placed)["opt_state"]
+
+
+def check_optimizer_state(weights: Weights, abstract_opt_state: Any, source: str) -> None:
+    """Checks that `weights` bring the state that an optimiser needs, reading none of it.
+
+    Raises:
       UserError: there is no state, or it is that of another kind of optimiser.
     """
     if not weights.moments:
@@ -109,8 +125,7 @@ def load_optimizer_state(weights: Weights, abstract_opt_state: Any, source: str)
             '"reset"'
         )
     found = join_state(weights.moments, weights.counters)
-    wanted = layout.flatten_leaves({"opt_state": abstract_opt_state})
-    clocks = layout.flatten_leaves({"opt_state": clock_mask(abstract_opt_state)})
+    wanted, clocks = _flatten_state(abstract_opt_state)
     hint = '; the same kind of optimiser is needed to restore its state, or INITIAL_OPTIMIZER = "reset"'
     for path, leaf in wanted.items():
         if clocks[path]:
@@ -123,10 +138,13 @@ def load_optimizer_state(weights: Weights, abstract_opt_state: Any, source: str)
     for path in found:
         if path not in wanted:
             raise UserError(f"{source} has '{path}', which this optimiser does not know{hint}")
-    placed = {
-        path: _zeros(leaf) if clocks[path] else load_array(found[path].array, leaf) for path, leaf in wanted.items()
-    }
-    return layout.unflatten_leaves({"opt_state": abstract_opt_state}, placed)["opt_state"]
+
+
+def _flatten_state(abstract_opt_state: Any) -> tuple[dict[str, Any], dict[str, bool]]:
+    """The leaves of a state as a checkpoint names them, and which of them are positions of schedules."""
+    trees = (abstract_opt_state, clock_mask(abstract_opt_state))
+    wanted, clocks = (layout.flatten_leaves({"opt_state": tree}) for tree in trees)
+    return wanted, clocks
 
 
 def _zeros(leaf: jax.ShapeDtypeStruct) -> jax.Array:

@@ -41,7 +41,10 @@ def staged(target: files.Path) -> Iterator[files.Path]:
     files.make_directory(target.parent)
     _remove_abandoned(target)
     staging = target.parent / f"{_staging_prefix(target)}{uuid.uuid4().hex[:12]}"
-    staging.mkdir()
+    try:
+        staging.mkdir()
+    except OSError as error:  # The name may be too long.
+        raise UserError(f"cannot write {target}: {error.strerror or error}") from error
     with _lock(staging):
         try:
             yield staging

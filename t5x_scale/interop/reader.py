@@ -28,7 +28,10 @@ def read_hugging_face(path: str | os.PathLike) -> Weights:
         tokenizer has more ids than the embedding has rows.
     """
     found = read_directory(path)
-    weights = read_weights(found.config, found.tensors)
+    try:
+        weights = read_weights(found.config, found.tensors)
+    except UserError as error:
+        raise UserError(f"{files.to_path(path)}: {error}") from error
     check_tokenizer(found.tokenizer, weights.architecture.config.vocab_size, str(files.to_path(path)))
     tokenizer = dict(found.tokenizer)
     if found.generation_config is not None:

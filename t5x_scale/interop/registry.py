@@ -31,11 +31,21 @@ def find_family(config: Mapping[str, Any]) -> Family:
       UserError: it is not known; names the nearest.
     """
     classes = {name: family for family in FAMILIES.values() for name in family.architectures}
-    names = config.get("architectures") or []
+    names, kind = config.get("architectures") or [], config.get("model_type")
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise UserError(f"config.json: architectures is {names!r}; it must be a list of names")
+    if kind and not isinstance(kind, str):
+        raise UserError(f"config.json: model_type is {kind!r}; it must be a name")
     if names:
-        return _find("architectures", names[0], classes)
-    if config.get("model_type"):
-        return _find("model_type", config["model_type"], FAMILIES)
+        family = _find("architectures", names[0], classes)
+        if kind in FAMILIES and kind != family.name:
+            raise UserError(
+                f"config.json: architectures is {names[0]!r}, of the family {family.name}, and model_type {kind!r}; "
+                "which of them is the model's cannot be told"
+            )
+        return family
+    if kind:
+        return _find("model_type", kind, FAMILIES)
     raise UserError("config.json has neither 'architectures' nor 'model_type': it is not that of a model")
 
 

@@ -117,6 +117,11 @@ class FrozenLayers:
         every = self.train_every
         layers = list(self.trained) if every is None else list(range(every - 1, num_layers, every))
         said = "train_every" if self.trained is None else "trained"
+        if every is not None and num_layers % every:
+            raise UserError(
+                f"FrozenLayers.train_every is {every}, which does not divide the {num_layers} layers of {path}: where "
+                "block expansion put a new layer behind every P, it is P + 1"
+            )
         if not layers or max(layers) >= num_layers or len(set(layers)) < len(layers):
             raise UserError(
                 f"FrozenLayers.{said} is {getattr(self, said)}, but {path} has {num_layers} layers, "

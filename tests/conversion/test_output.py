@@ -13,7 +13,7 @@ import sentencepiece_files
 from toy import FAMILIES, make_weights, read
 
 from t5x_scale.checkpoint.restore import restore_parameters
-from t5x_scale.conversion.output import write_checkpoint
+from t5x_scale.conversion.output import cast_parameters, write_checkpoint
 from t5x_scale.conversion.sources import open_source
 from t5x_scale.core import lazy
 from t5x_scale.core.errors import UserError
@@ -69,7 +69,7 @@ def test_a_run_begins_from_it_on_a_mesh(tmp_path):
 
 def test_parameters_can_be_cast_and_moments_stay(tmp_path):
     weights = make_weights(FAMILIES["palm"], moments=MOMENTS)
-    write_checkpoint(tmp_path / "new", weights, source="a test", dtype="bfloat16")
+    write_checkpoint(tmp_path / "new", cast_parameters(weights, "bfloat16"), source="a test")
     again = open_source(str(tmp_path / "new")).weights
     assert {str(leaf.array.dtype) for leaf in again.leaves.values()} == {"bfloat16"}
     assert {str(leaf.array.dtype) for leaf in again.moments[MOMENTS[0]].values()} == {"float32"}

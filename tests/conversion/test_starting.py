@@ -129,6 +129,6 @@ def test_choices_and_surgeries_are_checked(run):
         Beginning("somewhere", (), "restored")
     with pytest.raises(UserError, match="set INITIAL_CHECKPOINT_PATH"):
         Beginning(None, (Stack(2),))
-    with pytest.raises(UserError, match="is no surgery"):
+    with pytest.raises(UserError, match="is no surgery yet"):
         apply_transforms(make_weights(SMALL), ("DepthUpscale",))
     assert apply_transforms(make_weights(SMALL), (Stack(2), Stack(2))).leaves["logits/kernel"].shape == (8, 24)

@@ -108,6 +108,34 @@ def test_mistakes_are_said_in_one_line_and_leave_nothing(runner, finished, tmp_p
     assert contents(finished.path) == before
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"INITIAL_CHECKPOINT_PATH": "PLACE/deepr"}, "did you mean 'deeper'"),
+        ({"ModelConfig__num_layers": 3}, "the model needs [3, "),
+        ({"INITIAL_OPTIMIZER": "restored"}, "did you mean 'restore'"),
+    ],
+)
+def test_a_beginning_that_does_not_fit_is_refused_before_data_is_made(
+    runner, source, deeper, tmp_path, settings, message
+):
+    path = settings.get("INITIAL_CHECKPOINT_PATH", str(deeper)).replace("PLACE", str(deeper.parent))
+    run = {"MODEL_DIR": str(tmp_path / "new"), "MIXTURE_OR_TASK_NAME": source, "ModelConfig__num_layers": 4}
+    assert message in runner.run("train", code=1, **(run | settings | {"INITIAL_CHECKPOINT_PATH": path})).err
+    assert not (tmp_path / "new").exists()
+
+
+def test_rows_shorter_than_the_context_do_not_shorten_it(runner, source, deeper, tmp_path):
+    runner.run("export", str(deeper), str(tmp_path / "there"))
+    config = json.loads((tmp_path / "there" / "config.json").read_text())
+    (tmp_path / "there" / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 4096}))
+    runner.run("import", str(tmp_path / "there"), str(tmp_path / "base"))
+    run_from(runner, source, tmp_path / "base", tmp_path / "run", INITIAL_OPTIMIZER="reset")
+    runner.run("export", str(tmp_path / "run"), str(tmp_path / "again"))
+    again = json.loads((tmp_path / "again" / "config.json").read_text())
+    assert (config["max_position_embeddings"], again["max_position_embeddings"]) == (32, 4096)
+
+
 def test_a_converted_directory_is_no_run(runner, source, deeper):
     before = contents(deeper)
     run = {"MODEL_DIR": str(deeper), "MIXTURE_OR_TASK_NAME": source, "ModelConfig__num_layers": 4}

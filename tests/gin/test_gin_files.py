@@ -13,11 +13,13 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "fakes"))
 
 from gin_files import PRETRAIN, commands_of, is_family, load_files, load_model, load_program, names, text_of
 
+from t5x_scale.config.load import make_arguments
 from t5x_scale.core.errors import UserError
 from t5x_scale.core.trees import flatten
 from t5x_scale.partitioning.axes import LOGICAL_AXES
 from t5x_scale.partitioning.rules import FirstOf
 from t5x_scale.program import Runtime
+from t5x_scale.surgery.interface import Surgery
 
 TINY = "gin/models/palm/tiny.gin"
 SIZES = [name for name in names("models") if not is_family(name)]
@@ -92,6 +94,16 @@ def test_run(name):
     assert commands_of(name)
     for command in {"train", *commands_of(name)}:
         assert load_files(command, files).reached[command].calls
+
+
+@pytest.mark.parametrize("name", names("surgeries"))
+def test_a_surgery_alone_and_its_run_file(name):
+    """`reshape --gin_file=gin/surgeries/X.gin` is all that the first line of X asks for, and gin/runs/X.gin follows."""
+    loaded = load_files("reshape", (name,))
+    surgeries = make_arguments(loaded)["transforms"]
+    assert all(isinstance(surgery, Surgery) for surgery in surgeries)
+    assert f"reshape --gin_file={name}" in (pathlib.Path(__file__).parents[2] / name).read_text()
+    assert name.replace("surgeries", "runs") in names("runs")
 
 
 class TestSharding:

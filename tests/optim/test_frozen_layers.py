@@ -100,7 +100,7 @@ def test_groups_freeze_what_is_outside_of_the_stack(around, trees):
         ({"trained": [0, 0]}, "each named once"),
         ({"trained": []}, "at least one must train"),
         ({"trained": [-1]}, "FrozenLayers.trained is [-1]; expected numbers of layers, from 0"),
-        ({"train_every": 3}, "FrozenLayers.train_every is 3, but"),
+        ({"train_every": 3}, "FrozenLayers.train_every is 3, which does not divide the 2 layers"),
         ({"train_every": 0}, "FrozenLayers.train_every is 0; expected a whole number of 1 or more"),
         ({}, "needs one of trained and train_every"),
         ({"trained": [0], "train_every": 1}, "and not both"),

@@ -32,11 +32,11 @@ def read_config(fields: Fields) -> Architecture:
         config=parts.read_shapes(fields),
         block="parallel",
         norm="layer",
-        norm_epsilon=fields.number("layer_norm_eps", 1e-5),
+        norm_epsilon=fields.positive("layer_norm_eps", 1e-5),
         attention_bias=bias,
         output_bias=bias,
         activation=fields.choice("hidden_act", ACTIVATIONS, "silu"),
-        logit_scale=fields.number("logit_scale", 0.0625),
+        logit_scale=fields.positive("logit_scale", 0.0625),
         tied=fields.flag("tie_word_embeddings", True),
         **read_rope(fields, 500000.0),
     )

@@ -28,6 +28,7 @@ ACTIVATION_NAMES = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items(
 DTYPES = {"float32": "float32", "bfloat16": "bfloat16", "float16": "float32"}
 
 _REQUIRED = object()
+_MOST_LAYERS = 10_000
 
 
 class Fields:
@@ -69,6 +70,13 @@ class Fields:
             raise self.error(name, value, "it must be a positive integer")
         return value
 
+    def layers(self, name: str) -> int:
+        """A number of layers: each is looked for among the tensors by its name, so it must be a sane one."""
+        value = self.integer(name)
+        if value > _MOST_LAYERS:
+            raise self.error(name, value, f"at most {_MOST_LAYERS:,} layers are read")
+        return value
+
     def number(self, name: str, default: Any = _REQUIRED) -> Any:
         """A finite number as a float, or the default."""
         value = self.get(name, default)
@@ -77,6 +85,13 @@ class Fields:
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             raise self.error(name, value, "it must be a number")
         return float(value)
+
+    def positive(self, name: str, default: Any = _REQUIRED) -> Any:
+        """A number above 0, or the default."""
+        value = self.number(name, default)
+        if value is not default and not value > 0:
+            raise self.error(name, value, "it must be more than 0")
+        return value
 
     def flag(self, name: str, default: bool) -> bool:
         """True or false."""

@@ -18,7 +18,7 @@ _WINDOW = 4096
 
 def read_config(fields: Fields) -> Architecture:
     """Of a Gemma2Config."""
-    layers = fields.integer("num_hidden_layers")
+    layers = fields.layers("num_hidden_layers")
     alternating = [("sliding_attention", "full_attention")[layer % 2] for layer in range(layers)]
     window = fields.integer("sliding_window", None if "sliding_window" in fields.config else _WINDOW)
     return read_gemma(
@@ -26,7 +26,7 @@ def read_config(fields: Fields) -> Architecture:
         block="sandwich",
         activation=fields.choice("hidden_activation", ACTIVATIONS, "gelu_pytorch_tanh"),
         windows=parts.read_layer_types(fields, window, alternating, layers),
-        attention_scale=fields.number("query_pre_attn_scalar", 256.0) ** -0.5,
+        attention_scale=fields.positive("query_pre_attn_scalar", 256.0) ** -0.5,
         attention_soft_cap=_cap(fields, "attn_logit_softcapping", 50.0),
         logit_soft_cap=_cap(fields, "final_logit_softcapping", 30.0),
     )

@@ -20,7 +20,7 @@ def read_config(fields: Fields) -> Architecture:
     return Architecture(
         config=_read_shapes(fields),
         norm="layer",
-        norm_epsilon=fields.number("layer_norm_epsilon", 1e-5),
+        norm_epsilon=fields.positive("layer_norm_epsilon", 1e-5),
         norm_bias=True,
         attention_bias=True,
         output_bias=True,
@@ -40,7 +40,7 @@ def _read_shapes(fields: Fields) -> ModelConfig:
         raise fields.error("n_embd", embed_dim, f"it must be a multiple of n_head={heads}")
     dtype = fields.choice("dtype" if "dtype" in fields else "torch_dtype", DTYPES, "float32")
     return ModelConfig(
-        num_layers=fields.integer("n_layer"),
+        num_layers=fields.layers("n_layer"),
         embed_dim=embed_dim,
         mlp_dim=fields.integer("n_inner", 4 * embed_dim),
         num_heads=heads,

@@ -24,7 +24,7 @@ def read_config(fields: Fields) -> Architecture:
         config=config,
         block="two_norm_parallel" if fields.flag("use_parallel_residual", True) else "serial",
         norm="layer",
-        norm_epsilon=fields.number("layer_norm_eps", 1e-5),
+        norm_epsilon=fields.positive("layer_norm_eps", 1e-5),
         norm_bias=True,
         attention_bias=bias,
         output_bias=bias,

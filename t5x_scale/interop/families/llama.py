@@ -25,7 +25,7 @@ def read_common(fields: Fields, tied: bool = False, epsilon: float = 1e-6, **mor
     """What all families of Llama's kind have: `tied` and `epsilon` are the family's defaults."""
     values = {
         "config": parts.read_shapes(fields),
-        "norm_epsilon": fields.number("rms_norm_eps", epsilon),
+        "norm_epsilon": fields.positive("rms_norm_eps", epsilon),
         "activation": fields.choice("hidden_act", ACTIVATIONS, "silu"),
         "tied": fields.flag("tie_word_embeddings", tied),
     }

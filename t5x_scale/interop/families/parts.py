@@ -27,7 +27,7 @@ def read_shapes(fields: Fields, **changes: Any) -> ModelConfig:
     embed_dim = fields.integer("hidden_size")
     dtype = fields.choice("dtype" if "dtype" in fields else "torch_dtype", DTYPES, "float32")
     values = {
-        "num_layers": fields.integer("num_hidden_layers"),
+        "num_layers": fields.layers("num_hidden_layers"),
         "embed_dim": embed_dim,
         "mlp_dim": fields.integer("intermediate_size"),
         "num_heads": heads,

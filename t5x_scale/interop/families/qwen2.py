@@ -18,7 +18,7 @@ def read_config(fields: Fields) -> Architecture:
 
 def read_windows(fields: Fields) -> tuple[int | None, ...]:
     """Windows of the layers from `max_window_layers` on, or as listed, and none unless they are switched on."""
-    layers = fields.integer("num_hidden_layers")
+    layers = fields.layers("num_hidden_layers")
     on = fields.flag("use_sliding_window", False)
     window = fields.integer("sliding_window", 4096) if on else None
     first = fields.get("max_window_layers", 28) if on else layers

@@ -37,9 +37,11 @@ def read_rope(
     kind = nested.choice("type" if "type" in nested and "rope_type" not in nested else "rope_type", KINDS, "default")
 
     def either(name: str, default: float) -> float:
-        return nested.number(name, fields.number(names.get(name, name), default))
+        return nested.positive(name, fields.positive(names.get(name, name), default))
 
     share = either("partial_rotary_factor", fraction or 1.0)
+    if share > 1.0:
+        raise fields.error("partial_rotary_factor", share, "it is a share of a head's features, at most 1")
     if fraction is None and share != 1.0:
         raise fields.error("partial_rotary_factor", share, "supported is 1.0 in this family")
     return {
