@@ -72,6 +72,8 @@ def main() -> int:
     arguments = parser.parse_args()
     try:
         first, *others = arguments.checkpoints
+        if not others:
+            raise UserError(f"a merge takes two checkpoints or more; {first} is one")
         merge = make_merge(arguments.method.replace("_", ""), arguments.set)
         return reshape(first, arguments.output, merge=merge, others=others, dtype=arguments.dtype)
     except UserError as error:

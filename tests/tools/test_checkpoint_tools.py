@@ -105,7 +105,7 @@ def test_merge_by_name(call, three, tmp_path):
         (["linear", "a", "c"], "linear needs --set weights=…"),
         (["ties", "a", "c", "--set", "densty=0.1"], "did you mean 'density'"),
         (["ties", "a", "c", "--set", "density=much"], "neither a number nor a tuple"),
-        (["average", "a"], "a merge needs both"),
+        (["average", "a"], "two checkpoints or more"),
     ],
 )
 def test_mistakes_are_one_line(call, three, tmp_path, words, message):
