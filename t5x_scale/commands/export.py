@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from t5x_scale.conversion.output import check_arguments
 from t5x_scale.conversion.progress import Progress
-from t5x_scale.conversion.report import say_origins
+from t5x_scale.conversion.report import count_tokens, say_origins
 from t5x_scale.conversion.sources import open_source, to_architecture
 from t5x_scale.conversion.starting import Surgery, apply_transforms
 from t5x_scale.core.errors import UserError
@@ -51,6 +51,7 @@ def export(
         family=family,
         vocab_size=vocab_size,
         max_shard_bytes=int(max_shard_gigabytes * 1e9),
+        card_facts={"tokens_trained": count_tokens(weights)},
         on_progress=Progress("written"),
     )
     say_origins(weights)

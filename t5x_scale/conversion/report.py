@@ -59,3 +59,9 @@ def _find_run(weights: Weights) -> str:
     """The run file of the last surgery that has one."""
     surgeries = [step.get("surgery") for step in weights.recipe]
     return next((RUNS[name] for name in reversed(surgeries) if name in RUNS), "continue")
+
+
+def count_tokens(weights: Weights) -> int | None:
+    """Tokens that runs of ours trained the model on, as far as they are on record; None if that is not far."""
+    trained = [step["trained"].get("tokens") for step in weights.recipe if "trained" in step]
+    return None if not trained or None in trained else sum(trained)

@@ -15,6 +15,7 @@ from t5x_scale.core import files
 from t5x_scale.core.errors import UserError, did_you_mean
 from t5x_scale.core.lazy import LazyArray, Region
 from t5x_scale.core.leaves import Leaf, Origin
+from t5x_scale.data.batch_schedule import BatchSchedule
 from t5x_scale.data.vocabulary import tokenizer_files
 from t5x_scale.interop.hugging_face import is_hugging_face
 from t5x_scale.interop.reader import read_hugging_face
@@ -226,7 +227,7 @@ def _recipe(document: layout.Document) -> tuple[dict[str, Any], ...]:
     trained = {
         "steps": document.step,
         "sequence_length": free.get("sequence_length"),
-        "batch_size": recorded.get("batch_size"),
+        "tokens": _count_tokens(run, document.step),
         "optimizer": (recorded.get("optimizer") or {}).get("class"),
         "mixture": recorded.get("mixture"),
     }
@@ -236,6 +237,14 @@ def _recipe(document: layout.Document) -> tuple[dict[str, Any], ...]:
     )
     step = {"trained": {name: value for name, value in trained.items() if value is not None}}
     return (*_recipe_before(recorded.get("initial_checkpoint_path")), *surgeries, step)
+
+
+def _count_tokens(run: Mapping[str, Any], step: int) -> int | None:
+    """Tokens of the first `step` steps of a run; None where its batch size was changed on the way."""
+    length, size = run.get("free", {}).get("sequence_length"), run.get("recorded", {}).get("batch_size")
+    if not length or not size or any(change.get("key") == "batch_size" for change in run.get("changes", ())):
+        return None
+    return BatchSchedule(size).rows(step) * length
 
 
 def _recipe_before(path: str | None) -> tuple[dict[str, Any], ...]:

@@ -100,7 +100,7 @@ def _steps(recipe: Sequence[Mapping[str, Any]]) -> str:
 
 def _facts(facts: Mapping[str, Any]) -> str:
     tokens = facts.get("tokens_trained")
-    lines = ["- tokens trained on: " + ("not on record" if tokens is None else f"{tokens:,}")]
+    lines = ["- tokens trained on with t5x_scale: " + ("not on record" if tokens is None else f"{tokens:,}")]
     others = {key: value for key, value in facts.items() if key not in (*FRONT_MATTER, "tokens_trained")}
     lines += [f"- {key.replace('_', ' ')}: {_plain(value)}" for key, value in others.items()]
     return "\n".join(lines)

@@ -58,6 +58,8 @@ def test_its_own_gin_file_is_a_model(runner, source, deeper, tmp_path):
 
 def test_out_to_others_and_back(runner, deeper, tmp_path):
     runner.run("export", str(deeper), str(tmp_path / "hugging_face"))
+    # 12 steps of 8 rows of 32 tokens.
+    assert "tokens trained on with t5x_scale: 3,072" in (tmp_path / "hugging_face" / "README.md").read_text()
     config = json.loads((tmp_path / "hugging_face" / "config.json").read_text())
     assert (config["model_type"], config["num_hidden_layers"]) == ("cohere", 4)
     runner.run("import", str(tmp_path / "hugging_face"), str(tmp_path / "back"))

@@ -194,7 +194,7 @@ class TestCard:
         assert card.startswith('---\nlibrary_name: "transformers"\nlicense: "apache-2.0"\ntags: ["t5x_scale"]\n---\n')
         assert "\n# mini-solar\n" in card
         assert "\n1. read mini\n2. surgery DepthUpscale, removed 8\n" in card
-        assert "- tokens trained on: 1,300,000\n- data: web \\| code\n" in card
+        assert "- tokens trained on with t5x_scale: 1,300,000\n- data: web \\| code\n" in card
         assert "| `num_layers` | 3 |" in card
         assert "restored from token_embedder/embedding" in card
         assert "13 parameters" not in card
@@ -202,7 +202,7 @@ class TestCard:
     def test_claims_nothing_that_is_not(self):
         card = self.make(license=None)
         assert "license" not in card
-        assert "tokens trained on: not on record" in card
+        assert "tokens trained on with t5x_scale: not on record" in card
         assert "claims nothing" in card
 
     def test_stands_in_the_export(self, model):
