@@ -19,7 +19,7 @@ REFERENCE_VENV := .venv-torch
 help:
 	@echo "make demo    pretrain a small PaLM on real text, kill it, resume it, continue it, sample from it"
 	@echo "make continue-demo   take the demo's model on in five ways, and compare: UL2R, deeper, expanded, …"
-	@echo "make test    every test but those of the next three"
+	@echo "make test    every test that needs nothing more than this"
 	@echo "make drill   kill a run at random moments, again and again (DRILL=20 kills)"
 	@echo "make beam    build a token store with Apache Beam, in an environment of its own"
 	@echo "make reference   imported models against transformers and torch, in an environment of its own"
