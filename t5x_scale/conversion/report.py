@@ -34,6 +34,8 @@ def how_to_go_on(output: Path, weights: Weights) -> str:
     # The recipe of block expansion brings its optimiser.
     optimizer = [] if run == "block_expansion" else ["--gin_file=gin/optim/adamw.gin"]
     start = f'--gin.INITIAL_CHECKPOINT_PATH=\\"{output}\\"'
+    if run == "ul2r" and not weights.moments:
+        start += ' --gin.INITIAL_OPTIMIZER=\\"reset\\"'
     train = [
         model,
         *optimizer,
