@@ -42,7 +42,8 @@ def _bytes_per_chip(state):
 
 def test_folders():
     folders = {name.split("/")[1] for name in names("")}
-    assert folders == {"models", "optim", "runs", "mixtures", "objectives", "packing", "sharding", "hardware"}
+    known = {"models", "optim", "runs", "surgeries", "mixtures", "objectives", "packing", "sharding", "hardware"}
+    assert folders == known
 
 
 class TestModels:
