@@ -4,13 +4,14 @@ import signal
 
 from command_runner import check_same_metrics, fingerprints, steps
 
-STEPS = 12
+# A stop is agreed on some steps ahead, so there must be enough of them left.
+STEPS = 60
 
 
 def test_two_processes_are_killed_stopped_and_resumed(runner, source, tmp_path):
     whole, run = tmp_path / "whole", tmp_path / "run"
     settings = {"MIXTURE_OR_TASK_NAME": source, "STORE_DIR": str(tmp_path / "stores")}
-    settings |= {"EvaluationConfig__every_steps": 0}
+    settings |= {"EvaluationConfig__every_steps": 0, "TRAIN_STEPS": STEPS}
 
     def start(directory):
         return runner.start_all(2, "train", MODEL_DIR=str(directory), **settings)
@@ -18,7 +19,7 @@ def test_two_processes_are_killed_stopped_and_resumed(runner, source, tmp_path):
     undisturbed = start(whole)
     assert [process.wait() for process in undisturbed] == [0, 0], undisturbed[0].err
     assert "devices" in (whole / "metrics" / "metrics.jsonl").read_text().splitlines()[0]
-    assert "done: 12 steps" in undisturbed[0].out
+    assert f"done: {STEPS} steps" in undisturbed[0].out
     assert "done" not in undisturbed[1].out
 
     killed = start(run)
