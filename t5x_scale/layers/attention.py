@@ -14,6 +14,7 @@ from t5x_scale.layers.linear import Linear
 from t5x_scale.layers.masks import Mask
 from t5x_scale.layers.ops.attention import attention
 from t5x_scale.layers.positions import Rope
+from t5x_scale.layers.tensor_names import ATTENTION_OUT, CONTEXT, KEY, QUERY, VALUE, named
 from t5x_scale.partitioning.shardings import constrain
 
 # Keys and values of one layer: {"key": [B, S, K, H], "value": [B, S, K, H]}.
@@ -73,7 +74,7 @@ class Attention(nn.Module):
             q = self.query_norm(dim=self.head_dim, axis="kv", **dtypes, name="query_norm")(q)
         if self.key_norm is not None:
             k = self.key_norm(dim=self.head_dim, axis="kv", **dtypes, name="key_norm")(k)
-        k = scheme.encode_keys(k, positions_BL)
+        k, v = named(scheme.encode_keys(k, positions_BL), KEY), named(v, VALUE)
         key_positions = positions_BL
         if cache is not None:
             cache = _write(cache, k, v, positions_BL)
@@ -84,9 +85,10 @@ class Attention(nn.Module):
         if bias is not None:
             bias = bias * scale
         options = {"scale": scale, "window": self.window, "soft_cap": self.soft_cap, "bias_BNLS": bias}
-        out = attention(constrain(q, ("batch", "length", "act_heads", None)), k, v, mask, **options)
-        out = constrain(out, ("batch", "length", "act_heads", None))
-        return self._output(out), cache
+        q = named(constrain(q, ("batch", "length", "act_heads", None)), QUERY)
+        out = attention(q, k, v, mask, **options)
+        out = named(constrain(out, ("batch", "length", "act_heads", None)), CONTEXT)
+        return named(self._output(out), ATTENTION_OUT), cache
 
     def _project(self, x: jax.Array) -> list[jax.Array]:
         heads = {"query": self.num_heads, "key": self.num_kv_heads, "value": self.num_kv_heads}

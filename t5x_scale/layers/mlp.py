@@ -12,6 +12,7 @@ from flax import linen as nn
 from t5x_scale.core.errors import UserError, did_you_mean
 from t5x_scale.layers.initializers import FanIn, Initializer
 from t5x_scale.layers.linear import Linear
+from t5x_scale.layers.tensor_names import MLP_GATE, MLP_HIDDEN, MLP_OUT, MLP_UP, named
 from t5x_scale.partitioning.shardings import constrain
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
@@ -49,10 +50,10 @@ class GatedMlp(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """[B, L, D] to [B, L, D]."""
-        gate = _expand(self, "wi_0")(x)
-        value = _expand(self, "wi_1")(x)
+        gate = named(_expand(self, "wi_0")(x), MLP_GATE)
+        value = named(_expand(self, "wi_1")(x), MLP_UP)
         h = to_activation(self.activation)(gate) * value
-        return _contract(self)(constrain(h, ("batch", "length", "act_mlp")))
+        return _finish(self, h)
 
 
 class Mlp(nn.Module):
@@ -70,8 +71,8 @@ class Mlp(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """[B, L, D] to [B, L, D]."""
-        h = to_activation(self.activation)(_expand(self, "wi")(x))
-        return _contract(self)(constrain(h, ("batch", "length", "act_mlp")))
+        h = to_activation(self.activation)(named(_expand(self, "wi")(x), MLP_GATE))
+        return _finish(self, h)
 
 
 def _expand(layer: GatedMlp | Mlp, name: str) -> Linear:
@@ -85,6 +86,11 @@ def _expand(layer: GatedMlp | Mlp, name: str) -> Linear:
         layer.param_dtype,
         name=name,
     )
+
+
+def _finish(layer: GatedMlp | Mlp, h: jax.Array) -> jax.Array:
+    h = named(constrain(h, ("batch", "length", "act_mlp")), MLP_HIDDEN)
+    return named(_contract(layer)(h), MLP_OUT)
 
 
 def _contract(layer: GatedMlp | Mlp) -> Linear:

@@ -10,29 +10,17 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from t5x_scale.core.errors import UserError, did_you_mean
+from t5x_scale.core.errors import UserError
 from t5x_scale.layers.embed import TokenEmbedder
 from t5x_scale.layers.initializers import FanIn, Initializer
 from t5x_scale.layers.masks import NO_WINDOW, Mask
 from t5x_scale.layers.moe import LOSSES
 from t5x_scale.layers.norm import RMSNorm
-from t5x_scale.layers.ops.grouped_matmul import PRODUCT
+from t5x_scale.layers.tensor_names import RESIDUAL, named
 from t5x_scale.models.blocks import Factory, ParallelBlock
 from t5x_scale.models.config import ModelConfig
+from t5x_scale.models.remat import Remat, check_remat, rematerialise
 from t5x_scale.partitioning.shardings import constrain
-
-_save_some = jax.checkpoint_policies.save_from_both_policies
-_experts_saveable = jax.checkpoint_policies.save_only_these_names(PRODUCT)
-
-# What the backward pass finds saved of each layer; everything else it computes again.
-REMAT_POLICIES: dict[str, Callable[..., Any] | None] = {
-    "none": None,  # No remat: all intermediates are saved.
-    # All matrix products, attention's L x L among them.
-    "dots": _save_some(jax.checkpoint_policies.dots_saveable, _experts_saveable),
-    # Products with parameters only.
-    "minimal": _save_some(jax.checkpoint_policies.dots_with_no_batch_dims_saveable, _experts_saveable),
-    "full": jax.checkpoint_policies.nothing_saveable,  # Only the layer's input.
-}
 
 RESIDUAL_AXES = ("batch", "length", "act_embed")
 
@@ -43,7 +31,7 @@ class DecoderStack(nn.Module):
     config: ModelConfig
     block: Factory = ParallelBlock
     final_norm: Factory = RMSNorm
-    remat: str = "none"
+    remat: str | Remat = "none"
     scan_layers: bool = True
     windows: Sequence[int | None] = ()
 
@@ -54,12 +42,11 @@ class DecoderStack(nn.Module):
         def layer(block: nn.Module, x: jax.Array, own: tuple[Any, Any]) -> tuple[jax.Array, Any]:
             window, cache = own
             seen = mask if window is None else dataclasses.replace(mask, window=window)
-            x, cache = block(constrain(x, RESIDUAL_AXES), seen, positions, cache)
+            x = named(constrain(x, RESIDUAL_AXES), RESIDUAL)
+            x, cache = block(x, seen, positions, cache)
             return constrain(x, RESIDUAL_AXES), cache
 
-        if self.remat != "none":
-            # prevent_cse only matters outside a loop, where XLA could undo the remat.
-            layer = nn.remat(layer, policy=REMAT_POLICIES[self.remat], prevent_cse=not self.scan_layers)
+        layer = rematerialise(layer, self.remat, in_loop=self.scan_layers)
         if self.scan_layers:
             x, caches = self._scanned(layer, x, (self._windows(), caches))
         else:
@@ -125,7 +112,7 @@ class Decoder(nn.Module):
       embedder: factory of the token embedding.
       position_embedder: factory of a table of positions added to the embeddings, or None.
       head: factory of an output table of its own; None shares the token embedding.
-      remat: one of `none`, `dots`, `minimal`, `full`, from most memory to most recomputation.
+      remat: what the backward pass finds saved of each layer: a word or a choice of tensors, see `models.remat`.
       scan_layers: one compiled layer in a loop (always, but for comparisons: unrolled programs are 11 times as
         large).
       windows: a cycle of sliding windows over the layers, None where a layer sees all keys; () is none at all. Windows
@@ -138,7 +125,7 @@ class Decoder(nn.Module):
     embedder: Factory = TokenEmbedder
     position_embedder: Factory | None = None
     head: Factory | None = None
-    remat: str = "none"
+    remat: str | Remat = "none"
     scan_layers: bool = True
     windows: Sequence[int | None] = ()
 
@@ -147,8 +134,7 @@ class Decoder(nn.Module):
         self, tokens: jax.Array, mask: Mask, positions: jax.Array, caches: Any = None
     ) -> tuple[jax.Array, Any]:
         """[B, L] tokens and [B or 1, L] positions to ([B, L, D] hidden states, caches)."""
-        if self.remat not in REMAT_POLICIES:
-            raise UserError(f"Decoder.remat: unknown policy '{self.remat}'{did_you_mean(self.remat, REMAT_POLICIES)}")
+        check_remat(self.remat)
         c = self.config
         dtypes = {"dtype": c.dtype, "param_dtype": c.param_dtype}
         x = self.embedder(vocab_size=c.vocab_size, embed_dim=c.embed_dim, **dtypes, name="token_embedder")(tokens)
