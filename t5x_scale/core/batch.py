@@ -12,7 +12,8 @@ Every field has shape [B, L] (batch, length).
 | decoder_causal_attention | int32 | 1 where a position belongs to a bidirectional prefix. Absent: causal |
 
 The last three are optional, and optional means absent, not zero: a model that finds none of them runs the
-cheaper program.
+cheaper program. Data delivers no other; the step adds `decoder_index`, int32, where each position stands in its row,
+if it has put the length in another order.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ LOSS_WEIGHTS = "decoder_loss_weights"
 SEGMENT_IDS = "decoder_segment_ids"
 POSITIONS = "decoder_positions"
 PREFIX = "decoder_causal_attention"
+INDEX = "decoder_index"
 
 DTYPES: dict[str, np.dtype] = {
     INPUT_TOKENS: np.dtype(np.int32),

@@ -5,14 +5,15 @@ from __future__ import annotations
 # Slow to fast: neighbours on the fastest links come last.
 MESH_AXES = ("data", "fsdp", "stage", "expert", "context", "model")
 
-# Mesh axes over which parameters are only stored: they are gathered over them before use. Over the others the work
-# itself is split.
-STORAGE_AXES = ("data", "fsdp")
+# Mesh axes over which parameters are only stored: they are gathered over them before use, since what is split there
+# is the batch or the length. Over the others the work itself is split.
+STORAGE_AXES = ("data", "fsdp", "context")
 
 PARAMETER_AXES = ("vocab", "embed", "mlp", "heads", "kv_heads", "kv", "joined_kv", "layers", "expert")
 ACTIVATION_AXES = (
     "batch",
     "length",
+    "residual_length",
     "kv_length",
     "act_embed",
     "act_mlp",

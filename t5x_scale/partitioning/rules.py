@@ -25,7 +25,8 @@ _BATCH = ("data", "fsdp", "expert")
 
 
 def make_rules(table: Mapping[str, str | tuple[str, ...] | None]) -> Rules:
-    """Checks a table of rules and returns it in normal form.
+    """Checks a table of rules and returns it in normal form, the residual stream split like other activations if it
+    is not said how.
 
     Raises:
       UserError: naming an unknown logical or mesh axis and the nearest known one.
@@ -40,6 +41,8 @@ def make_rules(table: Mapping[str, str | tuple[str, ...] | None]) -> Rules:
                 hint = did_you_mean(str(name), MESH_AXES) or f"; known are {', '.join(MESH_AXES)}"
                 raise UserError(f"rules: '{logical}' names the unknown mesh axis '{name}'{hint}")
         rules[logical] = names if isinstance(names, FirstOf) else tuple(names)
+    if "length" in rules:
+        rules.setdefault("residual_length", rules["length"])
     return rules
 
 
@@ -86,3 +89,31 @@ def fsdp_model_vocab_fsdp() -> Rules:
     as the residual stream is.
     """
     return make_rules({**fsdp_model(), "vocab": "fsdp", "embed": FirstOf(("fsdp", "model")), "act_vocab": None})
+
+
+def sequence() -> Rules:
+    """`fsdp_model` with the residual stream split over `model` along its length instead of along `act_embed`.
+
+    Norms, residual sums and what is saved of a layer are then local and whole in their features (Korthikanti et al.
+    2022, arXiv 2205.05198, section 4.2.2). What enters attention and feed-forward is gathered along the length, what
+    leaves them is summed and scattered along it, as many bytes as one sum over `model`.
+    """
+    return make_rules({**fsdp_model(), "act_embed": None, "residual_length": ("context", "model")})
+
+
+def context() -> Rules:
+    """`fsdp_model` for long rows: the length is split over `context`, over which parameters are stored as well.
+
+    Each device has a part of each row, and attention lets keys and values travel around (`layers.ops.attention.ring`).
+    Cached keys are split in the same way.
+    """
+    return make_rules({**fsdp_model(), "embed": ("fsdp", "context"), "kv_length": "context"})
+
+
+def expert() -> Rules:
+    """`fsdp_model` with whole experts: they are dealt out over `expert` and `model` together.
+
+    Under `fsdp_model` each device along `model` has a slice of every expert, and the fewer features a slice has, the
+    slower its products. The number of experts must divide over both axes.
+    """
+    return make_rules({**fsdp_model(), "expert": ("expert", "model"), "act_expert": ("expert", "model")})

@@ -1,0 +1,128 @@
+"""Ring attention on simulated devices against the dense formula, forward and backward, in both orders of the length."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from t5x_scale.layers.masks import make_mask
+from t5x_scale.layers.ops.attention import ring
+from t5x_scale.partitioning import rules
+from t5x_scale.partitioning.length_order import places
+from t5x_scale.partitioning.mesh import MeshConfig
+from t5x_scale.partitioning.shardings import activation_rules
+
+FAST = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+B, L, N, H = 4, 48, 4, 6
+MESHES = {
+    "context=4": MeshConfig(fsdp=1, context=4),
+    "context=8": MeshConfig(fsdp=1, context=8),
+    "fsdp=2 context=2 model=2": MeshConfig(fsdp=2, context=2, model=2),
+    "context=2 model=4": MeshConfig(fsdp=1, context=2, model=4),
+}
+
+
+def documents(rng):
+    """Three documents a row and padding, a prefix in each: segments and prefix, [B, L]."""
+    segments, prefix = np.zeros((B, L), np.int32), np.zeros((B, L), np.int32)
+    for row in range(B):
+        ends = np.sort(rng.choice(np.arange(4, L - 2), 3, replace=False))
+        for number, (begin, end) in enumerate(zip([0, *ends[:-1]], ends, strict=True)):
+            segments[row, begin:end] = number + 1
+            prefix[row, begin : rng.integers(begin, end + 1)] = 1
+    return segments, prefix
+
+
+SEGMENTS, PREFIX = documents(np.random.default_rng(1))
+CASES = {
+    # name: kv heads, segments, prefix, window, window of the layer, soft cap
+    "causal": (1, False, False, None, None, None),
+    "causal, cap": (4, False, False, None, None, 2.0),
+    "packed": (2, True, False, None, None, None),
+    "window": (2, False, False, 5, None, None),
+    "packed, both windows, cap": (1, True, False, 9, 6, 1.5),
+    "prefix": (4, False, True, None, None, None),
+    "packed prefix": (2, True, True, None, None, None),
+    "packed prefix window cap": (1, True, True, 4, None, 3.0),
+}
+
+
+def dense(segments, prefix, window):
+    """bool [B, L, L] from the words of the definition."""
+    i, j = np.arange(L)[:, None], np.arange(L)[None]
+    same = np.ones((B, L, L), bool) if segments is None else segments[:, :, None] == segments[:, None, :]
+    last = np.broadcast_to(i, (B, L, L)).copy()
+    if prefix is not None:
+        ends = np.where(same & (prefix != 0)[:, None, :], j, -1).max(axis=-1, keepdims=True)
+        last = np.maximum(last, ends)
+    seen = same & (j <= last)
+    return seen if window is None else seen & (j > i - window)
+
+
+def naive(q, k, v, allowed, scale, soft_cap):
+    k, v = (jnp.repeat(x, N // x.shape[2], axis=2) for x in (k, v))
+    logits = jnp.einsum("bind,bjnd->bnij", q, k) * scale
+    logits = logits if soft_cap is None else soft_cap * jnp.tanh(logits / soft_cap)
+    logits = jnp.where(allowed[:, None], logits, -jnp.inf)
+    return jnp.einsum("bnij,bjnd->bind", jax.nn.softmax(logits, axis=-1), v)
+
+
+def draw(kv_heads, dtype):
+    rng = np.random.default_rng(0)
+    shapes = [(B, L, N, H), (B, L, kv_heads, H), (B, L, kv_heads, H), (B, L, N, H)]
+    return [jnp.asarray(rng.standard_normal(shape), dtype) for shape in shapes]
+
+
+def compare(mesh, case, order, dtype=np.float32):
+    """Output and gradients of queries, keys and values, of the ring and of the naive formula in float32."""
+    kv_heads, packed, prefixed, window, own_window, soft_cap = CASES[case]
+    segments, prefix = SEGMENTS if packed else None, PREFIX if prefixed else None
+    *inputs, d_out = draw(kv_heads, dtype)
+    smallest = min((size for size in (window, own_window) if size is not None), default=None)
+    allowed = dense(segments, prefix, smallest)
+    mesh = MESHES[mesh].make_mesh(jax.devices()[: np.prod([max(n, 1) for n in dataclasses.astuple(MESHES[mesh])])])
+    index = places(L, mesh.shape["context"], order)
+    back = np.argsort(index)
+
+    def on_mesh(d_out, *inputs):
+        moved = [None if x is None else jnp.asarray(x)[:, index] for x in (segments, prefix)]
+        mask = make_mask(*moved, None if order == "contiguous" else jnp.broadcast_to(index, (B, L)))
+        mask = dataclasses.replace(mask, window=None if own_window is None else jnp.int32(own_window))
+
+        def op(*inputs):
+            return ring.attention_ring(*inputs, mask, scale=0.37, window=window, soft_cap=soft_cap)
+
+        with activation_rules(mesh, rules.fsdp_model()):
+            out, pull = jax.vjp(op, *(x[:, index] for x in inputs))
+            return [x[:, back] for x in (out, *pull(d_out[:, index]))]
+
+    got = jax.jit(on_mesh, compiler_options=FAST)(d_out, *inputs)
+    wide = [x.astype(jnp.float32) for x in (*inputs, d_out)]
+    out, pull = jax.vjp(lambda *inputs: naive(*inputs, allowed, 0.37, soft_cap), *wide[:3])
+    return got, (out, *pull(wide[3]))
+
+
+@pytest.mark.parametrize("order", ["zigzag", "contiguous"])
+@pytest.mark.parametrize(
+    ("mesh", "case"),
+    [
+        *(("context=4", case) for case in CASES),
+        *(("fsdp=2 context=2 model=2", case) for case in ("causal", "causal, cap", "packed prefix")),
+        *(("context=2 model=4", case) for case in ("causal", "packed prefix", "prefix")),
+        ("context=8", "packed prefix window cap"),
+    ],
+)
+def test_equals_the_dense_formula(mesh, case, order):
+    got, expected = compare(mesh, case, order)
+    for name, one, other in zip(("out", "d_q", "d_k", "d_v"), got, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=5e-6, err_msg=name)
+
+
+@pytest.mark.parametrize("order", ["zigzag", "contiguous"])
+def test_bfloat16(order):
+    got, expected = compare("fsdp=2 context=2 model=2", "packed prefix", order, jnp.bfloat16)
+    for name, one, other in zip(("out", "d_q", "d_k", "d_v"), got, expected, strict=True):
+        assert one.dtype == jnp.bfloat16
+        np.testing.assert_allclose(one.astype(np.float32), other, rtol=0.02, atol=0.03, err_msg=name)
