@@ -14,7 +14,7 @@ from t5x_scale.layers.linear import Linear
 from t5x_scale.layers.masks import Mask
 from t5x_scale.layers.ops.attention import attention
 from t5x_scale.layers.positions import Rope
-from t5x_scale.layers.tensor_names import ATTENTION_OUT, CONTEXT, KEY, QUERY, VALUE, named
+from t5x_scale.layers.tensor_names import ATTENTION_OUT, KEY, QUERY, VALUE, named
 from t5x_scale.partitioning.shardings import constrain
 
 # Keys and values of one layer: {"key": [B, S, K, H], "value": [B, S, K, H]}.
@@ -30,6 +30,8 @@ class Attention(nn.Module):
       use_bias: biases on query, key and value; use_output_bias: on the output.
       window: each query sees at most this many keys, or None.
       logit_scale: multiplies the logits; `head_dim ** -0.5` by default.
+      implementation: which kernel attends while a model is trained or evaluated: a key of
+        `layers.ops.attention.IMPLEMENTATIONS`, or `auto`. Cached keys are always attended to by the reference.
     """
 
     embed_dim: int
@@ -44,6 +46,7 @@ class Attention(nn.Module):
     window: int | None = None
     soft_cap: float | None = None
     logit_scale: float | None = None
+    implementation: str = "auto"
     kernel_init: Initializer = FanIn()
     output_init: Initializer = FanIn()
     dtype: Any = jnp.float32
@@ -84,10 +87,18 @@ class Attention(nn.Module):
         q, bias = scheme.encode_queries(q, positions_BL, key_positions)
         if bias is not None:
             bias = bias * scale
-        options = {"scale": scale, "window": self.window, "soft_cap": self.soft_cap, "bias_BNLS": bias}
+        # Shapes are all that matters while parameters are drawn, outside of the mesh that a kernel may be for.
+        is_plain = cache is not None or self.is_initializing()
+        options = {
+            "scale": scale,
+            "window": self.window,
+            "soft_cap": self.soft_cap,
+            "bias_BNLS": bias,
+            "implementation": "reference" if is_plain else self.implementation,
+        }
         q = named(constrain(q, ("batch", "length", "act_heads", None)), QUERY)
         out = attention(q, k, v, mask, **options)
-        out = named(constrain(out, ("batch", "length", "act_heads", None)), CONTEXT)
+        out = constrain(out, ("batch", "length", "act_heads", None))
         return named(self._output(out), ATTENTION_OUT), cache
 
     def _project(self, x: jax.Array) -> list[jax.Array]:

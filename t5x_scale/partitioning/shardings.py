@@ -103,6 +103,16 @@ def current_rules() -> tuple[Mesh, Rules] | None:
     return _context.get()
 
 
+def current_platform() -> str:
+    """`tpu`, `gpu` or `cpu`: what the program that is being traced will run on.
+
+    Within `activation_rules` the platform of the mesh, which may be of devices that are not here; outside, of this
+    process's own devices.
+    """
+    context = current_rules()
+    return jax.default_backend() if context is None else context[0].devices.flat[0].platform
+
+
 def dividing(mesh: Mesh, spec: PartitionSpec, shape: tuple[int, ...]) -> PartitionSpec:
     """`spec` without the entries whose mesh axes do not divide their dimension."""
     entries = zip(spec, shape, strict=False)

@@ -1,4 +1,4 @@
-"""Scaled dot-product attention: the one function behind which kernels live. Here, the reference."""
+"""The reference: attention in plain array operations, for every case and every platform."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from t5x_scale.layers.masks import Mask
+from t5x_scale.layers.ops.attention.case import SAVED, Case
 
 # Large enough to vanish in a softmax, small enough that adding two of them stays finite in float32.
 MASKED = -1e30
@@ -25,7 +27,12 @@ class _Static(NamedTuple):
     soft_cap: float | None
 
 
-def attention(
+def unsupported(case: Case) -> str | None:
+    """None: the reference covers every case."""
+    del case
+
+
+def attention_reference(
     q_BLNH: jax.Array,
     k_BSKH: jax.Array,
     v_BSKH: jax.Array,
@@ -36,29 +43,13 @@ def attention(
     soft_cap: float | None = None,
     bias_BNLS: jax.Array | None = None,
 ) -> jax.Array:
-    """`softmax(scale * q k^T + bias, over the keys the mask allows) v`, softmax in float32.
+    """As `attention`. The logits are formed, [B, N, L, S] in float32, in each of the passes.
 
     The backward pass computes the weights again from the queries, the keys and log Z, as flash attention does
     (Dao et al. 2022), so that no [L, S] array is kept between the passes.
-
-    Args:
-      q_BLNH: queries, N heads.
-      k_BSKH, v_BSKH: keys and values, K heads; N must be a multiple of K, and query head n reads kv head
-        n // (N // K).
-      mask: which keys each query sees; a query that sees none gets the mean of the values (its weight in the
-        loss is 0).
-      scale: multiplies the logits.
-      window: each query sees at most this many keys up to and including its own.
-      soft_cap: logits become `soft_cap * tanh(logits / soft_cap)` (Gemma 2).
-      bias_BNLS: added to the scaled logits, for relative positions.
-
-    Returns:
-      [B, L, N, H] in the dtype of `q_BLNH`.
     """
     B, L, N, H = q_BLNH.shape
     S, K = k_BSKH.shape[1:3]
-    if N % K:
-        raise ValueError(f"attention: {N} query heads do not divide over {K} kv heads")
     # The query heads of one kv head become rows of one product: [B, K, G * L, H].
     q = jnp.transpose((q_BLNH * scale).astype(q_BLNH.dtype), (0, 2, 1, 3)).reshape(B, K, -1, H)
     k, v = (jnp.transpose(x, (0, 2, 1, 3)) for x in (k_BSKH, v_BSKH))
@@ -79,8 +70,8 @@ def _attend_forward(static, q, k, v, bias, mask):
     total = jnp.sum(weights, axis=-1, keepdims=True)
     # Dividing [rows, H] afterwards is cheaper than dividing the weights.
     out = jax.lax.dot_general(weights.astype(v.dtype), v, _WITH_VALUES, preferred_element_type=jnp.float32)
-    out = (out / total).astype(q.dtype)
-    return out, (q, k, v, bias, mask, out, largest + jnp.log(total))
+    out = checkpoint_name((out / total).astype(q.dtype), SAVED)
+    return out, (q, k, v, bias, mask, out, checkpoint_name(largest + jnp.log(total), SAVED))
 
 
 def _attend_backward(static, saved, d_out):

@@ -1,0 +1,102 @@
+"""Scaled dot-product attention: the one function behind which kernels live.
+
+An implementation is a module with two functions: `unsupported(case)` says why it does not cover a case, or None, and
+the other takes the arguments of `attention`. `IMPLEMENTATIONS` is the one place that names them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+
+from t5x_scale.core.errors import UserError, did_you_mean
+from t5x_scale.layers.masks import Mask
+from t5x_scale.layers.ops.attention import reference, ring, splash
+from t5x_scale.layers.ops.attention.case import SAVED as SAVED
+from t5x_scale.layers.ops.attention.case import Case, make_case
+from t5x_scale.partitioning.shardings import current_platform
+
+
+class Implementation(NamedTuple):
+    """One way to compute attention.
+
+    Attributes:
+      unsupported: why a case is not covered, in words that follow "because", or None.
+      attend: the arguments of `attention`.
+      platforms: where `auto` takes it if it covers the case.
+    """
+
+    unsupported: Callable[[Case], str | None]
+    attend: Callable[..., jax.Array]
+    platforms: tuple[str, ...] = ()
+
+
+# `auto` takes the first that is made for the platform and covers the case, else the reference.
+IMPLEMENTATIONS = {
+    "ring": Implementation(ring.unsupported, ring.attention_ring, ("cpu", "gpu", "tpu")),
+    "splash": Implementation(splash.unsupported, splash.attention_splash, ("tpu",)),
+    "reference": Implementation(reference.unsupported, reference.attention_reference, ("cpu", "gpu", "tpu")),
+}
+
+
+def attention(
+    q_BLNH: jax.Array,
+    k_BSKH: jax.Array,
+    v_BSKH: jax.Array,
+    mask: Mask,
+    *,
+    scale: float,
+    window: int | None = None,
+    soft_cap: float | None = None,
+    bias_BNLS: jax.Array | None = None,
+    implementation: str = "auto",
+) -> jax.Array:
+    """`softmax(scale * q k^T + bias, over the keys the mask allows) v`, softmax in float32.
+
+    Args:
+      q_BLNH: queries, N heads.
+      k_BSKH, v_BSKH: keys and values, K heads; N must be a multiple of K, and query head n reads kv head
+        n // (N // K).
+      mask: which keys each query sees; in the reference a query that sees none gets the mean of the values (its weight
+        in the loss is 0).
+      scale: multiplies the logits.
+      window: each query sees at most this many keys up to and including its own.
+      soft_cap: logits become `soft_cap * tanh(logits / soft_cap)` (Gemma 2).
+      bias_BNLS: added to the scaled logits, for relative positions.
+      implementation: a key of `IMPLEMENTATIONS`, or `auto`: the fastest on the platform for which the program is
+        traced (`current_platform`) that covers the case.
+
+    Returns:
+      [B, L, N, H] in the dtype of `q_BLNH`.
+
+    Raises:
+      UserError: the named implementation does not exist, or does not cover the case.
+    """
+    N, K = q_BLNH.shape[2], k_BSKH.shape[2]
+    if N % K:
+        raise ValueError(f"attention: {N} query heads do not divide over {K} kv heads")
+    case = make_case(q_BLNH, k_BSKH, mask, window, soft_cap, bias_BNLS)
+    options = {"scale": scale, "window": window, "soft_cap": soft_cap, "bias_BNLS": bias_BNLS}
+    return IMPLEMENTATIONS[choose(case, implementation)].attend(q_BLNH, k_BSKH, v_BSKH, mask, **options)
+
+
+def choose(case: Case, implementation: str = "auto") -> str:
+    """The key of `IMPLEMENTATIONS` that computes `case`.
+
+    Raises:
+      UserError: the named implementation does not exist, or does not cover the case.
+    """
+    if implementation == "auto":
+        platform = current_platform()
+        fitting = (name for name, one in IMPLEMENTATIONS.items() if platform in one.platforms)
+        return next(name for name in fitting if IMPLEMENTATIONS[name].unsupported(case) is None)
+    if implementation not in IMPLEMENTATIONS:
+        known = ("auto", *IMPLEMENTATIONS)
+        hint = did_you_mean(str(implementation), known) or f"; known are {', '.join(known)}"
+        raise UserError(f"Attention.implementation: unknown implementation {implementation!r}{hint}")
+    reason = IMPLEMENTATIONS[implementation].unsupported(case)
+    if reason is not None:
+        raise UserError(f"Attention.implementation = '{implementation}' does not cover this: {reason}; 'auto' does")
+    return implementation
