@@ -3,17 +3,23 @@
 The product with the output table, the softmax and both gradients are computed chunk by chunk along the
 length, and the gradients already in the forward pass: three matrix products a token, as in the plain formula,
 where recomputing the logits in a backward pass would make four.
+
+On a mesh each device goes through the chunks of its own tokens, with the part of the vocabulary that falls to it, and
+the gradient of the table is summed over devices once in the end.
 """
 
 from __future__ import annotations
 
 import functools
+import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
 
 from t5x_scale.partitioning.shardings import constrain, gather
+from t5x_scale.partitioning.tables import plan_table
 
 
 class TokenLosses(NamedTuple):
@@ -67,36 +73,69 @@ def cross_entropy(
     return TokenLosses(total, *sums)
 
 
+class _Head(NamedTuple):
+    """The output table as one device uses it, and what it exchanges with others to use it.
+
+    Attributes:
+      table: [D, v], in the compute dtype.
+      first: number of the first of its v tokens.
+      end: logits of tokens from here on are none; None where all are some.
+      over_vocabulary: mesh axes over which the vocabulary is split.
+      over_tokens: mesh axes over which tokens are.
+    """
+
+    table: jax.Array
+    first: jax.Array | int = 0
+    end: jax.Array | None = None
+    over_vocabulary: tuple[str, ...] = ()
+    over_tokens: tuple[str, ...] = ()
+
+    def sum(self, x):
+        return jax.lax.psum(x, self.over_vocabulary) if self.over_vocabulary else x
+
+    def max(self, x):
+        return jax.lax.pmax(x, self.over_vocabulary) if self.over_vocabulary else x
+
+    def scatter(self, x):
+        """The sum over parts of the vocabulary, each device keeping some of the last dimension if it divides."""
+        if not self.over_vocabulary or x.shape[-1] % jax.lax.axis_size(self.over_vocabulary):
+            return self.sum(x)
+        return jax.lax.psum_scatter(x, self.over_vocabulary, scatter_dimension=x.ndim - 1, tiled=True)
+
+    def total(self, sums):
+        return jax.lax.psum(sums, self.over_tokens) if self.over_tokens else sums
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
 def _summed(projection, z_loss, chunk_length, hidden, table, targets, weights):
-    chunks = _to_chunks(chunk_length, hidden, targets, weights)
-    table_DV = _gather_DV(projection, table.astype(hidden.dtype))
+    plan = _plan(projection, targets)
+    scan = functools.partial(_scan_losses, projection, z_loss, chunk_length)
+    if plan is None:
+        return scan(_Head(_gather_DV(projection, table.astype(hidden.dtype))), hidden, targets, weights)
 
-    def add(sums, chunk):
-        losses, _ = _chunk_losses(projection, z_loss, table_DV, *chunk)
-        return jax.tree.map(jnp.add, sums, losses), None
+    def on_device(hidden, table, targets, weights):
+        return scan(_share(projection, plan, hidden.dtype, table)[0], hidden, targets, weights)
 
-    sums, _ = jax.lax.scan(add, _zeros(), chunks)
-    return sums[0] + sums[1], sums
+    return _sharded(plan, on_device, (P(), P()))(hidden, table, targets, weights)
 
 
 def _summed_forward(projection, z_loss, chunk_length, hidden, table, targets, weights):
-    chunks = _to_chunks(chunk_length, hidden, targets, weights)
-    table_DV = _gather_DV(projection, table.astype(hidden.dtype))
+    plan = _plan(projection, targets)
+    scan = functools.partial(_scan_gradients, projection, z_loss, chunk_length)
+    if plan is None:
+        head = _Head(_gather_DV(projection, table.astype(hidden.dtype)))
+        result, d_hidden, d_table = scan(head, hidden, targets, weights)
+        d_table = _scatter_DV(projection, d_table)
+        return result, (d_hidden, _turn(projection, d_table).astype(table.dtype))
 
-    def add(carry, chunk):
-        sums, d_table = carry
-        losses, d_logits = _chunk_losses(projection, z_loss, table_DV, *chunk)
-        d_logits = d_logits.astype(hidden.dtype)
-        d_hidden = jax.lax.dot_general(d_logits, table_DV, (((2,), (1,)), ((), ())))
-        over_tokens = (((0, 1), (0, 1)), ((), ()))
-        d_table += jax.lax.dot_general(chunk[0], d_logits, over_tokens, preferred_element_type=jnp.float32)
-        return (jax.tree.map(jnp.add, sums, losses), _scatter_DV(projection, d_table)), d_hidden
+    def on_device(hidden, table, targets, weights):
+        head, to_stored = _share(projection, plan, hidden.dtype, table)
+        result, d_hidden, d_table = scan(head, hidden, targets, weights)
+        return result, (d_hidden, to_stored(_turn(projection, d_table)).astype(table.dtype))
 
-    start = (_zeros(), jnp.zeros(table_DV.shape, jnp.float32))
-    (sums, d_table), d_hidden = jax.lax.scan(add, start, chunks)
-    d_hidden = _from_chunks(d_hidden, hidden.shape[1])
-    return (sums[0] + sums[1], sums), (d_hidden, _turn(projection, d_table).astype(table.dtype))
+    scattered = hidden.shape[-1] % math.prod(plan.mesh.shape[name] for name in plan.idle_axes) == 0
+    d_hidden = P(*_padded(plan.tokens), plan.idle_axes if scattered else None)
+    return _sharded(plan, on_device, ((P(), P()), (d_hidden, plan.stored)))(hidden, table, targets, weights)
 
 
 def _summed_backward(projection, z_loss, chunk_length, gradients, cotangents):
@@ -107,6 +146,58 @@ def _summed_backward(projection, z_loss, chunk_length, gradients, cotangents):
 
 
 _summed.defvjp(_summed_forward, _summed_backward)
+
+
+def _plan(projection, targets):
+    return plan_table(_stored_axes(projection), 0 if projection.vocab_first else 1, targets.shape)
+
+
+def _sharded(plan, function, out_specs):
+    in_specs = (P(*_padded(plan.tokens), None), plan.stored, plan.tokens, plan.tokens)
+    return jax.shard_map(function, mesh=plan.mesh, in_specs=in_specs, out_specs=out_specs)
+
+
+def _padded(tokens):
+    return (*tokens, None, None)[:2]
+
+
+def _share(projection, plan, dtype, table):
+    """A device's share of the head, and the way of its float32 gradient to where the table is stored.
+
+    The gradient is summed over the tokens of all devices on this way: once, whatever the number of chunks.
+    """
+    part = plan.share(table.astype(dtype))
+    head = _Head(_turn(projection, part.array), part.first, part.end, plan.idle_axes, plan.token_axes)
+    return head, functools.partial(plan.give_share, like=table.astype(jnp.float32))
+
+
+def _scan_losses(projection, z_loss, chunk_length, head, hidden, targets, weights):
+    def add(sums, chunk):
+        losses, _ = _chunk_losses(projection, z_loss, head, *chunk)
+        return jax.tree.map(jnp.add, sums, losses), None
+
+    chunks = _to_chunks(chunk_length, hidden, targets, weights)
+    sums = head.total(jax.lax.scan(add, _copies(_zeros(), head.over_tokens), chunks)[0])
+    return sums[0] + sums[1], sums
+
+
+def _scan_gradients(projection, z_loss, chunk_length, head, hidden, targets, weights):
+    """(total, sums), the gradient of `hidden`, and that of `head.table` from this device's tokens, float32."""
+
+    def add(carry, chunk):
+        sums, d_table = carry
+        losses, d_logits = _chunk_losses(projection, z_loss, head, *chunk)
+        d_logits = d_logits.astype(hidden.dtype)
+        d_hidden = jax.lax.dot_general(d_logits, head.table, (((2,), (1,)), ((), ())))
+        over_tokens = (((0, 1), (0, 1)), ((), ()))
+        d_table += jax.lax.dot_general(chunk[0], d_logits, over_tokens, preferred_element_type=jnp.float32)
+        return (jax.tree.map(jnp.add, sums, losses), d_table), head.scatter(d_hidden)
+
+    zeros = _copies(jnp.zeros(head.table.shape, jnp.float32), head.over_tokens + head.over_vocabulary)
+    start = (_copies(_zeros(), head.over_tokens), zeros)
+    (sums, d_table), d_hidden = jax.lax.scan(add, start, _to_chunks(chunk_length, hidden, targets, weights))
+    sums = head.total(sums)
+    return (sums[0] + sums[1], sums), _from_chunks(d_hidden, hidden.shape[1]), d_table
 
 
 def _turn(projection, table):
@@ -128,24 +219,36 @@ def _scatter_DV(projection, d_table):
     return _turn(projection, constrain(_turn(projection, d_table), _stored_axes(projection)))
 
 
+def _copies(x, axes):
+    return jax.lax.pcast(x, axes, to="varying") if axes else x
+
+
 def _zeros() -> tuple[jax.Array, ...]:
     return (jnp.zeros((), jnp.float32),) * 4
 
 
-def _chunk_losses(projection, z_loss, table_DV, x, targets, weights):
-    """Sums of one chunk, and the gradient of their total with respect to `x @ table_DV`, both float32."""
-    raw = jax.lax.dot_general(x, table_DV, (((2,), (0,)), ((), ())), preferred_element_type=jnp.float32)
+def _chunk_losses(projection, z_loss, head, x, targets, weights):
+    """Sums of one chunk, and the gradient of their total with respect to `x @ head.table`, both float32."""
+    raw = jax.lax.dot_general(x, head.table, (((2,), (0,)), ((), ())), preferred_element_type=jnp.float32)
     logits = projection.scale * raw
     if projection.soft_cap is not None:
         capped = jnp.tanh(logits / projection.soft_cap)
         logits = projection.soft_cap * capped
-    largest = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
+    tokens = head.first + jax.lax.broadcasted_iota(jnp.int32, logits.shape, 2)
+    if head.end is not None:
+        logits = jnp.where(tokens < head.end, logits, -jnp.inf)
+        tokens = jnp.where(tokens < head.end, tokens, -1)
+    largest = head.max(jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True)))
     exponentials = jnp.exp(logits - largest)
-    normaliser = jnp.sum(exponentials, axis=-1, keepdims=True)
-    log_z = jnp.log(normaliser[..., 0]) + largest[..., 0]
     # A comparison with an iota, not a gather: it fuses, and a sharded vocabulary needs no exchange of rows.
-    is_target = jax.lax.broadcasted_iota(jnp.int32, logits.shape, 2) == targets[..., None]
-    target_logits = jnp.sum(jnp.where(is_target, logits, 0.0), axis=-1)
+    is_target = tokens == targets[..., None]
+    normaliser, target_logits = head.sum(
+        (
+            jnp.sum(exponentials, axis=-1, keepdims=True),
+            jnp.sum(jnp.where(is_target, logits, 0.0), axis=-1),
+        )
+    )
+    log_z = jnp.log(normaliser[..., 0]) + largest[..., 0]
     sums = (
         jnp.sum(weights * (log_z - target_logits)),
         jnp.sum(weights * z_loss * jnp.square(log_z)),
