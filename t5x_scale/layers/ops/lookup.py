@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 
 from t5x_scale.partitioning.axes import Axes
 from t5x_scale.partitioning.shardings import constrain, gather
+from t5x_scale.partitioning.tables import TablePlan, plan_table
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
@@ -18,21 +21,94 @@ def lookup(table: jax.Array, indices: jax.Array, axes: Axes, dtype: Any) -> jax.
 
     The gradient of the table is summed in float32: a common token stands thousands of times in a batch, and a sum
     in bfloat16 stops growing after 256 terms of equal size.
+
+    On a mesh that splits the rows of the table, each device looks up those that it has, and the results are added.
     """
     # Ids are checked where they are made; clipping keeps a bad one from turning the whole row to NaN.
-    return jnp.take(gather(table.astype(dtype), axes), indices, axis=0, mode="clip")
+    plan = plan_table(axes, 0, indices.shape)
+    if plan is None:
+        return jnp.take(gather(table.astype(dtype), axes), indices, axis=0, mode="clip")
+
+    def on_device(shard: jax.Array, indices: jax.Array) -> jax.Array:
+        part = plan.take(shard.astype(dtype))
+        local, is_here = _local(plan, len(part), len(table), indices)
+        rows = jnp.take(part, local, axis=0, mode="clip")
+        return _add(plan, _only(is_here, rows))
+
+    out_specs = _rows_spec(plan, table.shape[1])
+    in_specs = (plan.stored, plan.tokens)
+    return jax.shard_map(on_device, mesh=plan.mesh, in_specs=in_specs, out_specs=out_specs)(table, indices)
 
 
 def _forward(table: jax.Array, indices: jax.Array, axes: Axes, dtype: Any):
-    # An empty slice carries the table's shape and dtype to the backward pass and costs nothing.
-    return lookup(table, indices, axes, dtype), (table[:, :0], indices)
+    return lookup(table, indices, axes, dtype), (table, indices)
 
 
 def _backward(axes: Axes, dtype: Any, saved: tuple[jax.Array, jax.Array], d_rows: jax.Array):
-    like, indices = saved
-    zeros = jnp.zeros((like.shape[0], d_rows.shape[-1]), jnp.float32)
-    d_table = zeros.at[jnp.clip(indices, 0, like.shape[0] - 1)].add(d_rows.astype(jnp.float32))
-    return constrain(d_table, axes).astype(like.dtype), None
+    table, indices = saved
+    plan = plan_table(axes, 0, indices.shape)
+    if plan is None:
+        zeros = jnp.zeros((len(table), d_rows.shape[-1]), jnp.float32)
+        d_table = zeros.at[jnp.clip(indices, 0, len(table) - 1)].add(d_rows.astype(jnp.float32))
+        return constrain(d_table, axes).astype(table.dtype), None
+
+    def on_device(shard: jax.Array, d_rows: jax.Array, indices: jax.Array) -> jax.Array:
+        number = len(shard) if plan.row_axes else len(table)
+        d_rows = _spread(plan, d_rows, table.shape[1])
+        local, is_here = _local(plan, number, len(table), indices)
+        varying = plan.token_axes + plan.row_axes + plan.feature_axes
+        zeros = jax.lax.pcast(jnp.zeros((number, d_rows.shape[-1]), jnp.float32), varying, to="varying")
+        d_part = zeros.at[local].add(_only(is_here, d_rows.astype(jnp.float32)))
+        # All tokens of the device are in it: over devices it is summed once.
+        return plan.give(d_part, like=shard.astype(jnp.float32)).astype(shard.dtype)
+
+    in_specs = (plan.stored, _rows_spec(plan, table.shape[1]), plan.tokens)
+    d_table = jax.shard_map(on_device, mesh=plan.mesh, in_specs=in_specs, out_specs=plan.stored)
+    return d_table(table, d_rows, indices), None
 
 
 lookup.defvjp(_forward, _backward)
+
+
+def _local(plan: TablePlan, number: int, total: int, indices: jax.Array) -> tuple[jax.Array, jax.Array | None]:
+    """Indices into the `number` rows of `total` that this device has, and which it has; None if it has all."""
+    indices = jnp.clip(indices, 0, total - 1)
+    if not plan.row_axes:
+        return indices, None
+    local = indices - jax.lax.axis_index(plan.row_axes) * number
+    return jnp.clip(local, 0, number - 1), (local >= 0) & (local < number)
+
+
+def _only(is_here: jax.Array | None, rows: jax.Array) -> jax.Array:
+    return rows if is_here is None else jnp.where(is_here[..., None], rows, 0)
+
+
+def _add(plan: TablePlan, rows: jax.Array) -> jax.Array:
+    """The sum over the devices that split the table's rows, each keeping some of the features if they divide."""
+    if not plan.row_axes:
+        return rows
+    if rows.shape[-1] % _parts(plan, plan.row_axes):
+        return jax.lax.psum(rows, plan.row_axes)
+    return jax.lax.psum_scatter(rows, plan.row_axes, scatter_dimension=rows.ndim - 1, tiled=True)
+
+
+def _spread(plan: TablePlan, d_rows: jax.Array, features: int) -> jax.Array:
+    """What `_add` does, transposed."""
+    if not plan.row_axes:
+        return d_rows
+    if _is_scattered(plan, features):
+        return jax.lax.all_gather(d_rows, plan.row_axes, axis=d_rows.ndim - 1, tiled=True)
+    return jax.lax.pcast(d_rows, plan.row_axes, to="varying")
+
+
+def _rows_spec(plan: TablePlan, features: int) -> PartitionSpec:
+    names = plan.feature_axes + (plan.row_axes if _is_scattered(plan, features) else ())
+    return PartitionSpec(*(*plan.tokens, None, None)[:2], names or None)
+
+
+def _is_scattered(plan: TablePlan, features: int) -> bool:
+    return features % _parts(plan, plan.feature_axes + plan.row_axes) == 0
+
+
+def _parts(plan: TablePlan, names: tuple[str, ...]) -> int:
+    return math.prod(plan.mesh.shape[name] for name in names)
