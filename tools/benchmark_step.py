@@ -1,7 +1,8 @@
 """Times whole training steps against the matrix products they cannot do without, in the same run.
 
     python tools/benchmark_step.py                         # 50M parameters on a CPU
-    python tools/benchmark_step.py --config=llama-1b --batch_size=8 --length=4096 --dtype=bfloat16 --remat=minimal
+    python tools/benchmark_step.py --config llama-1b llama-3b palm-3b --batch_size=8 --length=4096 \
+        --dtype=bfloat16 --remat=minimal --loss_chunk_length=512        # one large GPU
 
 The floor is the sum of the times of all matrix products of a step (forward, gradient of the input, gradient of the
 kernel; attention without its recomputation), each timed alone on operands of the same shapes. Steps and floor are
@@ -26,27 +27,33 @@ from t5x_scale.core.trees import flatten
 from t5x_scale.models import accounting, blocks, decoder
 from t5x_scale.models.config import ModelConfig
 from t5x_scale.models.interface import DecoderModel
+from t5x_scale.models.remat import REMAT_POLICIES
 from t5x_scale.monitor.peaks import peak_flops
 from t5x_scale.optim.adamw import AdamW
 from t5x_scale.optim.schedules import Constant
 from t5x_scale.program import Program, Runtime
+from t5x_scale.step import StepConfig
 
-# Llama-shaped: num_layers, embed_dim, mlp_dim, num_heads, num_kv_heads, head_dim, vocab_size.
+# num_layers, embed_dim, mlp_dim, num_heads, num_kv_heads, head_dim, vocab_size. PaLM's have parallel layers and one kv
+# head, the others serial layers; all have gated feed-forward layers and an output table of their own.
 CONFIGS = {
     "llama-50m": (4, 512, 2048, 8, 8, 64, 32000),
-    "llama-1b": (16, 2048, 8192, 32, 8, 64, 32000),
+    "llama-1b": (16, 2048, 8192, 16, 8, 128, 32000),
     "llama-3b": (28, 3072, 8192, 24, 8, 128, 32000),
     "llama-8b": (32, 4096, 14336, 32, 8, 128, 32000),
+    "palm-3b": (12, 4096, 16384, 32, 1, 128, 32000),
+    "palm-8b": (32, 4096, 16384, 16, 1, 256, 32000),
 }
 
 
-def make_runtime(options: argparse.Namespace) -> Runtime:
-    """The benchmark's program: serial blocks, RMSNorm, gated MLP, an output table of its own, AdamW."""
+def make_runtime(name: str, options: argparse.Namespace) -> Runtime:
+    """The benchmark's program: RMSNorm, gated MLP, an output table of its own, AdamW in float32."""
+    block = blocks.ParallelBlock if name.startswith("palm") else blocks.SerialBlock
     model = DecoderModel(
-        ModelConfig(*CONFIGS[options.config], dtype=options.dtype),
-        functools.partial(decoder.Decoder, block=blocks.SerialBlock, head=decoder.Head, remat=options.remat),
+        ModelConfig(*CONFIGS[name], dtype=options.dtype),
+        functools.partial(decoder.Decoder, block=block, head=decoder.Head, remat=options.remat),
     )
-    return Program(model, AdamW(Constant(1e-4))).make()
+    return Program(model, AdamW(Constant(1e-4)), step=StepConfig(loss_chunk_length=options.loss_chunk_length)).make()
 
 
 def matrix_products(config: ModelConfig, rows: int, length: int) -> collections.Counter:
@@ -103,18 +110,9 @@ def make_floor(products: collections.Counter, dtype: str):
     return measure
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--config", choices=CONFIGS, default="llama-50m")
-    parser.add_argument("--batch_size", type=int, default=4)
-    parser.add_argument("--length", type=int, default=512)
-    parser.add_argument("--dtype", default="float32")
-    parser.add_argument("--remat", default="none")
-    parser.add_argument("--rounds", type=int, default=6)
-    parser.add_argument("--json", help="also write the result to this file")
-    options = parser.parse_args()
-
-    runtime = make_runtime(options)
+def measure(name: str, options: argparse.Namespace) -> dict[str, object]:
+    """Steps and floor of one configuration, in turn."""
+    runtime = make_runtime(name, options)
     config, shape = runtime.program.model.config, (options.batch_size, options.length)
     tokens = jax.random.randint(jax.random.key(0), (shape[0], shape[1] + 1), 0, config.vocab_size, jnp.int32)
     batch = {
@@ -125,12 +123,14 @@ def main() -> None:
     batch = jax.device_put(batch, runtime.batch_sharding)
     state, record = runtime.init_state(), runtime.make_record(options.rounds + 1)
     compile_seconds, _, (state, record) = timed(runtime.train_step, state, batch, record)
-    measure_floor = make_floor(matrix_products(config, *shape), options.dtype)
     wall = cpu = float("inf")
+    floor_wall = floor_cpu = None
+    measure_floor = make_floor(matrix_products(config, *shape), options.dtype) if options.floor else None
     for _ in range(options.rounds):
         step_wall, step_cpu, (state, record) = timed(runtime.train_step, state, batch, record)
         wall, cpu = min(wall, step_wall), min(cpu, step_cpu)
-        floor_wall, floor_cpu = measure_floor()
+        if measure_floor is not None:
+            floor_wall, floor_cpu = measure_floor()
 
     count = accounting.count_tree({path: leaf.shape for path, leaf in flatten(runtime.abstract_params).items()})
     rate = shape[0] * shape[1] / wall
@@ -138,8 +138,8 @@ def main() -> None:
     device = jax.devices()[0]
     peak = peak_flops(device.device_kind)
     stats = device.memory_stats() or {}
-    result = {
-        "config": options.config,
+    return {
+        "config": name,
         "parameters": count.total,
         "batch": f"{shape[0]} x {shape[1]}",
         "dtype": options.dtype,
@@ -149,24 +149,43 @@ def main() -> None:
         "first_step_seconds": round(compile_seconds, 2),
         "seconds_per_step": round(wall, 4),
         "cpu_seconds_per_step": round(cpu, 3),
-        "floor_seconds": round(floor_wall, 4),
-        "floor_cpu_seconds": round(floor_cpu, 3),
-        "ratio": round(wall / floor_wall, 3),
-        "cpu_ratio": round(cpu / floor_cpu, 3),
+        "floor_seconds": floor_wall and round(floor_wall, 4),
+        "floor_cpu_seconds": floor_cpu and round(floor_cpu, 3),
+        "ratio": floor_wall and round(wall / floor_wall, 3),
+        "cpu_ratio": floor_cpu and round(cpu / floor_cpu, 3),
         "tokens_per_second": round(rate, 1),
         "tflops_per_second": round(rate * flops / 1e12, 3),
         "mfu": round(rate * flops / (peak * jax.device_count()), 4) if peak else None,
+        # Of the process so far: of several configurations, the largest comes first or its figure is the others'.
         "peak_memory_gib": round(
             stats.get("peak_bytes_in_use", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024) / 2**30, 3
         ),
         "loss": float(record[0, 0]),
     }
-    for name, value in result.items():
-        print(f"{name:22} {value}")
-    print(json.dumps(result))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--config", choices=CONFIGS, nargs="+", default=["llama-50m"])
+    parser.add_argument("--batch_size", type=int, default=4)
+    parser.add_argument("--length", type=int, default=512)
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--remat", choices=REMAT_POLICIES, default="none")
+    parser.add_argument("--loss_chunk_length", type=int, default=128)
+    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--no_floor", dest="floor", action="store_false", help="do not time the products alone")
+    parser.add_argument("--json", help="also write the results to this file, a list")
+    options = parser.parse_args()
+
+    results = []
+    for name in options.config:
+        results.append(measure(name, options))
+        for key, value in results[-1].items():
+            print(f"{key:22} {value}")
+        print(json.dumps(results[-1]), flush=True)
     if options.json:
         with open(options.json, "w") as file:
-            json.dump(result, file, indent=2)
+            json.dump(results, file, indent=2)
 
 
 if __name__ == "__main__":
