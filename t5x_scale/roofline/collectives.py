@@ -1,0 +1,184 @@
+"""The collectives of a compiled program: what each moves, between whom, and over which links.
+
+A collective is an instruction of that name, the `-start` of an asynchronous pair, an `async-start` or a fusion around
+one, or the `send` of a transfer between slices, which the compiler hands to the host.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+import numpy as np
+
+from t5x_scale.roofline.groups import parse_groups, parse_pairs
+from t5x_scale.roofline.hlo import Computation, Instruction, Module
+from t5x_scale.roofline.links import Constants, Machine, Route, dcn_bandwidth, find_route, transfer_seconds
+
+KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "ragged-all-to-all", "collective-permute",
+         "collective-broadcast")  # fmt: skip
+_GROUPS = re.compile(r"replica_groups=")
+_PAIRS = re.compile(r"source_target_pairs=")
+_COLORS = re.compile(r'"strategy":"(\w+)","debug":"[^"]*?colors:(\d+)')
+
+
+@dataclasses.dataclass(frozen=True)
+class Collective:
+    """One collective, once.
+
+    Attributes:
+      kind: one of `KINDS`.
+      axes: mesh axes that it spans; none is known of a transfer that the host makes.
+      size: devices of a group.
+      slices: slices that a group spans.
+      payload: bytes on a device of the larger side: what is reduced, the gathered result, what is exchanged.
+      seconds: on its links, undisturbed.
+      resources: links that it occupies: ("ici", dimension) or ("dcn",).
+      op_name: where it comes from.
+      is_async: whether it is an asynchronous pair.
+    """
+
+    kind: str
+    axes: tuple[str, ...]
+    size: int
+    slices: int
+    payload: float
+    seconds: float
+    resources: tuple[tuple, ...]
+    op_name: str
+    is_async: bool
+
+
+def base_kind(opcode: str) -> str | None:
+    """`all-gather-start` -> `all-gather`; None for what is no collective, or the end of one."""
+    name = opcode.removesuffix("-start")
+    return name if name in KINDS else None
+
+
+def find_collective(
+    module: Module, computation: Computation, instruction: Instruction, machine: Machine, constants: Constants
+) -> Collective | None:
+    """The collective that an instruction is or begins, or None."""
+    kind = base_kind(instruction.opcode)
+    if kind is not None:
+        is_async = instruction.opcode.endswith("-start")
+        payload = _payload(kind, computation.operand_bytes(instruction), instruction)
+        return _make(kind, instruction, payload, machine, constants, is_async)
+    if instruction.opcode == "send" and "megascale" in instruction.attributes:
+        return _between_slices(computation, instruction, machine, constants)
+    if instruction.opcode in ("fusion", "async-start"):
+        return _wrapped(module, computation, instruction, machine, constants)
+    return None
+
+
+def _wrapped(
+    module: Module, computation: Computation, instruction: Instruction, machine: Machine, constants: Constants
+) -> Collective | None:
+    inner = module.called(instruction, "calls")
+    if inner is None:
+        return None
+    for part in inner.instructions:
+        kind = base_kind(part.opcode)
+        if kind is None:
+            continue
+        payload = _payload(kind, inner.operand_bytes(part), part)
+        # An all-reduce of which each device keeps its own part.
+        if kind == "all-reduce" and 0 < inner.root.bytes < part.bytes:
+            kind = "reduce-scatter"
+        merged = dataclasses.replace(part, attributes=part.attributes + instruction.attributes)
+        return _make(kind, merged, payload, machine, constants, instruction.opcode == "async-start")
+    return None
+
+
+def _payload(kind: str, operand_bytes: float, instruction: Instruction) -> float:
+    if kind == "all-gather" and not instruction.opcode.endswith("-start"):
+        return instruction.bytes
+    if kind == "all-gather":
+        # The start's result holds the operands as well.
+        return instruction.bytes - operand_bytes
+    return operand_bytes or instruction.bytes
+
+
+def _make(
+    kind: str, instruction: Instruction, payload: float, machine: Machine, constants: Constants, is_async: bool
+) -> Collective:
+    if kind == "collective-permute":
+        members, route = _permuted(instruction, machine)
+    else:
+        members = _members(instruction, machine)
+        route = _as_compiled(find_route(machine, members), instruction)
+    timed = {"ragged-all-to-all": "all-to-all", "collective-broadcast": "all-gather"}.get(kind, kind)
+    resources = tuple(("ici", dim) for dim in route.dims) or (("ici", 0),)
+    if route.slices > 1:
+        resources += (("dcn",),)
+    return Collective(
+        kind=kind,
+        axes=machine.axes_of(members),
+        size=route.size,
+        slices=route.slices,
+        payload=payload,
+        seconds=transfer_seconds(machine, route, timed, payload, constants),
+        resources=resources,
+        op_name=instruction.op_name,
+        is_async=is_async,
+    )
+
+
+def _members(instruction: Instruction, machine: Machine) -> np.ndarray:
+    match = _GROUPS.search(instruction.attributes)
+    if match is None:
+        return np.arange(machine.num_devices)
+    return parse_groups(instruction.attributes[match.end() :], machine.num_devices)[0]
+
+
+def _permuted(instruction: Instruction, machine: Machine) -> tuple[np.ndarray, Route]:
+    """Sender and receiver of the longest way of a permutation, and the links between."""
+    match = _PAIRS.search(instruction.attributes)
+    text = instruction.attributes[match.end() :].split("}}")[0] + "}}" if match else ""
+    pairs = parse_pairs(text)
+    pairs = pairs[pairs[:, 0] != pairs[:, 1]]
+    if not len(pairs):
+        return np.array([0]), Route(1, 1, (), (), 1.0, 0)
+    crosses = (machine.slices[pairs[:, 0]] != machine.slices[pairs[:, 1]]).any()
+    slices = 2 if crosses else 1
+    if machine.coords is None:
+        return pairs[0], Route(2 * slices, slices, (), (), 1.0, 1)
+    steps = np.abs(machine.coords[pairs[:, 0]] - machine.coords[pairs[:, 1]])
+    for dim, size in enumerate(machine.torus):
+        if machine.wraps(dim):
+            steps[:, dim] = np.minimum(steps[:, dim], size - steps[:, dim])
+    hops = steps.sum(axis=1)
+    longest = int(hops.argmax())
+    dims = tuple(np.flatnonzero(steps.any(axis=0)).tolist())
+    route = Route(2 * slices, slices, dims, (2,) * len(dims), 1.0, max(int(hops.max()), 1))
+    return pairs[longest], route
+
+
+def _as_compiled(route: Route, instruction: Instruction) -> Route:
+    """The route with as many lanes as the compiler's algorithm uses of those that there are."""
+    if not route.dims:
+        return route
+    strategy = _COLORS.search(instruction.attributes)
+    if strategy is not None:
+        name, colors = strategy.group(1), int(strategy.group(2))
+        lanes = colors if name.startswith("UniDirection") else 2 * colors
+        is_ring = "StrategyRing" in name
+    elif '"emitter":"1DAllGather' in instruction.attributes:
+        lanes, is_ring = 2, True
+    else:
+        return route
+    hops = route.within // 2 if is_ring else route.hops
+    return dataclasses.replace(route, lanes=min(route.lanes, float(lanes)), hops=hops)
+
+
+def _between_slices(
+    computation: Computation, instruction: Instruction, machine: Machine, constants: Constants
+) -> Collective:
+    data = computation.find(instruction.operands[0]) if instruction.operands else None
+    payload = float(data.bytes if data is not None else instruction.arrays[0].bytes)
+    name = instruction.find(r'_xla_megascale_transfer_type="(\w+)"') or "SEND"
+    kind = name.lower().replace("_", "-")
+    slices = len(set(machine.slices.tolist()))
+    passes = 2 * (1 - 1 / slices) if kind == "all-reduce" else 1.0
+    seconds = constants.launch_seconds + passes * payload / dcn_bandwidth(machine, constants)
+    return Collective(kind, ("dcn",), slices, slices, payload, seconds, (("dcn",),), instruction.op_name, True)

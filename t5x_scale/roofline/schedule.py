@@ -1,0 +1,241 @@
+"""Walks a scheduled program with a clock: what computes, what waits for which links, and how long it all takes.
+
+The text of a compiled program is its schedule. One stream computes, in order; transfers begin at their `-start`, run on
+their links while the stream goes on, and are waited for at their `-done`. What is left over of a transfer then is
+exposed; a collective that is no pair is exposed as a whole. Loops are walked once and multiplied.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import defaultdict
+
+from t5x_scale.roofline.chips import Chip
+from t5x_scale.roofline.collectives import Collective, find_collective
+from t5x_scale.roofline.flops import fused_flops
+from t5x_scale.roofline.hlo import HBM, HOST, Computation, Instruction, Module
+from t5x_scale.roofline.kernels import KernelModel, is_kernel, kernel_cost
+from t5x_scale.roofline.links import Constants, Machine
+from t5x_scale.roofline.loops import trip_count
+
+# What takes no time: names for what is already there, and numbers of the device.
+_FREE = {"parameter", "constant", "get-tuple-element", "tuple", "bitcast", "after-all", "partition-id", "replica-id",
+         "opt-barrier", "add-dependency", "domain", "send-done", "recv"}  # fmt: skip
+_MATMUL, _KERNEL, _OTHER = "matmul", "kernel", "other"
+
+
+@dataclasses.dataclass
+class Use:
+    """A collective and what became of it: how often it runs a step, and the seconds of all runs that are exposed."""
+
+    collective: Collective
+    count: float
+    exposed: float
+
+
+@dataclasses.dataclass
+class Walk:
+    """What a computation costs, loops multiplied in. Seconds of one device.
+
+    Attributes:
+      seconds: from beginning to end.
+      busy: kind (`matmul`, `kernel`, `other`) -> seconds that the stream computes.
+      flops: of matrix products and kernels.
+      uses: collectives by name.
+      host_exposed: seconds waited for host memory.
+      instructions: name -> (seconds, kind, times a step, FLOPs once) of what computes.
+      unknown_loops: loops whose turns the text does not say; walked once.
+    """
+
+    seconds: float = 0.0
+    busy: dict[str, float] = dataclasses.field(default_factory=lambda: defaultdict(float))
+    flops: float = 0.0
+    uses: dict[str, Use] = dataclasses.field(default_factory=dict)
+    host_exposed: float = 0.0
+    instructions: dict[str, tuple[float, str, float, float, str]] = dataclasses.field(default_factory=dict)
+    unknown_loops: list[str] = dataclasses.field(default_factory=list)
+
+    def add(self, other: Walk, times: float = 1.0) -> None:
+        """Adds what another computation costs, `times` times."""
+        self.seconds += times * other.seconds
+        self.flops += times * other.flops
+        self.host_exposed += times * other.host_exposed
+        self.unknown_loops += other.unknown_loops
+        for kind, seconds in other.busy.items():
+            self.busy[kind] += times * seconds
+        for name, use in other.uses.items():
+            self.use(name, use.collective, times * use.count, times * use.exposed)
+        for name, (seconds, kind, count, flops, op_name) in other.instructions.items():
+            before = self.instructions.get(name, (0, kind, 0, flops, op_name))
+            self.instructions[name] = (seconds * times + before[0], kind, count * times + before[2], flops, op_name)
+
+    def use(self, name: str, collective: Collective, count: float, exposed: float) -> None:
+        """Records runs of a collective."""
+        known = self.uses.setdefault(name, Use(collective, 0.0, 0.0))
+        known.count += count
+        known.exposed += exposed
+
+    def compute(self, name: str, kind: str, seconds: float, flops: float, op_name: str) -> None:
+        """Records an instruction that computes."""
+        self.seconds += seconds
+        self.busy[kind] += seconds
+        self.flops += flops
+        if seconds:
+            self.instructions[name] = (seconds, kind, 1.0, flops, op_name)
+
+
+class Scheduler:
+    """Walks the computations of a module for a machine."""
+
+    def __init__(self, module: Module, machine: Machine, constants: Constants, kernels: KernelModel):
+        self.module = module
+        self.machine = machine
+        self.constants = constants
+        self.kernels = kernels
+        self._walked: dict[str, Walk] = {}
+
+    def walk(self, computation: Computation) -> Walk:
+        """What one run of a computation costs."""
+        if computation.name not in self._walked:
+            self._walked[computation.name] = _Stream(self, computation).run()
+        return self._walked[computation.name]
+
+
+class _Stream:
+    """One run through a computation."""
+
+    def __init__(self, scheduler: Scheduler, computation: Computation):
+        self.scheduler = scheduler
+        self.computation = computation
+        self.result = Walk()
+        self.free_at: dict[tuple, float] = defaultdict(float)
+        self.occupied: dict[tuple, float] = defaultdict(float)
+        # What the ends of a transfer have in common -> (when it is over, name and collective, or None for a copy).
+        self.pending: dict[str, tuple[float, tuple[str, Collective] | None]] = {}
+
+    def run(self) -> Walk:
+        for instruction in self.computation.instructions:
+            self._step(instruction)
+        # What was begun here and ends in the next turn of a loop: the links limit how fast turns can follow.
+        limit = max(self.occupied.values(), default=0.0)
+        if limit > self.result.seconds:
+            self.result.seconds = limit
+        return self.result
+
+    def _step(self, instruction: Instruction) -> None:
+        opcode = instruction.opcode
+        if opcode in _FREE:
+            return
+        if opcode in ("while", "call", "conditional"):
+            self._descend(instruction)
+        elif opcode.endswith("-done"):
+            self._finish(instruction)
+        elif opcode == "copy-start":
+            self._copy(instruction)
+        else:
+            self._start_or_compute(instruction)
+
+    def _start_or_compute(self, instruction: Instruction) -> None:
+        scheduler = self.scheduler
+        collective = find_collective(
+            scheduler.module, self.computation, instruction, scheduler.machine, scheduler.constants
+        )
+        if collective is None:
+            kind, seconds, flops = instruction_cost(
+                scheduler.module, self.computation, instruction, scheduler.machine.chip, scheduler.kernels
+            )
+            seconds *= scheduler.constants.compute_stretch
+            self.result.compute(instruction.name, kind, seconds, flops, instruction.op_name)
+            return
+        end = self._occupy(collective.resources, collective.seconds)
+        if collective.is_async:
+            self.pending[_pair(instruction)] = (end, (instruction.name, collective))
+            self.result.use(instruction.name, collective, 1.0, 0.0)
+        else:
+            self.result.use(instruction.name, collective, 1.0, end - self.result.seconds)
+            self.result.seconds = end
+
+    def _finish(self, instruction: Instruction) -> None:
+        started = self.computation.find(instruction.operands[0]) if instruction.operands else None
+        if started is None:
+            return
+        end, begun = self.pending.pop(_pair(started), (0.0, None))
+        wait = max(end - self.result.seconds, 0.0)
+        self.result.seconds += wait
+        if begun is not None:
+            self.result.use(*begun, 0.0, wait)
+        else:
+            self.result.host_exposed += wait
+
+    def _copy(self, instruction: Instruction) -> None:
+        """Copies to and from the host's memory take time; those between HBM and the chip's own are prefetches."""
+        spaces = {array.space for array in instruction.arrays[:2]}
+        bandwidth = self.scheduler.machine.chip.host_bandwidth
+        if HOST in spaces and bandwidth:
+            seconds = instruction.arrays[0].bytes / bandwidth
+            self.pending[_pair(instruction)] = (self._occupy((("host",),), seconds), None)
+
+    def _occupy(self, resources: tuple[tuple, ...], seconds: float) -> float:
+        """The moment at which a transfer that is asked for now is over."""
+        start = max([self.result.seconds, *(self.free_at[resource] for resource in resources)])
+        for resource in resources:
+            self.free_at[resource] = start + seconds
+            self.occupied[resource] += seconds
+        return start + seconds
+
+    def _descend(self, instruction: Instruction) -> None:
+        module, scheduler = self.scheduler.module, self.scheduler
+        if instruction.opcode == "while":
+            body = module.called(instruction, "body")
+            turns = trip_count(module, self.computation, instruction)
+            if turns is None:
+                self.result.unknown_loops.append(instruction.op_name or instruction.name)
+            if body is not None:
+                self.result.add(scheduler.walk(body), 1 if turns is None else turns)
+            return
+        names = [name for role, name in instruction.called.items() if role != "condition"]
+        walks = [scheduler.walk(module.computations[name]) for name in names if name in module.computations]
+        if walks:
+            # Of the branches of a condition the dearest.
+            self.result.add(max(walks, key=lambda walk: walk.seconds))
+
+
+def _pair(instruction: Instruction) -> str:
+    """What the two ends of a transfer have in common: the name of its start, or of a meeting point between slices."""
+    return instruction.find(r'_xla_host_transfer_rendezvous="([^"]*)"') or instruction.name
+
+
+def instruction_cost(
+    module: Module, computation: Computation, instruction: Instruction, chip: Chip, kernels: KernelModel
+) -> tuple[str, float, float]:
+    """(kind, seconds, FLOPs) of an instruction that computes.
+
+    The compiler's estimate where there is one; otherwise what memory or the matrix unit allows.
+    """
+    if is_kernel(instruction):
+        cost = kernel_cost(computation, instruction, chip, kernels)
+        return _KERNEL, cost.seconds, cost.flops
+    flops = fused_flops(module, computation, instruction)
+    kind = _MATMUL if flops else _OTHER
+    if instruction.estimated_cycles is not None and chip.clock:
+        return kind, instruction.estimated_cycles / chip.clock, flops
+    moved = _moved_bytes(computation, instruction) / (chip.hbm_bandwidth / chip.devices)
+    return kind, max(moved, flops / chip.device_peak_flops), flops
+
+
+def _moved_bytes(computation: Computation, instruction: Instruction) -> float:
+    """Bytes between HBM and the chip; what is updated in place or sliced moves only the part."""
+    written = sum(array.bytes for array in instruction.arrays if array.space == HBM)
+    if instruction.opcode in ("iota", "broadcast", "custom-call", "rng-bit-generator"):
+        return written if instruction.opcode != "custom-call" else 0.0
+    if instruction.opcode in ("dynamic-slice", "slice", "gather"):
+        return 2 * written
+    read = [sum(a.bytes for a in operand.arrays if a.space == HBM) for operand in computation.operands(instruction)]
+    if "dynamic-update-slice" in (instruction.opcode, computation_root(instruction)) and read:
+        return 2 * (sum(read) - max(read))
+    return written + sum(read)
+
+
+def computation_root(instruction: Instruction) -> str:
+    """The word with which the compiler names a fusion after its root."""
+    return "dynamic-update-slice" if "dynamic-update-slice" in instruction.name else ""
