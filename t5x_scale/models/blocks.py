@@ -16,6 +16,7 @@ from t5x_scale.layers.attention import Attention, Cache
 from t5x_scale.layers.masks import Mask
 from t5x_scale.layers.mlp import GatedMlp
 from t5x_scale.layers.norm import RMSNorm
+from t5x_scale.layers.residual import enter_branch, leave_branch
 from t5x_scale.models.config import ModelConfig
 
 Factory = Callable[..., nn.Module]
@@ -48,12 +49,21 @@ class Block(nn.Module):
         c = self.config
         shapes = {"embed_dim": c.embed_dim, "mlp_dim": c.mlp_dim, **self._dtypes(), "name": "mlp"}
         if not c.num_experts:
-            return self.mlp(**shapes)(x)
+            return leave_branch(self.mlp(**shapes)(x))
         experts = {"num_experts": c.num_experts, "num_experts_per_token": c.num_experts_per_token}
-        return self.mlp(**shapes, **experts)(x, mask)
+        return leave_branch(self.mlp(**shapes, **experts)(x, mask))
 
     def _norm(self, name: str) -> nn.Module:
         return self.norm(dim=self.config.embed_dim, **self._dtypes(), name=name)
+
+    def _enter(self, norm: str, x: jax.Array) -> jax.Array:
+        return enter_branch(self._norm(norm)(x))
+
+    def _attend(
+        self, x: jax.Array, mask: Mask, positions: jax.Array, cache: Cache | None
+    ) -> tuple[jax.Array, Cache | None]:
+        attended, cache = self._attention(name="self_attention")(x, mask, positions, cache)
+        return leave_branch(attended), cache
 
     def empty_cache(self, batch_size: int, length: int) -> Cache:
         """The cache of one layer, as its attention makes it. Needs no parameters."""
@@ -67,8 +77,8 @@ class ParallelBlock(Block):
     def __call__(
         self, x: jax.Array, mask: Mask, positions: jax.Array, cache: Cache | None = None
     ) -> tuple[jax.Array, Cache | None]:
-        h = self._norm("pre_norm")(x)
-        attended, cache = self._attention(name="self_attention")(h, mask, positions, cache)
+        h = self._enter("pre_norm", x)
+        attended, cache = self._attend(h, mask, positions, cache)
         return x + attended + self._feed_forward(h, mask), cache
 
 
@@ -79,9 +89,9 @@ class TwoNormParallelBlock(Block):
     def __call__(
         self, x: jax.Array, mask: Mask, positions: jax.Array, cache: Cache | None = None
     ) -> tuple[jax.Array, Cache | None]:
-        h = self._norm("pre_norm")(x)
-        attended, cache = self._attention(name="self_attention")(h, mask, positions, cache)
-        return x + attended + self._feed_forward(self._norm("pre_mlp_norm")(x), mask), cache
+        h = self._enter("pre_norm", x)
+        attended, cache = self._attend(h, mask, positions, cache)
+        return x + attended + self._feed_forward(self._enter("pre_mlp_norm", x), mask), cache
 
 
 class SerialBlock(Block):
@@ -91,10 +101,10 @@ class SerialBlock(Block):
     def __call__(
         self, x: jax.Array, mask: Mask, positions: jax.Array, cache: Cache | None = None
     ) -> tuple[jax.Array, Cache | None]:
-        h = self._norm("pre_norm")(x)
-        attended, cache = self._attention(name="self_attention")(h, mask, positions, cache)
+        h = self._enter("pre_norm", x)
+        attended, cache = self._attend(h, mask, positions, cache)
         x = x + attended
-        return x + self._feed_forward(self._norm("pre_mlp_norm")(x), mask), cache
+        return x + self._feed_forward(self._enter("pre_mlp_norm", x), mask), cache
 
 
 class SandwichBlock(Block):
@@ -104,8 +114,8 @@ class SandwichBlock(Block):
     def __call__(
         self, x: jax.Array, mask: Mask, positions: jax.Array, cache: Cache | None = None
     ) -> tuple[jax.Array, Cache | None]:
-        h = self._norm("pre_norm")(x)
-        attended, cache = self._attention(name="self_attention")(h, mask, positions, cache)
+        h = self._enter("pre_norm", x)
+        attended, cache = self._attend(h, mask, positions, cache)
         x = x + self._norm("post_attention_norm")(attended)
-        fed = self._feed_forward(self._norm("pre_mlp_norm")(x), mask)
+        fed = self._feed_forward(self._enter("pre_mlp_norm", x), mask)
         return x + self._norm("post_mlp_norm")(fed), cache

@@ -8,11 +8,13 @@ of Models, section 3.3.2). Everything but attention is the same at all places an
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import AbstractMesh, Mesh
 
 from t5x_scale.core import batch as fields
 from t5x_scale.core.errors import UserError, did_you_mean
@@ -28,42 +30,43 @@ def check_order(order: str) -> None:
     """
     if order not in ORDERS:
         hint = did_you_mean(str(order), ORDERS) or f"; known are {', '.join(ORDERS)}"
-        raise UserError(f"context_order: unknown order {order!r}{hint}")
+        raise UserError(f"StepConfig.context_order: unknown '{order}'{hint}")
 
 
-def check_length(length: int, mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh, rules: Rules, order: str) -> None:
-    """Checks that rows of `length` can be split in `order`.
+def check_length(length: int, mesh: Mesh | AbstractMesh, rules: Rules, order: str) -> None:
+    """Checks that rows of `length` can be split in `order`, and the residual stream as the rules have it.
 
     Raises:
-      UserError: with the nearest lengths that can.
+      UserError: with the nearest length that can.
     """
-    devices = length_devices(mesh, rules)
-    pieces = 2 * devices if order == "zigzag" and devices > 1 else devices
+    devices, residual = length_devices(mesh, rules), _names(mesh, rules, "residual_length")
+    folds = 2 if order == "zigzag" and devices > 1 else 1
+    pieces = math.lcm(folds * devices, math.prod(mesh.shape[name] for name in residual))
     if length % pieces:
-        below, above = length // pieces * pieces, -(-length // pieces) * pieces
-        nearest = f"{below} or {above}" if below else f"{above}"
+        names = dict.fromkeys((*_names(mesh, rules, "length"), *residual))
+        written = " x ".join(f"{name}={mesh.shape[name]}" for name in names)
         raise UserError(
-            f"rows of {length} tokens do not divide into {pieces} pieces for {devices} devices along the length in "
-            f"{order} order; the nearest that do have {nearest}"
+            f"rows of {length} tokens do not divide over {written}{' in zigzag order' if folds == 2 else ''}: the "
+            f"length must be a multiple of {pieces}, such as {length // pieces * pieces or pieces}"
         )
 
 
-def length_devices(mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh, rules: Rules) -> int:
-    """Over how many devices the length is split."""
-    axis = length_axis(mesh, rules)
-    return 1 if axis is None else mesh.shape[axis]
-
-
-def length_axis(mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh, rules: Rules) -> str | None:
+def length_axis(mesh: Mesh | AbstractMesh, rules: Rules) -> str | None:
     """The mesh axis that splits the length, if it has more than one device.
 
     Raises:
       UserError: there are several.
     """
-    entry = (*to_spec(rules, ("length",), mesh), None)[0]
-    if isinstance(entry, tuple):
-        raise UserError(f"rules: attention needs 'length' on one mesh axis, not on {' and '.join(entry)}")
-    return entry
+    names = _names(mesh, rules, "length")
+    if len(names) > 1:
+        raise UserError(f"rules: attention needs 'length' on one mesh axis, not on {' and '.join(names)}")
+    return names[0] if names else None
+
+
+def length_devices(mesh: Mesh | AbstractMesh, rules: Rules) -> int:
+    """Over how many devices the length is split."""
+    axis = length_axis(mesh, rules)
+    return 1 if axis is None else mesh.shape[axis]
 
 
 def places(length: int, devices: int, order: str) -> np.ndarray:
@@ -87,11 +90,17 @@ def in_order(batch: Mapping[str, jax.Array], order: str) -> Mapping[str, jax.Arr
     if context is None:
         return batch
     rows, length = batch[fields.INPUT_TOKENS].shape
-    devices = length_devices(*context)
     check_length(length, *context, order)
+    devices = length_devices(*context)
     if devices == 1 or order == "contiguous":
         return batch
     index = places(length, devices, order)
     moved = {name: jnp.take(x, index, axis=1) for name, x in batch.items()}
     moved[fields.INDEX] = jnp.broadcast_to(index, (rows, length))
     return {name: constrain(x, fields.AXES) for name, x in moved.items()}
+
+
+def _names(mesh: Mesh | AbstractMesh, rules: Rules, axis: str) -> tuple[str, ...]:
+    """The mesh axes of more than one device that split a logical axis."""
+    entry = (*to_spec(rules, (axis,), mesh), None)[0]
+    return () if entry is None else (entry,) if isinstance(entry, str) else entry

@@ -133,6 +133,8 @@ def _attend(layout: _Layout, q: jax.Array, k: jax.Array, v: jax.Array, vectors: 
 
 
 def _forward(layout: _Layout, q: jax.Array, k: jax.Array, v: jax.Array, vectors: _Vectors):
+    # A loop over layers would otherwise find that masks are the same in all of them, and make each, L x L, in front of it.
+    q, vectors = jax.lax.optimization_barrier((q, vectors))
     out, log_z = jax.shard_map(
         functools.partial(_forward_shard, layout),
         mesh=layout.mesh,
