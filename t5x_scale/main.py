@@ -10,11 +10,13 @@ import importlib
 import os
 import shlex
 import sys
+import traceback
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from t5x_scale import __version__
 from t5x_scale.commands import COMMANDS, FLAGS, SUMMARIES, Flag
+from t5x_scale.core import distributed
 from t5x_scale.core.errors import UserError
 
 EXIT_DONE = 0
@@ -48,11 +50,26 @@ def main(
         return _main(words, commands, flags, summaries)
     except UserError as error:
         print(f"t5x_scale: error: {_one_line(error)}", file=sys.stderr)
-        return EXIT_ERROR
+        return _leave(error)
     except BrokenPipeError:
         # Whoever read our output has seen enough (`t5x_scale infer … | head`). What is left goes nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_PIPE
+    except (Exception, KeyboardInterrupt) as error:
+        if not distributed.is_joined():
+            raise
+        if distributed.has_lost_others(error):
+            print(f"t5x_scale: error: {distributed.LOST}", file=sys.stderr)
+        else:
+            traceback.print_exc()
+        return _leave(error)
+
+
+def _leave(error: BaseException) -> int:
+    """The exit code after an error, at once where other processes of the run may be waiting for this one."""
+    if distributed.has_lost_others(error):
+        return distributed.leave_run(EXIT_RESUMABLE, waiting=False)
+    return distributed.leave_run(EXIT_ERROR)
 
 
 def console_entry() -> NoReturn:
@@ -146,7 +163,9 @@ def _make_parser(command: str, own_flags: dict[str, Flag], summaries: dict[str, 
     )
     parser.add_argument("--dry_run", action="store_true", help="print the resolved configuration and stop")
     for name, flag in own_flags.items():
-        parser.add_argument(name, action="append", metavar="VALUE", dest=name, help=f"{flag.help} ({flag.binding})")
+        alone = {} if flag.alone is None else {"nargs": "?", "const": flag.alone}
+        about = f"{flag.help} ({flag.binding})"
+        parser.add_argument(name, action="append", metavar="VALUE", dest=name, help=about, **alone)
         if flag.positional:
             parser.add_argument(f"alone{name}", nargs="?", metavar=name.lstrip("-").upper(), help=flag.help)
     return parser
@@ -177,6 +196,9 @@ def _settings(options: argparse.Namespace, gin_words: list[str], own_flags: dict
         if flag.positional and (alone := getattr(options, f"alone{name}")) is not None:
             values = [*values, alone]
         if not values:
+            continue
+        if flag.binding.startswith("$"):
+            os.environ[flag.binding.removeprefix("$")] = values[-1]
             continue
         if flag.repeated and flag.literal:
             value: Any = f"({', '.join(values)},)"

@@ -6,6 +6,8 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from t5x_scale.core.distributed import wait_for_all
+
 # Newest steps that process 0 tells the others about; a collective needs a fixed size.
 MAX_STEPS = 1024
 
@@ -34,6 +36,5 @@ def share_steps(steps: list[int]) -> list[int]:
 
 
 def synchronise(name: str) -> None:
-    """Waits until every process is here."""
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(name)
+    """Waits until every process is here, within the time that the run allows."""
+    wait_for_all(name)

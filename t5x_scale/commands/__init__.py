@@ -11,14 +11,16 @@ from typing import NamedTuple
 
 
 class Flag(NamedTuple):
-    """A convenience flag of one command: another way to write a gin binding.
+    """A convenience flag of one command: another way to write a gin binding, or a variable of the environment.
 
     Attributes:
-      binding: what the flag sets, written as after `--gin.`: a macro or `module.function.parameter`.
+      binding: what the flag sets, written as after `--gin.`: a macro or `module.function.parameter`; or `$VARIABLE`,
+        for what differs between the processes of a run and so belongs in no configuration.
       help: one line for `--help`.
       repeated: the flag may be given many times and sets the tuple of its values.
       positional: the value may stand alone, without the name of the flag.
       literal: the value is gin (`7`, `None`, `@module.function`); otherwise it is text and needs no quotes.
+      alone: what the flag sets when it is given without a value.
     """
 
     binding: str
@@ -26,6 +28,7 @@ class Flag(NamedTuple):
     repeated: bool = False
     literal: bool = False
     positional: bool = False
+    alone: str | None = None
 
 
 # What the command line calls -> "module:function".
@@ -52,13 +55,31 @@ SUMMARIES: dict[str, str] = {
     "precompile": "compile the training step for a machine that is not here, and say what it takes of it",
 }
 
+# Where a process stands among those of its run, where neither a Cloud TPU nor a launcher says so.
+_PLACE = {
+    "--coordinator_address": Flag("$JAX_COORDINATOR_ADDRESS", "host:port of process 0, the same for all processes"),
+    "--num_processes": Flag("$JAX_NUM_PROCESSES", "the number of processes; 1 is a process on its own"),
+    "--process_id": Flag("$JAX_PROCESS_ID", "which of them this is, from 0"),
+}
+
 # command -> flag -> what it sets.
 FLAGS: dict[str, dict[str, Flag]] = {
+    "train": _PLACE,
     "eval": {
+        **_PLACE,
         "--checkpoint_path": Flag(
             "evaluate.evaluate.checkpoint_path", "a run, or one step of it, instead of MODEL_DIR"
         ),
         "--output": Flag("evaluate.evaluate.output", "a JSON file for the results"),
+    },
+    "precompile": {
+        "--search": Flag(
+            "precompile.precompile.search",
+            "compile candidates and name the fastest that fits; @search.Search() for those of a gin file",
+            literal=True,
+            alone="True",
+        ),
+        "--output": Flag("precompile.precompile.output", "a JSON file for the results"),
     },
     "report": {"--model_dir": Flag("report.report.model_dir", "the run", positional=True)},
     "import": {
@@ -80,6 +101,7 @@ FLAGS: dict[str, dict[str, Flag]] = {
         "--vocab_size": Flag("export.export.vocab_size", "rows of the token table that go out", literal=True),
     },
     "infer": {
+        **_PLACE,
         "--prompt": Flag("infer.infer.prompts", "a prompt; may be given many times", repeated=True),
         "--prompts_file": Flag("infer.infer.prompts_file", "a file of prompts, one a line, or .jsonl"),
         "--output": Flag("infer.infer.output", "a .jsonl file for the completions"),

@@ -8,7 +8,7 @@ import jax
 
 from t5x_scale import run_files
 from t5x_scale.beginning import load_parameters
-from t5x_scale.core.distributed import join_run
+from t5x_scale.core.distributed import ProcessConfig, join_run
 from t5x_scale.core.files import make_directory, to_path, write_json
 from t5x_scale.data.pipeline import DataConfig, make_eval_sources
 from t5x_scale.evaluation import EvaluationConfig
@@ -23,6 +23,7 @@ def evaluate(
     checkpoint_path: str | None = None,
     evaluation: EvaluationConfig = EvaluationConfig(),
     output: str | None = None,
+    processes: ProcessConfig = ProcessConfig(),
 ) -> int:
     """Evaluates the newest checkpoint of a run, or the one named, and prints a table.
 
@@ -33,11 +34,12 @@ def evaluate(
       checkpoint_path: a run or a step of one, in place of `model_dir`.
       evaluation: the split, batch size and number of batches.
       output: a JSON file for the results, or None.
+      processes: how long several processes wait for each other.
 
     Returns:
       0.
     """
-    join_run()
+    join_run(processes)
     run_files.check_settings(model_dir)
     runtime = program.make()
     run_files.check_data(runtime, data, evaluation.batch_size)

@@ -12,7 +12,7 @@ import jax
 from t5x_scale import run_files
 from t5x_scale.beginning import load_parameters
 from t5x_scale.core import files
-from t5x_scale.core.distributed import join_run
+from t5x_scale.core.distributed import ProcessConfig, join_run
 from t5x_scale.core.errors import UserError
 from t5x_scale.data.vocabulary import load_vocabulary
 from t5x_scale.decode.generation import Generator
@@ -44,6 +44,7 @@ def infer(
     prefix_lm: bool = False,
     begin: str | None = None,
     mode: str | None = None,
+    processes: ProcessConfig = ProcessConfig(),
 ) -> int:
     """Completes prompts: text appears on the terminal as it is made, records go to a file.
 
@@ -64,11 +65,12 @@ def infer(
       prefix_lm: the tokens of a prompt see each other in both directions, for models trained so (UL2R).
       begin: `eod` or `bos`: this token comes before every prompt. By default only an empty prompt gets one.
       mode: a mode of UL2 to put before every prompt, such as `[S2S]`.
+      processes: how long several processes wait for each other.
 
     Returns:
       0.
     """
-    join_run()
+    join_run(processes)
     sampling = SamplingConfig(temperature, top_k, top_p, max_new_tokens, seed)
     texts = _gather(prompts, prompts_file)
     vocabulary_ = load_vocabulary(vocabulary)

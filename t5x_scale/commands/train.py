@@ -16,7 +16,7 @@ from t5x_scale.beginning import Beginning, begin, check_beginning
 from t5x_scale.checkpoint.manager import CheckpointConfig, CheckpointManager
 from t5x_scale.checkpoint.resume import compare_run_records
 from t5x_scale.conversion.starting import Surgery
-from t5x_scale.core.distributed import join_run
+from t5x_scale.core.distributed import ProcessConfig, join_run
 from t5x_scale.core.files import make_directory
 from t5x_scale.core.preemption import StopSignal
 from t5x_scale.data.batch_source import BatchSource
@@ -48,6 +48,7 @@ def train(
     initial_transforms: Sequence[Surgery] = (),
     initial_optimizer: str = "reset",
     log_every_steps: int = 10,
+    processes: ProcessConfig = ProcessConfig(),
     config_text: str = "",
     command_line: str = "",
 ) -> int:
@@ -65,18 +66,20 @@ def train(
       initial_transforms: surgeries on it, in order, such as `[@depth.DepthUpscale()]`.
       initial_optimizer: "reset" begins with a fresh optimiser, "restore" with that checkpoint's moments.
       log_every_steps: steps between status lines; metrics are recorded for every step in any case.
+      processes: how long the processes of a run wait for each other.
       config_text: the resolved configuration, kept beside the run.
       command_line: the words of this command, likewise.
 
     Returns:
       0 when `train_steps` steps are done, 75 when stopped, saved and resumable.
     """
-    join_run()
+    join_run(processes)
     run_files.check_settings(model_dir, train_steps=train_steps, log_every_steps=log_every_steps)
     runtime = program.make()
     run_files.check_data(runtime, data, evaluation.batch_size)
     beginning = Beginning(initial_checkpoint_path, tuple(initial_transforms), initial_optimizer)
     run_files.check_run(model_dir, run_files.make_record(runtime, data, train_steps, beginning), train_steps)
+    run_files.warn_of_copies(runtime)
     if not CheckpointManager(model_dir).steps():
         check_beginning(runtime, beginning)
     make_directory(model_dir)
