@@ -6,9 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from t5x_scale.layers.masks import NO_WINDOW, Mask, make_mask
-from t5x_scale.layers.ops.attention.splash import attention_splash
+from t5x_scale.layers.ops.attention.splash import attention_splash, fitting_block
+from t5x_scale.partitioning.axes import MESH_AXES
+from t5x_scale.partitioning.rules import fsdp_model
+from t5x_scale.partitioning.shardings import activation_rules
 
 FAST = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
 B, N, H = 2, 4, 32
@@ -103,3 +108,87 @@ def test_forward_and_gradients(case):
     got, expected = both(length, kv_heads, **options)
     for name, x, y in zip(("out", "dq", "dk", "dv"), got, expected, strict=True):
         np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5, err_msg=name)
+
+
+def test_bfloat16_is_as_near_as_its_rounding():
+    got, expected = both(300, 2, packed=True, prefixed=True, dtype=jnp.bfloat16)
+    for name, x, y in zip(("out", "dq", "dk", "dv"), got, expected, strict=True):
+        assert x.dtype == jnp.bfloat16
+        # Queries times scale, weights, logit gradients and results are each rounded to 8 bits (half an ulp: 2^-9 of the
+        # value), and a sum keeps the error of its largest terms: 4 roundings of the largest entry bound it.
+        bound = 4 * 2**-8 * np.abs(y).max()
+        assert np.abs(np.asarray(x, np.float32) - y).max() < bound, name
+
+
+def test_large_logits_stay_finite():
+    q, d_out, k, v = draw(200, 2, np.float32, np.random.default_rng(0))
+    mask = make_mask(*(jnp.asarray(x) for x in packed_rows(200, np.random.default_rng(1))))
+    results = jax.jit(
+        lambda d, *a: run(lambda *a: attention_splash(*a, mask, scale=1.0, block=128), d, *a), compiler_options=FAST
+    )(d_out, 300 * q, 300 * k, v)
+    assert all(np.isfinite(x).all() for x in results)
+
+
+@pytest.mark.parametrize(("batch", "heads", "kv_heads"), [(4, 8, 1), (4, 8, 2), (4, 8, 4), (4, 12, 3), (3, 8, 2)])
+def test_on_a_mesh(batch, heads, kv_heads):
+    """Two ways over the batch and four over heads: kv heads split, shared, and read by heads of two devices."""
+    length, rng = 150, np.random.default_rng(heads + kv_heads)
+    shapes = [(batch, length, n, 16) for n in (heads, heads, kv_heads, kv_heads)]
+    d_out, q, k, v = (jnp.asarray(rng.standard_normal(shape), np.float32) for shape in shapes)
+    segments = jnp.asarray(np.sort(rng.integers(1, 4, (batch, length))), jnp.int32)
+    mask = make_mask(segments, jnp.asarray(rng.integers(0, 2, (batch, length)), jnp.int32))
+
+    def attend(*args):
+        return run(lambda *a: attention_splash(*a, mask, scale=SCALE, block=128), *args)
+
+    expected = jax.jit(attend, compiler_options=FAST)(d_out, q, k, v)
+    devices = np.array(jax.devices()[:8]).reshape(1, 2, 1, 1, 1, 4)
+    mesh = Mesh(devices, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
+    if batch == 4:
+        d_out, q = (jax.device_put(x, NamedSharding(mesh, P("fsdp", None, "model"))) for x in (d_out, q))
+    with activation_rules(mesh, fsdp_model()):
+        compiled = jax.jit(attend, compiler_options=FAST).lower(d_out, q, k, v).compile()
+    got = compiled(d_out, q, k, v)
+    for name, x, y in zip(("out", "dq", "dk", "dv"), got, expected, strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5, err_msg=name)
+    if batch == 4:
+        # Each device has 2 rows and a quarter of the heads, and nobody gathers them.
+        assert f"f32[{batch},{length},{heads},16]" not in compiled.as_text()
+
+
+def test_over_copies_of_a_layer():
+    """Under vmap, as when stages of a pipeline work side by side."""
+    rng = np.random.default_rng(0)
+    q, _, k, v = (jnp.stack(pair) for pair in zip(*(draw(130, 2, np.float32, rng) for _ in range(2)), strict=True))
+    segments = jnp.asarray(np.stack([packed_rows(130, rng)[0] for _ in range(2)]))
+
+    def one(q, k, v, segments):
+        return attention_splash(q, k, v, make_mask(segments), scale=SCALE, block=128)
+
+    got = jax.jit(jax.vmap(one), compiler_options=FAST)(q, k, v, segments)
+    expected = [jax.jit(one, compiler_options=FAST)(*args) for args in zip(q, k, v, segments, strict=True)]
+    np.testing.assert_allclose(got, np.stack(expected), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("length", "block"),
+    [(1, 128), (128, 128), (129, 256), (512, 512), (513, 384), (1535, 512), (2048, 512), (2049, 512)],
+)
+def test_blocks_leave_little_to_padding(length, block):
+    assert fitting_block(length) == block
+
+
+def test_the_backward_pass_finds_what_remat_saves():
+    """With the output and its log-sum-exp saved the forward kernel does not run again."""
+
+    def layer(q, k):
+        return attention_splash(q, k, k, make_mask(), scale=SCALE)
+
+    def count(*names):
+        policy = jax.checkpoint_policies.save_only_these_names(*names)
+        loss = jax.grad(lambda *a: jnp.sum(jax.checkpoint(layer, policy=policy)(*a) ** 2))
+        shapes = [jax.ShapeDtypeStruct((1, 128, n, 16), np.float32) for n in (2, 1)]
+        return jax.jit(loss, compiler_options=FAST).lower(*shapes).compile().as_text().count("while(")
+
+    # An interpreted kernel is a loop over its blocks.
+    assert count("context") == count() - 1
