@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -21,7 +22,9 @@ from t5x_scale.core.trees import flatten, map_with_path
 from t5x_scale.losses import TokenLosses
 from t5x_scale.models.interface import DecoderModel, Params
 from t5x_scale.optim.interface import Optimizer, stop_frozen
+from t5x_scale.partitioning.compiler_flags import CompilerFlags, Value
 from t5x_scale.partitioning.mesh import MeshConfig
+from t5x_scale.partitioning.out_of_memory import to_out_of_memory
 from t5x_scale.partitioning.rules import Rules, fsdp
 from t5x_scale.partitioning.shardings import activation_rules, check_rules_use, make_sharding, to_spec
 from t5x_scale.step import StepConfig, make_eval_step, make_record, make_row_eval_step, make_train_step, metric_names
@@ -39,6 +42,7 @@ class Program:
       rules: which mesh axes each logical axis is split over.
       step: knobs of the step.
       seed: of the initial parameters (and of everything else that is random on a device).
+      compiler: what XLA is told when the steps are compiled.
     """
 
     model: DecoderModel
@@ -47,6 +51,7 @@ class Program:
     rules: Rules = dataclasses.field(default_factory=fsdp)
     step: StepConfig = StepConfig()
     seed: int = 0
+    compiler: CompilerFlags = CompilerFlags()
 
     def make(self, devices: Sequence[jax.Device] | None = None) -> Runtime:
         """The program on a mesh over `devices` (all of them by default)."""
@@ -146,7 +151,8 @@ class Runtime:
         """The training step compiled for a batch of the named fields; nothing is allocated, nothing runs.
 
         Raises:
-          UserError: it does not fit the memory of a device; says how much it needs.
+          OutOfMemory: it does not fit a device; says how much it needs.
+          UserError: the compiler does not know one of its options.
         """
         record = jax.eval_shape(lambda: make_record(record_rows, self.metric_names))
         record = jax.ShapeDtypeStruct(record.shape, record.dtype, sharding=self._replicated)
@@ -154,13 +160,7 @@ class Runtime:
         try:
             return lowered.compile()
         except jax.errors.JaxRuntimeError as error:
-            if "RESOURCE_EXHAUSTED" not in str(error):
-                raise
-            reason = " ".join(str(error).split())[:300]
-            raise UserError(
-                f"a step of {rows} x {length} tokens does not fit a device: {reason}; try more micro-batches, "
-                'REMAT = "full", or more devices along fsdp or model'
-            ) from error
+            raise self._said(error, f"a step of {rows} x {length} tokens") from error
 
     @functools.cached_property
     def metric_names(self) -> tuple[str, ...]:
@@ -180,19 +180,19 @@ class Runtime:
             functools.partial(stop_frozen, self._optimizer, axes),
         )
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state)
-        return jax.jit(self._constrained(step), out_shardings=(shardings, self._replicated), donate_argnums=0)
+        return self._jit(step, out_shardings=(shardings, self._replicated), donate_argnums=0)
 
     @functools.cached_property
     def eval_step(self) -> Callable[[Params, Any], TokenLosses]:
         """The compiled `(params, batch) -> TokenLosses`."""
         step = make_eval_step(self.program.model, self.program.step)
-        return jax.jit(self._constrained(step), out_shardings=self._replicated)
+        return self._jit(step, out_shardings=self._replicated)
 
     @functools.cached_property
     def row_eval_step(self) -> Callable[[Params, Any], TokenLosses]:
         """The same with a sum for each row of the batch."""
         step = make_row_eval_step(self.program.model, self.program.step)
-        return jax.jit(self._constrained(step), out_shardings=self._replicated)
+        return self._jit(step, out_shardings=self._replicated)
 
     def make_record(self, rows: int) -> jax.Array:
         """An empty metrics buffer of `rows` steps on the mesh."""
@@ -203,6 +203,11 @@ class Runtime:
         axes = flatten(self.program.model.axes())
         for path, leaf in flatten(self.abstract_params).items():
             yield ParameterRow(path, leaf.shape, str(leaf.dtype), axes[path], leaf.sharding.spec, leaf.size)
+
+    @property
+    def compiler_options(self) -> dict[str, Value]:
+        """What the steps are compiled with beside XLA's defaults, for the devices of this mesh."""
+        return self.program.compiler.options(self.mesh.devices.flat[0].device_kind)
 
     @property
     def _optimizer(self) -> Optimizer:
@@ -227,6 +232,19 @@ class Runtime:
     def _struct(self, name: str, leaf: Any, axes: tuple[str | None, ...]) -> jax.ShapeDtypeStruct:
         sharding = make_sharding(self.mesh, self.program.rules, axes, leaf.shape, name)
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    def _said(self, error: Exception, what: str) -> Exception:
+        """What the compiler refused, in words for a user where it is his business."""
+        unknown = re.search(r"No such compile option: '(\w+)'", str(error))
+        if unknown:
+            return UserError(
+                f"the compiler has no option {unknown.group(1)!r}: take it away with CompilerFlags.extra = "
+                f"{{'{unknown.group(1)}': None}}"
+            )
+        return to_out_of_memory(error, what) or error
+
+    def _jit(self, function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+        return jax.jit(self._constrained(function), compiler_options=self.compiler_options or None, **options)
 
     def _constrained(self, function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)

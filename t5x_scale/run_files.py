@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import Any
 
@@ -22,8 +23,11 @@ from t5x_scale.data.vocabulary import load_vocabulary
 from t5x_scale.models import accounting
 from t5x_scale.monitor.peaks import peak_flops
 from t5x_scale.monitor.throughput import Throughput
+from t5x_scale.partitioning.replication import describe_copies, find_copies
 from t5x_scale.partitioning.shardings import make_sharding
 from t5x_scale.program import Runtime
+
+logger = logging.getLogger(__name__)
 
 
 def data_options(model_dir: str) -> dict[str, Any]:
@@ -79,6 +83,12 @@ def check_data(runtime: Runtime, data: DataConfig, eval_batch_size: int | None =
             f"set ModelConfig.vocab_size to {vocabulary.size} or more"
         )
     check_shapes(runtime, data, eval_batch_size)
+
+
+def warn_of_copies(runtime: Runtime) -> None:
+    """Warns of large parameters that devices hold alike although their mesh axis could split them."""
+    for copies in find_copies(flatten(runtime.abstract_params)):
+        logger.warning("%s", describe_copies(copies))
 
 
 def check_run(model_dir: str, record: dict[str, Any], train_steps: int) -> None:
@@ -153,7 +163,7 @@ def make_record(
             "seed": {"program": program.seed, "data": data.seed},
             **stores,
         },
-        environment=describe_environment(),
+        environment={**describe_environment(), "compiler_options": runtime.compiler_options},
     )
 
 
@@ -172,7 +182,7 @@ def write_run_files(
 def make_throughput(runtime: Runtime, data: DataConfig) -> Throughput:
     """The speedometer of a run: tokens a step, model FLOPs a token in both conventions, peak of the devices."""
     devices = runtime.mesh.devices.flat
-    flops = {kind: _flops_per_token(runtime, data.sequence_length, kind) for kind in ("full", "causal")}
+    flops = {kind: flops_per_token(runtime, data.sequence_length, kind) for kind in ("full", "causal")}
     return Throughput(
         data.schedule.sizes()[-1] * data.sequence_length,
         flops_per_token=flops["full"],
@@ -182,7 +192,8 @@ def make_throughput(runtime: Runtime, data: DataConfig) -> Throughput:
     )
 
 
-def _flops_per_token(runtime: Runtime, length: int, convention: str) -> float:
+def flops_per_token(runtime: Runtime, length: int, convention: str) -> float:
+    """Model FLOPs of a training step a token, with `full` or `causal` attention."""
     shapes = {path: leaf.shape for path, leaf in flatten(runtime.abstract_params).items()}
     config = runtime.program.model.config
     counts = accounting.count_tree(shapes, config.num_experts_per_token)
@@ -224,18 +235,6 @@ def parameter_report(runtime: Runtime) -> str:
         lines += [_bytes_line("optimiser state", runtime.abstract_state.opt_state)]
     lines += ["(gradients, activations and logits come on top while a step runs)"]
     return "\n".join(lines)
-
-
-def memory_text(memory: Any) -> str:
-    """What a compiled step takes of a device's memory, from its `memory_analysis()`."""
-    rows = {
-        "arguments (state and batch)": memory.argument_size_in_bytes,
-        "results beyond the donated state": memory.output_size_in_bytes - memory.alias_size_in_bytes,
-        "temporaries": memory.temp_size_in_bytes,
-        "program": memory.generated_code_size_in_bytes,
-    }
-    lines = [f"  {name:34}{_bytes_text(size):>14}" for name, size in rows.items()]
-    return "\n".join([*lines, f"  {'a device in all':34}{_bytes_text(sum(rows.values())):>14}"])
 
 
 def _partition(entry: Any) -> str:

@@ -1,42 +1,70 @@
 """`t5x_scale precompile`: the training step through the compiler of a machine that is not here. Does it fit?
 
-With `--dry_run` nothing is compiled: shapes, divisibility and bytes of state, in seconds, for any machine.
+A model and a machine are enough: the run that is assumed then is gin/runs/precompile.gin. With `--dry_run` nothing is
+compiled: shapes, divisibility and bytes of state, in seconds, for any machine.
 """
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 from t5x_scale import run_files
+from t5x_scale.commands.precompiling.attempt import attempt, describe_setting, setting_text
+from t5x_scale.commands.precompiling.search import Search, Target, find_fastest
+from t5x_scale.core.files import to_path, write_json
 from t5x_scale.data.pipeline import DataConfig
 from t5x_scale.partitioning.topologies import topology_devices
 from t5x_scale.program import Program, Runtime
 
+# What is read first when none of the given files is a run file.
+USUAL_RUN = "gin/runs/precompile.gin"
+EXIT_DOES_NOT_FIT = 1
 
-def precompile(program: Program, data: DataConfig, topology: str | None = None, log_every_steps: int = 10) -> int:
-    """Compiles the step of every batch size of a run and prints what it takes of a chip's memory.
+
+def precompile(
+    program: Program,
+    data: DataConfig,
+    topology: str | None = None,
+    log_every_steps: int = 10,
+    search: bool | Search = False,
+    output: str | None = None,
+    assumes_usual_run: bool = False,
+) -> int:
+    """Compiles the step of every batch size of a run and says what it takes of a machine.
 
     Args:
       program: model, optimiser and placement, as for train.
       data: batch sizes and sequence length; no data is read.
       topology: `generation:shape` of one slice (`v4:4x4x4`); None compiles for the devices that are here.
       log_every_steps: rows of the step's metrics buffer, as in train.
+      search: True compiles some usual choices of remat and micro-batches, a `Search` those it names, and the fastest
+        that fits is named.
+      output: a JSON file for the results.
+      assumes_usual_run: said by the run file that is read when none is given.
 
     Returns:
-      0 when everything compiled.
+      0 when everything compiled and fits a device, 1 when something does not.
     """
     mesh = program.mesh
     devices = None if topology is None else topology_devices(topology, mesh.dcn_data * mesh.dcn_stage)
     runtime = program.make(devices)
     run_files.check_shapes(runtime, data)
-    for size in dict.fromkeys(data.schedule.sizes()):
-        started = time.monotonic()
-        compiled = runtime.compile_step(size, data.sequence_length, log_every_steps, data.field_names)
-        memory = compiled.memory_analysis()
-        print(f"{size} x {data.sequence_length} tokens compiled in {time.monotonic() - started:.0f} s")
-        print(run_files.memory_text(memory))
-    return 0
+    if assumes_usual_run:
+        print("no run file is given; a usual run is assumed (gin/runs/precompile.gin), which flags change:")
+    sizes = tuple(dict.fromkeys(data.schedule.sizes()))
+    print(setting_text(describe_setting(runtime, data, sizes[-1])), flush=True)
+    if search:
+        plan = search if isinstance(search, Search) else Search()
+        target = Target(devices, topology, data, sizes[-1], log_every_steps)
+        attempts = find_fastest(plan, runtime, target)
+        fits = any(made.fits for made in attempts)
+    else:
+        attempts = [attempt(runtime, data, size, log_every_steps, topology) for size in sizes]
+        print("\n\n".join(made.text() for made in attempts))
+        fits = all(made.fits for made in attempts)
+    if output is not None:
+        write_json(to_path(output), {"topology": topology, "steps": [made.to_json() for made in attempts]})
+    return 0 if fits else EXIT_DOES_NOT_FIT
 
 
 def dry_run(program: Program, data: DataConfig, **_: Any) -> str:

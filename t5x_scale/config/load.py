@@ -15,7 +15,7 @@ from t5x_scale.config.configuration import Configurable, Configuration, Key, des
 from t5x_scale.config.parse import FileReader, add_value, read_flag
 from t5x_scale.config.reach import Reached
 from t5x_scale.config.resolve import register_root
-from t5x_scale.config.search import find_gin_file
+from t5x_scale.config.search import GinFile, find_gin_file
 from t5x_scale.config.strict import check
 from t5x_scale.config.values import expand
 from t5x_scale.core.errors import UserError
@@ -54,6 +54,8 @@ def load(
 ) -> Loaded:
     """Reads files, then settings, checks everything and installs it in gin, for this process.
 
+    A command that can assume a run when it is given none names a run file in its module, as `USUAL_RUN`.
+
     Args:
       command: the chosen command, a key of `commands`.
       commands: command -> "module:function".
@@ -65,14 +67,14 @@ def load(
     Raises:
       UserError: anything is wrong, in one line.
     """
-    gin_config.clear_config()
-    configuration = Configuration()
     # Before the command is imported, which may take seconds.
     found = [find_gin_file(path, search_paths) for path in files]
-    root = register_root(commands[command], configuration)
-    reader = FileReader(configuration, search_paths)
-    for file in found:
-        reader.read(file)
+    configuration, root = _read(commands[command], found, search_paths)
+    usual = getattr(sys.modules[commands[command].split(":")[0]], "USUAL_RUN", None)
+    if usual is not None and not any(key.selector == root.selector for key in configuration.bindings):
+        # No file is a run file of this command. What it takes instead comes first, so that all given files win.
+        found = [find_gin_file(usual, search_paths), *found]
+        configuration, root = _read(commands[command], found, search_paths)
     for setting in settings:
         add = read_flag if setting.literal else add_value
         add(configuration, setting.name, setting.value, setting.flag)
@@ -104,6 +106,17 @@ def make_arguments(loaded: Loaded, function: Callable | None = None, **provided:
     except UserError as error:
         raise UserError(str(error).split("\n")[0]) from None  # gin adds lines of its own.
     return arguments | {name: value for name, value in provided.items() if name in signature}
+
+
+def _read(target: str, files: Sequence[GinFile], search_paths: Sequence[str]) -> tuple[Configuration, Configurable]:
+    """What the files say, in order, and the command's function."""
+    gin_config.clear_config()
+    configuration = Configuration()
+    root = register_root(target, configuration)
+    reader = FileReader(configuration, search_paths)
+    for file in files:
+        reader.read(file)
+    return configuration, root
 
 
 def _other_roots(command: str, commands: dict[str, str]) -> dict[str, Configurable]:

@@ -26,7 +26,7 @@ def test_a_step_is_compiled_and_measured(capsys):
     sizes = ["--gin.BATCH_SIZE=8", "--gin.TASK_FEATURE_LENGTHS={'targets': 64}"]
     assert main(["precompile", "--gin_file=gin/models/palm/tiny.gin", *COMMON, *run, *sizes]) == 0
     text = capsys.readouterr().out
-    assert "8 x 64 tokens compiled in" in text
+    assert "8 x 64 tokens on data=2 x fsdp=2 x model=2 compiled in" in text
     assert "temporaries" in text
 
 

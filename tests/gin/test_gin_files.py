@@ -42,7 +42,18 @@ def _bytes_per_chip(state):
 
 def test_folders():
     folders = {name.split("/")[1] for name in names("")}
-    known = {"models", "optim", "runs", "surgeries", "mixtures", "objectives", "packing", "sharding", "hardware"}
+    known = {
+        "models",
+        "calibration",
+        "optim",
+        "runs",
+        "surgeries",
+        "mixtures",
+        "objectives",
+        "packing",
+        "sharding",
+        "hardware",
+    }
     assert folders == known
 
 

@@ -1,0 +1,103 @@
+"""What a compiled step takes of a device's memory, and what for."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+
+from t5x_scale.program import Runtime
+from t5x_scale.roofline.memory import Memory
+
+# Bytes of a device's memory that a program may use, as the TPU compiler of libtpu 0.0.42 says when one does not fit.
+USABLE_HBM: dict[str, int] = {
+    "TPU v4": int(30.75 * 2**30),
+    "TPU v5 lite": int(15.75 * 2**30),
+    "TPU v5": int(95.74 * 2**30),
+    "TPU v6 lite": int(31.25 * 2**30),
+    "TPU7x": int(94.75 * 2**30),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class StepMemory:
+    """Bytes of one device while a step runs.
+
+    Attributes:
+      parameters, optimizer_state: the shards that a device holds, as their shapes say.
+      inputs: batch, metrics, and what the compiler pads the state with.
+      activations: what layers save for the backward pass.
+      temporaries: everything else that exists for a while: gathered weights, gradients, activations of one layer.
+      results: beyond the state, which takes the place of the old one.
+      program: the code.
+      host: temporaries in the host's memory, of this device.
+      usable: what a program may take of a device; None where nobody says.
+    """
+
+    parameters: int
+    optimizer_state: int
+    inputs: int
+    activations: int
+    temporaries: int
+    results: int
+    program: int
+    host: int = 0
+    usable: int | None = None
+
+    @property
+    def total(self) -> int:
+        """Of the device's own memory."""
+        state = self.parameters + self.optimizer_state + self.inputs
+        return state + self.activations + self.temporaries + self.results + self.program
+
+    @property
+    def fits(self) -> bool:
+        """Whether it does; the compiler refuses most of what does not."""
+        return self.usable is None or self.total <= self.usable
+
+    def lines(self) -> list[str]:
+        """A table."""
+        rows = {
+            "parameters": self.parameters,
+            "optimiser state": self.optimizer_state,
+            "batch and metrics": self.inputs,
+            "saved activations": self.activations,
+            "other temporaries": self.temporaries,
+            "results beyond the donated state": self.results,
+            "program": self.program,
+        }
+        whole = "" if self.usable is None else f"  of {bytes_text(self.usable)}, {self.total / self.usable:.0%}"
+        lines = [f"  {name:34}{bytes_text(size):>14}" for name, size in rows.items()]
+        lines.append(f"  {'a device in all':34}{bytes_text(self.total):>14}{whole}")
+        return lines + ([f"  {'and of its host':34}{bytes_text(self.host):>14}"] if self.host else [])
+
+
+def measure(runtime: Runtime, taken: Memory) -> StepMemory:
+    """The memory of a step of `runtime`, of which the compiler said what it takes in all."""
+    state = runtime.abstract_state
+    parameters, optimizer_state = shard_bytes(state.params), shard_bytes(state.opt_state)
+    activations = min(taken.stacked, taken.temporaries)
+    return StepMemory(
+        parameters=parameters,
+        optimizer_state=optimizer_state,
+        inputs=max(taken.state - parameters - optimizer_state, 0),
+        activations=activations,
+        temporaries=taken.temporaries - activations,
+        results=taken.results,
+        program=taken.program,
+        host=taken.host,
+        usable=USABLE_HBM.get(runtime.mesh.devices.flat[0].device_kind),
+    )
+
+
+def bytes_text(number: float) -> str:
+    """In GiB, or MiB when it is small."""
+    return f"{number / 2**30:.3f} GiB" if number >= 2**28 else f"{number / 2**20:.3f} MiB"
+
+
+def shard_bytes(tree: Any) -> int:
+    """Bytes on each device of a tree of `ShapeDtypeStruct`s with shardings."""
+    leaves = jax.tree.leaves(tree)
+    return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves)
