@@ -6,6 +6,7 @@ micro-batch scan -> model -> token losses -> gradients -> clip, refuse what is n
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -14,10 +15,13 @@ import jax.numpy as jnp
 import optax
 
 from t5x_scale.core import batch as fields
-from t5x_scale.core.errors import UserError
+from t5x_scale.core.errors import UserError, did_you_mean
 from t5x_scale.losses import Projection, TokenLosses, cross_entropy
 from t5x_scale.models.interface import DecoderModel, OutputHead
+from t5x_scale.models.layered import run_layered
+from t5x_scale.models.stack import Run, split_rows
 from t5x_scale.optim import guards
+from t5x_scale.partitioning import length_order
 from t5x_scale.train_state import TrainState
 
 # One float32 of each step, in this order; see `metric_names`. The learning rate is the schedule's at this step; an
@@ -32,6 +36,9 @@ METRICS = (
     "optim/skipped_updates",
 )
 
+# The orders of a step's work over layers and micro-batches.
+ACCUMULATIONS = ("plain", "layered")
+
 Batch = Mapping[str, jax.Array]
 
 # Losses of tokens, and what layers ask for beside them, by name: sums over tokens, weighted alike.
@@ -45,19 +52,29 @@ class StepConfig:
     Attributes:
       micro_batches: parts that the batch is cut into along its rows and whose gradients are summed; the loss is
         normalised once, by the weight of the whole batch, so their number changes memory and not the result.
+      accumulation: `plain`, for each micro-batch through all layers, or `layered`, for each layer through all
+        micro-batches: a layer's weights are then gathered once a step, and more is saved (see `models.layered`).
       max_grad_norm: gradients are scaled down to this global norm (PaLM: 1.0); None is no clipping.
       z_loss: coefficient of (log Z)^2 (PaLM: 1e-4).
       loss_chunk_length: positions whose logits exist at once.
+      context_order: in which order rows lie along a length that is split over devices: `zigzag`, in which all devices
+        have equally much to attend to, or `contiguous` (see `partitioning.length_order`).
     """
 
     micro_batches: int = 1
+    accumulation: str = "plain"
     max_grad_norm: float | None = 1.0
     z_loss: float = 1e-4
     loss_chunk_length: int = 128
+    context_order: str = "zigzag"
 
     def __post_init__(self) -> None:
         if self.micro_batches < 1 or self.loss_chunk_length < 1:
             raise UserError(f"micro_batches and loss_chunk_length must be at least 1: {self}")
+        if self.accumulation not in ACCUMULATIONS:
+            hint = did_you_mean(str(self.accumulation), ACCUMULATIONS) or f"; known are {', '.join(ACCUMULATIONS)}"
+            raise UserError(f"StepConfig.accumulation: unknown '{self.accumulation}'{hint}")
+        length_order.check_order(self.context_order)
         if self.max_grad_norm is not None and self.max_grad_norm <= 0:
             raise UserError(f"max_grad_norm is {self.max_grad_norm}; expected a positive number or None")
 
@@ -93,6 +110,7 @@ def make_train_step(
     """
 
     def train_step(state: TrainState, batch: Batch, record: jax.Array) -> tuple[TrainState, jax.Array]:
+        batch = length_order.in_order(batch, config.context_order)
         (sums, auxiliary), grads = _accumulate(model, config, stop_frozen, state.params, batch)
         weight = jnp.maximum(sums.weight, 1.0)
         grads = jax.tree.map(lambda g: g.astype(jnp.float32) / weight, grads)
@@ -126,7 +144,7 @@ def make_eval_step(model: DecoderModel, config: StepConfig) -> Callable[[Any, Ba
     """Returns `(params, batch) -> TokenLosses` (sums, so that batches can be added), to be jitted."""
 
     def eval_step(params: Any, batch: Batch) -> TokenLosses:
-        return _losses(model, config, params, batch)[0]
+        return _losses(model, config, params, length_order.in_order(batch, config.context_order))[0]
 
     return eval_step
 
@@ -135,6 +153,7 @@ def make_row_eval_step(model: DecoderModel, config: StepConfig) -> Callable[[Any
     """Returns `(params, batch) -> TokenLosses` whose sums are those of each row, [B], to be jitted."""
 
     def row_eval_step(params: Any, batch: Batch) -> TokenLosses:
+        batch = length_order.in_order(batch, config.context_order)
         head, hidden = model.head(params), model.hidden(params, batch).hidden
 
         def losses(*row: jax.Array) -> TokenLosses:
@@ -145,8 +164,8 @@ def make_row_eval_step(model: DecoderModel, config: StepConfig) -> Callable[[Any
     return row_eval_step
 
 
-def _losses(model: DecoderModel, config: StepConfig, params: Any, batch: Batch) -> Sums:
-    head, output = model.head(params), model.hidden(params, batch)
+def _losses(model: DecoderModel, config: StepConfig, params: Any, batch: Batch, run: Run | None = None) -> Sums:
+    head, output = model.head(params), model.hidden(params, batch, run=run)
     weights = batch[fields.LOSS_WEIGHTS]
     losses = _cross_entropy(config, head, output.hidden, batch[fields.TARGET_TOKENS], weights)
     # A row's auxiliary loss is a mean over its tokens. It stands beside the cross-entropy of each of them and is
@@ -177,15 +196,21 @@ def _accumulate(
 ) -> tuple[Sums, Any]:
     """Sums of losses and of gradients over the batch; neither is normalised."""
 
+    parts, run = config.micro_batches, None
+    if config.accumulation == "layered" and parts > 1:
+        # The embedding and the head see all rows at once: as many fewer positions keep the logits as small.
+        config = dataclasses.replace(config, loss_chunk_length=max(config.loss_chunk_length // parts, 1))
+        parts, run = 1, functools.partial(run_layered, micro_batches=parts)
+
     def total(params: Any, batch: Batch) -> tuple[jax.Array, Sums]:
-        sums = _losses(model, config, stop_frozen(params), batch)
+        sums = _losses(model, config, stop_frozen(params), batch, run)
         return _total(*sums), sums
 
     def sums_and_gradients(batch: Batch) -> tuple[Sums, Any]:
         (_, sums), grads = jax.value_and_grad(total, has_aux=True)(params, batch)
         return sums, grads
 
-    if config.micro_batches == 1:
+    if parts == 1:
         return sums_and_gradients(batch)
 
     def add(carry: Any, part: Batch) -> tuple[Any, None]:
@@ -194,18 +219,5 @@ def _accumulate(
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), params)
     zero = jnp.zeros((), jnp.float32)
     sums = (TokenLosses(*(zero,) * len(TokenLosses._fields)), dict.fromkeys(model.auxiliary_names, zero))
-    return jax.lax.scan(add, (sums, zeros), _split(batch, config.micro_batches))[0]
-
-
-def _split(batch: Batch, parts: int) -> Batch:
-    """[B, L] fields to [parts, B / parts, L].
-
-    Row r goes to part r mod `parts`, so that every device, which holds consecutive rows, works on each part.
-    """
-
-    def split(x: jax.Array) -> jax.Array:
-        if x.shape[0] % parts:
-            raise UserError(f"a batch of {x.shape[0]} rows does not divide into {parts} micro-batches")
-        return jnp.swapaxes(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 0, 1)
-
-    return {name: split(x) for name, x in batch.items()}
+    split = {name: split_rows(x, parts) for name, x in batch.items()}
+    return jax.lax.scan(add, (sums, zeros), split)[0]

@@ -11,18 +11,27 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from t5x_scale.core.errors import UserError
+from t5x_scale.core.trees import flatten
 from t5x_scale.layers.embed import TokenEmbedder
 from t5x_scale.layers.initializers import FanIn, Initializer
 from t5x_scale.layers.masks import NO_WINDOW, Mask
 from t5x_scale.layers.moe import LOSSES
 from t5x_scale.layers.norm import RMSNorm
+from t5x_scale.layers.residual import RESIDUAL_AXES
 from t5x_scale.layers.tensor_names import RESIDUAL, named
 from t5x_scale.models.blocks import Factory, ParallelBlock
 from t5x_scale.models.config import ModelConfig
-from t5x_scale.models.remat import Remat, check_remat, rematerialise
+from t5x_scale.models.remat import REMAT_POLICIES, Remat, check_remat, rematerialise
+from t5x_scale.models.stack import Noted, Run, Stack
 from t5x_scale.partitioning.shardings import constrain
 
-RESIDUAL_AXES = ("batch", "length", "act_embed")
+
+def _enter(x: jax.Array) -> jax.Array:
+    return named(constrain(x, RESIDUAL_AXES), RESIDUAL)
+
+
+def _with_window(mask: Mask, window: jax.Array | None) -> Mask:
+    return mask if window is None else dataclasses.replace(mask, window=window)
 
 
 class DecoderStack(nn.Module):
@@ -36,18 +45,20 @@ class DecoderStack(nn.Module):
     windows: Sequence[int | None] = ()
 
     @nn.compact
-    def __call__(self, x: jax.Array, mask: Mask, positions: jax.Array, caches: Any = None) -> tuple[jax.Array, Any]:
+    def __call__(
+        self, x: jax.Array, mask: Mask, positions: jax.Array, caches: Any = None, run: Run | None = None
+    ) -> tuple[jax.Array, Any]:
         """Runs all layers. `caches` and the returned caches have a leading axis of layers, or are None."""
 
         def layer(block: nn.Module, x: jax.Array, own: tuple[Any, Any]) -> tuple[jax.Array, Any]:
             window, cache = own
-            seen = mask if window is None else dataclasses.replace(mask, window=window)
-            x = named(constrain(x, RESIDUAL_AXES), RESIDUAL)
-            x, cache = block(x, seen, positions, cache)
+            x, cache = block(_enter(x), _with_window(mask, window), positions, cache)
             return constrain(x, RESIDUAL_AXES), cache
 
         layer = rematerialise(layer, self.remat, in_loop=self.scan_layers)
-        if self.scan_layers:
+        if run is not None:
+            x = self._run_by(run, x, mask, positions)
+        elif self.scan_layers:
             x, caches = self._scanned(layer, x, (self._windows(), caches))
         else:
             x, caches = self._unrolled(layer, x, (self._windows(), caches))
@@ -73,6 +84,32 @@ class DecoderStack(nn.Module):
             metadata_params={nn.PARTITION_NAME: "layers"},
         )
         return run(self.block(config=self.config, name="layers"), x, own)
+
+    def _run_by(self, run: Run, x: jax.Array, mask: Mask, positions: jax.Array) -> jax.Array:
+        """Hands the layers, as functions of their parameters, to one who runs them in an order of its own."""
+        if not self.scan_layers:
+            raise UserError("Decoder.scan_layers = False: layered accumulation and pipelines need stacked layers")
+        block = self.block(config=self.config, parent=None)
+
+        def layer(
+            params: Any, window: jax.Array | None, x: jax.Array, mask: Mask, positions: jax.Array
+        ) -> tuple[jax.Array, Noted]:
+            variables, seen = {"params": params}, _with_window(mask, window)
+            (x, _), noted = block.apply(variables, _enter(x), seen, positions, mutable=[LOSSES])
+            return constrain(x, RESIDUAL_AXES), {path.rsplit("/", 1)[-1]: y for path, y in flatten(noted).items()}
+
+        policy = self.remat.make_policy() if isinstance(self.remat, Remat) else REMAT_POLICIES[self.remat]
+        params = self.variables["params"]["layers"]
+        x, noted = run(Stack(layer, params, self._axes(block, x), self._windows(), policy), x, mask, positions)
+        for name, losses in noted.items():
+            self.sow(LOSSES, name, losses, init_fn=lambda: None, reduce_fn=lambda _, new: new)
+        return x
+
+    def _axes(self, block: nn.Module, x: jax.Array) -> Any:
+        """Logical axes of one layer's parameters."""
+        shapes = (jax.ShapeDtypeStruct((1, 2, x.shape[-1]), x.dtype), jax.ShapeDtypeStruct((1, 2), jnp.int32))
+        drawn = jax.eval_shape(lambda x, i: block.init(jax.random.key(0), x, Mask(), i), *shapes)["params"]
+        return jax.tree.map(lambda box: tuple(box.names), drawn, is_leaf=lambda x: isinstance(x, nn.Partitioned))
 
     def _unrolled(self, layer: Callable[..., Any], x: jax.Array, own: tuple[Any, Any]) -> tuple[jax.Array, Any]:
         updated = []
@@ -131,9 +168,12 @@ class Decoder(nn.Module):
 
     @nn.compact
     def __call__(
-        self, tokens: jax.Array, mask: Mask, positions: jax.Array, caches: Any = None
+        self, tokens: jax.Array, mask: Mask, positions: jax.Array, caches: Any = None, run: Run | None = None
     ) -> tuple[jax.Array, Any]:
-        """[B, L] tokens and [B or 1, L] positions to ([B, L, D] hidden states, caches)."""
+        """[B, L] tokens and [B or 1, L] positions to ([B, L, D] hidden states, caches).
+
+        `run` runs the layers in place of the loop over them; it has no caches.
+        """
         check_remat(self.remat)
         c = self.config
         dtypes = {"dtype": c.dtype, "param_dtype": c.param_dtype}
@@ -141,7 +181,7 @@ class Decoder(nn.Module):
         if self.position_embedder is not None:
             x += self.position_embedder(embed_dim=c.embed_dim, **dtypes, name="position_embedder")(positions)
         stack = DecoderStack(c, self.block, self.final_norm, self.remat, self.scan_layers, self.windows, name="decoder")
-        x, caches = stack(constrain(x, RESIDUAL_AXES), mask, positions, caches)
+        x, caches = stack(constrain(x, RESIDUAL_AXES), mask, positions, caches, run)
         if self.head is not None and self.is_initializing():
             self.head(embed_dim=c.embed_dim, vocab_size=c.vocab_size, param_dtype=c.param_dtype, name="logits")()
         return x, caches

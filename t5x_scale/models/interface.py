@@ -20,6 +20,7 @@ from t5x_scale.layers.moe import LOSSES
 from t5x_scale.layers.rope_scaling import RopeScaling
 from t5x_scale.models.config import ModelConfig
 from t5x_scale.models.decoder import Decoder
+from t5x_scale.models.stack import Run
 
 Params = dict[str, Any]
 
@@ -127,15 +128,31 @@ class DecoderModel:
             jax.eval_shape(self._init_boxed, jax.random.key(0))
         return found
 
-    def hidden(self, params: Params, batch: Mapping[str, jax.Array], *, rng: jax.Array | None = None) -> ModelOutput:
-        """The forward pass over a training batch (fields: `core.batch`)."""
+    def hidden(
+        self,
+        params: Params,
+        batch: Mapping[str, jax.Array],
+        *,
+        rng: jax.Array | None = None,
+        run: Run | None = None,
+    ) -> ModelOutput:
+        """The forward pass over a training batch (fields: `core.batch`).
+
+        Args:
+          rng: for dropout.
+          run: runs the layers in an order of its own (`models.layered`, `models.pipeline`); one after another
+            without.
+        """
         tokens = batch[fields.INPUT_TOKENS]
-        positions = batch.get(fields.POSITIONS)
+        index = batch.get(fields.INDEX)
+        positions = batch.get(fields.POSITIONS, index)
         if positions is None:
             positions = jnp.arange(tokens.shape[1], dtype=jnp.int32)[None]
-        mask = make_mask(batch.get(fields.SEGMENT_IDS), batch.get(fields.PREFIX))
+        mask = make_mask(batch.get(fields.SEGMENT_IDS), batch.get(fields.PREFIX), index)
         rngs = None if rng is None else {"dropout": rng}
-        (hidden, _), noted = self.module.apply({"params": params}, tokens, mask, positions, rngs=rngs, mutable=[LOSSES])
+        (hidden, _), noted = self.module.apply(
+            {"params": params}, tokens, mask, positions, run=run, rngs=rngs, mutable=[LOSSES]
+        )
         return ModelOutput(hidden, _mean_over_layers(noted.get(LOSSES, {})))
 
     @property
