@@ -18,6 +18,7 @@ from t5x_scale.core.errors import UserError
 from t5x_scale.core.trees import flatten
 from t5x_scale.partitioning.axes import LOGICAL_AXES
 from t5x_scale.partitioning.rules import FirstOf
+from t5x_scale.partitioning.topologies import GENERATIONS
 from t5x_scale.program import Runtime
 from t5x_scale.surgery.interface import Surgery
 
@@ -156,8 +157,9 @@ class TestHardware:
     @pytest.mark.parametrize("name", HARDWARE)
     def test_mesh_has_as_many_devices_as_the_name_says(self, name):
         runtime = _runtime(TINY, hardware=name)
-        chips = pathlib.Path(name).stem.split("_")[1]
-        assert runtime.mesh.size == math.prod(int(number) for number in chips.split("x"))
+        generation, chips = pathlib.Path(name).stem.split("_")
+        devices = GENERATIONS[generation].devices_per_chip if generation in GENERATIONS else 1
+        assert runtime.mesh.size == devices * math.prod(int(number) for number in chips.split("x"))
         assert runtime.abstract_batch(6144, 128)
 
     @pytest.mark.parametrize(
