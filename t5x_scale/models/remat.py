@@ -20,13 +20,21 @@ import jax
 from flax import linen as nn
 
 from t5x_scale.core.errors import UserError, did_you_mean
+from t5x_scale.layers.ops.attention import cudnn
 from t5x_scale.layers.ops.grouped_matmul import PRODUCT
 from t5x_scale.layers.tensor_names import TENSOR_NAMES
 
 Policy = Callable[..., Any]
 
 _policies = jax.checkpoint_policies
-_experts = _policies.save_only_these_names(PRODUCT)
+
+
+def _and_kernels(policy: Policy) -> Policy:
+    """Also saves what kernels without names of their own give."""
+    return _policies.save_from_both_policies(policy, cudnn.is_saveable)
+
+
+_experts = _and_kernels(_policies.save_only_these_names(PRODUCT))
 
 # What is saved of each layer; everything else is computed again.
 REMAT_POLICIES: dict[str, Policy | None] = {
@@ -36,7 +44,7 @@ REMAT_POLICIES: dict[str, Policy | None] = {
     # Products with parameters only.
     "minimal": _policies.save_from_both_policies(_policies.dots_with_no_batch_dims_saveable, _experts),
     # What attention needs for its gradient: it is not run again, the feed-forward layer is.
-    "attention": _policies.save_only_these_names("query", "key", "value", "context"),
+    "attention": _and_kernels(_policies.save_only_these_names("query", "key", "value", "context")),
     "full": _policies.nothing_saveable,  # Only the layer's input.
 }
 

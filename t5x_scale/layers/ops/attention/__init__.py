@@ -13,7 +13,7 @@ import jax
 
 from t5x_scale.core.errors import UserError, did_you_mean
 from t5x_scale.layers.masks import Mask
-from t5x_scale.layers.ops.attention import reference, ring, splash
+from t5x_scale.layers.ops.attention import cudnn, reference, ring, splash
 from t5x_scale.layers.ops.attention.case import SAVED as SAVED
 from t5x_scale.layers.ops.attention.case import Case, make_case
 from t5x_scale.partitioning.shardings import current_platform
@@ -37,6 +37,7 @@ class Implementation(NamedTuple):
 IMPLEMENTATIONS = {
     "ring": Implementation(ring.unsupported, ring.attention_ring, ("cpu", "gpu", "tpu")),
     "splash": Implementation(splash.unsupported, splash.attention_splash, ("tpu",)),
+    "cudnn": Implementation(cudnn.unsupported, cudnn.attention_cudnn, ("gpu",)),
     "reference": Implementation(reference.unsupported, reference.attention_reference, ("cpu", "gpu", "tpu")),
 }
 
