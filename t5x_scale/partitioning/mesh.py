@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
@@ -13,6 +13,7 @@ from jax.sharding import AbstractMesh, AxisType, Mesh
 
 from t5x_scale.core.errors import UserError
 from t5x_scale.partitioning.axes import MESH_AXES
+from t5x_scale.partitioning.proposals import nearest_mesh, nearest_parts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,11 +41,13 @@ class MeshConfig:
         """Returns a mesh with the axes `MESH_AXES` over `devices` (all devices by default).
 
         Raises:
-          UserError: the sizes do not multiply to the number of devices.
+          UserError: the sizes do not multiply to the number of devices; says which nearest ones do.
         """
         devices = list(jax.devices() if devices is None else devices)
         slices = self.dcn_data * self.dcn_stage
         ici = self._resolve(len(devices), slices)
+        if devices[0].platform == "tpu":
+            _check_slices(devices, slices)
         axis_types = (AxisType.Auto,) * len(MESH_AXES)
         return Mesh(_arrange(devices, ici, self._dcn_sizes()), MESH_AXES, axis_types=axis_types)
 
@@ -75,22 +78,38 @@ class MeshConfig:
         bad = {name: size for name, size in sizes.items() if size < 1 and size != -1}
         if bad or self.dcn_data < 1 or self.dcn_stage < 1:
             raise UserError(f"mesh: sizes must be positive (or one of them -1); got {bad or self}")
-        fixed = slices * math.prod(size for size in sizes.values() if size != -1)
-        written = " x ".join(f"{name}={size}" for name, size in sizes.items() if size != 1) or "1"
-        if slices > 1:
-            written += f" on {slices} slices"
-        if free:
-            if num_devices % fixed:
-                raise UserError(
-                    f"mesh {written} does not fit {num_devices} devices: {fixed} does not divide {num_devices}"
-                )
-            sizes[free[0]] = num_devices // fixed
-        elif fixed != num_devices:
+        written = _written(sizes, slices)
+        if num_devices % slices:
+            near = " or ".join(map(str, nearest_parts(num_devices, slices, num_devices)))
             raise UserError(
-                f"mesh {written} needs {fixed} devices and there are {num_devices}; "
-                "set one axis to -1 to let it take what is left"
+                f"mesh {written}: {num_devices} devices do not divide over {slices} slices; {near} would do"
             )
+        fixed = slices * math.prod(size for size in sizes.values() if size != -1)
+        if num_devices % fixed or (not free and fixed != num_devices):
+            near = _written(nearest_mesh(sizes, num_devices // slices), slices)
+            if free:
+                reason = f"does not fit {num_devices} devices: {fixed} does not divide {num_devices}"
+            else:
+                reason = f"needs {fixed} devices and there are {num_devices}; -1 for one axis lets it take what is left"
+            raise UserError(f"mesh {written} {reason}; the nearest that fits is {near}")
+        if free:
+            sizes[free[0]] = num_devices // fixed
         return tuple(sizes[name] for name in MESH_AXES)
+
+
+def _check_slices(devices: Sequence[jax.Device], slices: int) -> None:
+    # Devices of a single slice may lack the attribute.
+    found = len({getattr(device, "slice_index", 0) for device in devices})
+    if found != slices:
+        raise UserError(
+            f"the mesh has {slices} slices (dcn_data x dcn_stage) and the devices stand in {found}; "
+            f"dcn_data={found} would do"
+        )
+
+
+def _written(sizes: Mapping[str, int], slices: int) -> str:
+    written = " x ".join(f"{name}={size}" for name, size in sizes.items() if size != 1) or "1"
+    return written if slices == 1 else f"{written} on {slices} slices"
 
 
 def _arrange(devices: list[jax.Device], ici: tuple[int, ...], dcn: tuple[int, ...]) -> np.ndarray:

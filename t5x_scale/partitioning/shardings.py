@@ -12,7 +12,8 @@ import jax
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from t5x_scale.core.errors import UserError
-from t5x_scale.partitioning.axes import STORAGE_AXES, Axes
+from t5x_scale.partitioning.axes import PARAMETER_AXES, STORAGE_AXES, Axes
+from t5x_scale.partitioning.proposals import nearest_multiples, nearest_parts
 from t5x_scale.partitioning.rules import FirstOf, Rules
 
 _context: contextvars.ContextVar[tuple[Mesh, Rules] | None] = contextvars.ContextVar("activations", default=None)
@@ -38,7 +39,7 @@ def make_sharding(mesh: Mesh, rules: Rules, axes: Axes, shape: tuple[int, ...], 
 
     Raises:
       UserError: `axes` and `shape` differ in rank, or a dimension does not divide over its mesh axes. The message
-        names the array, the dimension and the sizes.
+        names the array, the dimension and the sizes, and the nearest that would do.
     """
     if len(axes) != len(shape):
         raise UserError(f"{name}: shape {shape} has {len(shape)} dimensions, its axes {axes} {len(axes)}")
@@ -50,8 +51,18 @@ def make_sharding(mesh: Mesh, rules: Rules, axes: Axes, shape: tuple[int, ...], 
             raise UserError(
                 f"{name}: dimension {dimension} ('{axes[dimension]}', size {shape[dimension]}) does not divide over "
                 f"{' x '.join(f'{n}={mesh.shape[n]}' for n in names)} = {parts} devices"
+                f"{_proposal(axes[dimension], shape[dimension], names, parts, mesh.size)}"
             )
     return NamedSharding(mesh, spec)
+
+
+def _proposal(axis: str | None, size: int, names: tuple[str, ...], parts: int, num_devices: int) -> str:
+    """A batch may be made larger, a matrix may not: there the mesh has to change."""
+    if axis in PARAMETER_AXES:
+        near = [f"{names[0]}={n}" if len(names) == 1 else str(n) for n in nearest_parts(size, parts, num_devices)]
+    else:
+        near = list(map(str, nearest_multiples(size, parts)))
+    return f"; {' or '.join(near)} would do" if near else ""
 
 
 def check_rules_use(mesh: Mesh | AbstractMesh, rules: Rules) -> None:

@@ -1,7 +1,8 @@
 """TPU slices that are not here: the devices for which the TPU compiler compiles on any machine.
 
-A topology is named as its makers do, generation and shape: `v4:4x4x4`, `v5p:8x8x8`, `v5e:4x4`, `v6e:16x16`. Needs the
-package `libtpu` (`pip install t5x_scale[tpu]`) and no TPU.
+A topology is named as its makers do, generation and shape in chips: `v4:4x4x4`, `v5p:8x8x8`, `v5e:4x4`, `v6e:16x16`,
+`tpu7x:4x4x4`. A chip is one device, or two (`tpu7x`): the sizes of a mesh multiply to the devices. Needs the package
+`libtpu` (`pip install t5x_scale[tpu]`) and no TPU.
 """
 
 from __future__ import annotations
@@ -11,13 +12,28 @@ import math
 import os
 import re
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 
 from t5x_scale.core.errors import UserError, did_you_mean
 
-# What the compiler calls a generation, and whether two cores of a chip act as one device there.
-GENERATIONS = {"v4": ("v4", True), "v5p": ("v5", True), "v5e": ("v5e", False), "v6e": ("v6e", False)}
+
+class Generation(NamedTuple):
+    """What the compiler calls a generation, how it joins the cores of a chip, and the devices that a chip then is."""
+
+    name: str
+    chip_config: str
+    devices_per_chip: int = 1
+
+
+GENERATIONS = {
+    "v4": Generation("v4", "megacore"),
+    "v5p": Generation("v5", "megacore"),
+    "v5e": Generation("v5e", "default"),
+    "v6e": Generation("v6e", "default"),
+    "tpu7x": Generation("tpu7x", "default", 2),
+}
 _NAME = re.compile(r"([a-z0-9]+):(\d+(?:x\d+)*)")
 
 
@@ -30,10 +46,11 @@ def topology_devices(name: str, num_slices: int = 1) -> Sequence[jax.Device]:
     match = _NAME.fullmatch(name) if isinstance(name, str) else None
     if match is None:
         raise UserError(f"TOPOLOGY is {name!r}; expected a generation and a shape, such as 'v5p:4x4x4'")
-    generation, shape = match.groups()
-    if generation not in GENERATIONS:
-        near = did_you_mean(generation, GENERATIONS) or f"; known are {', '.join(GENERATIONS)}"
-        raise UserError(f"TOPOLOGY {name!r}: unknown generation {generation!r}{near}")
+    word, shape = match.groups()
+    if word not in GENERATIONS:
+        near = did_you_mean(word, GENERATIONS) or f"; known are {', '.join(GENERATIONS)}"
+        raise UserError(f"TOPOLOGY {name!r}: unknown generation {word!r}{near}")
+    generation = GENERATIONS[word]
     if importlib.util.find_spec("libtpu") is None:
         raise UserError("compiling for a TPU needs the package libtpu: pip install 't5x_scale[tpu]'")
     # Neither a metadata server nor a device is asked.
@@ -41,13 +58,14 @@ def topology_devices(name: str, num_slices: int = 1) -> Sequence[jax.Device]:
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "true")
     from jax.experimental import topologies
 
-    compiler_name, is_megacore = GENERATIONS[generation]
-    options = {"chip_config_name": "megacore" if is_megacore else "default", "num_slices": num_slices}
+    options = {"chip_config_name": generation.chip_config, "num_slices": num_slices}
     try:
-        description = topologies.get_topology_desc(platform="tpu", topology_name=f"{compiler_name}:{shape}", **options)
+        description = topologies.get_topology_desc(
+            platform="tpu", topology_name=f"{generation.name}:{shape}", **options
+        )
     except Exception as error:  # The plug-in raises what it likes.
         raise UserError(f"the TPU compiler does not know {name!r}: {str(error).splitlines()[0]}") from error
-    chips = num_slices * math.prod(map(int, shape.split("x")))
-    if len(description.devices) != chips:
-        raise UserError(f"{name!r} is {chips} chips, and the compiler lists {len(description.devices)} devices")
+    expected = num_slices * math.prod(map(int, shape.split("x"))) * generation.devices_per_chip
+    if len(description.devices) != expected:
+        raise UserError(f"{name!r} is {expected} devices, and the compiler lists {len(description.devices)}")
     return description.devices

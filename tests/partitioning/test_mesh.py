@@ -1,6 +1,7 @@
 """Meshes: sizes, the free axis, simulated slices, and errors that name things."""
 
 import dataclasses
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -76,12 +77,24 @@ def test_a_mesh_of_a_machine_that_is_not_here():
     ("sizes", "message"),
     [
         ({"data": -1, "model": -1, "fsdp": 1}, "only one axis may be -1, but data and model are"),
-        ({"fsdp": 3, "model": 2}, "mesh fsdp=3 x model=2 needs 6 devices and there are 8; set one axis to -1"),
-        ({"model": 3}, "mesh fsdp=-1 x model=3 does not fit 8 devices: 3 does not divide 8"),
+        (
+            {"fsdp": 3, "model": 2},
+            "mesh fsdp=3 x model=2 needs 6 devices and there are 8; -1 for one axis lets it take what is left; the "
+            "nearest that fits is fsdp=4 x model=2$",
+        ),
+        (
+            {"model": 3},
+            "mesh fsdp=-1 x model=3 does not fit 8 devices: 3 does not divide 8; the nearest that fits is "
+            "fsdp=2 x model=4$",
+        ),
         ({"model": 0}, r"sizes must be positive \(or one of them -1\); got {'model': 0}"),
         ({"fsdp": -2}, r"sizes must be positive \(or one of them -1\); got {'fsdp': -2}"),
         ({"dcn_data": 0}, "sizes must be positive"),
-        ({"fsdp": 8, "dcn_data": 2}, "mesh fsdp=8 on 2 slices needs 16 devices and there are 8"),
+        (
+            {"fsdp": 8, "dcn_data": 2},
+            "mesh fsdp=8 on 2 slices needs 16 devices and there are 8; .*; the nearest that fits is fsdp=4 on 2",
+        ),
+        ({"dcn_data": 3}, "mesh fsdp=-1 on 3 slices: 8 devices do not divide over 3 slices; 2 or 4 would do$"),
     ],
 )
 def test_errors(sizes, message):
@@ -90,3 +103,17 @@ def test_errors(sizes, message):
         config.make_mesh()
     with pytest.raises(UserError, match=message):
         config.make_abstract_mesh(8)
+
+
+class Chip(NamedTuple):
+    """As much of a TPU device as is looked at before it is placed."""
+
+    slice_index: int
+    platform: str = "tpu"
+
+
+def test_slices_that_are_not_those_of_the_machine():
+    devices = [Chip(index // 4) for index in range(8)]
+    message = r"the mesh has 1 slices \(dcn_data x dcn_stage\) and the devices stand in 2; dcn_data=2 would do"
+    with pytest.raises(UserError, match=message):
+        MeshConfig().make_mesh(devices)
