@@ -1,13 +1,31 @@
 """Precompile refuses what train would, compiles what train runs, and says what it takes."""
 
+import dataclasses
 import importlib.util
+import json
 
+import jax
 import pytest
 
+from t5x_scale.commands import COMMANDS
+from t5x_scale.commands.precompiling.memory import USABLE_HBM
+from t5x_scale.commands.precompiling.search import Search, candidates_of_micro_batches
+from t5x_scale.config.load import load, make_arguments
+from t5x_scale.core.describe import describe
 from t5x_scale.core.errors import UserError
 from t5x_scale.main import main
 from t5x_scale.partitioning.topologies import topology_devices
 
+# A model, a machine, and nothing else but sizes that a test can wait for.
+ALONE = [
+    "precompile",
+    "--gin_file=gin/models/palm/tiny.gin",
+    "--gin_file=gin/hardware/cpu_8.gin",
+    "--gin.BATCH_SIZE=16",
+    "--gin.TASK_FEATURE_LENGTHS={'targets': 64}",
+    "--gin.ModelConfig.num_layers=2",
+    "--gin.REMAT='full'",
+]
 COMMON = [
     "--gin_file=gin/optim/palm_adafactor.gin",
     "--gin.MODEL_DIR='none'",
@@ -28,6 +46,113 @@ def test_a_step_is_compiled_and_measured(capsys):
     text = capsys.readouterr().out
     assert "8 x 64 tokens on data=2 x fsdp=2 x model=2 compiled in" in text
     assert "temporaries" in text
+
+
+def test_a_model_and_a_machine_are_enough(capsys, tmp_path):
+    assert main([*ALONE, f"--output={tmp_path / 'step.json'}"]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith("no run file is given; a usual run is assumed")
+    assert "CausalLm, PalmAdafactor, float32 over float32 parameters, z-loss 0.0001, remat full, 1 micro-batch" in text
+    (step,) = json.loads((tmp_path / "step.json").read_text())["steps"]
+    assert (step["rows"], step["length"], step["fits"], step["optimizer"]) == (16, 64, True, "PalmAdafactor")
+    memory = step["memory"]
+    # Parameters of two layers and the table in float32, in four parts; the moments are twice as much.
+    assert memory["parameters"] * 2 == pytest.approx(memory["optimizer_state"], rel=1e-3)
+    assert step["parameters"] // 4 * 4 <= memory["parameters"] < step["parameters"] // 4 * 4 * 1.1
+    # One input of a layer, 4 rows of 64 x 256 split in two, for each of two layers.
+    assert memory["activations"] == 2 * 4 * 64 * 256 // 2 * 4
+    assert memory["total"] == sum(memory[name] for name in memory if name not in ("total", "usable", "host"))
+
+
+def test_what_does_not_fit_says_what_to_change_and_exits_with_1(capsys, monkeypatch):
+    monkeypatch.setitem(USABLE_HBM, "cpu", 2**20)
+    assert main(ALONE) == 1
+    text = capsys.readouterr().out
+    assert "it does not fit: it needs" in text
+    assert "and a device has 1.000 MiB" in text
+    assert "what would help:\n  parameters and optimiser alone take 0.01 GiB a device: use more devices" in text
+
+
+def test_what_the_compiler_refuses_is_reported_not_raised(capsys, monkeypatch, tmp_path):
+    def refuse(*_, **__):
+        raise jax.errors.JaxRuntimeError(
+            "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries (32.47G) "
+            "exceeds available HBM (30.75G)."
+        )
+
+    monkeypatch.setattr(jax.stages.Lowered, "compile", refuse)
+    assert main([*ALONE, f"--output={tmp_path / 'step.json'}"]) == 1
+    text = capsys.readouterr().out
+    assert "it does not fit: it needs 32.47 GiB of temporaries alone, and a device has 30.75 GiB" in text
+    assert "what would help:\n  work on fewer rows at once, 2 of 4: --gin.StepConfig.micro_batches=2" in text
+    assert json.loads((tmp_path / "step.json").read_text())["steps"][0]["advice"]
+
+
+SEARCH = """
+from __gin__ import dynamic_registration
+from t5x_scale.commands import precompile
+from t5x_scale.commands.precompiling import search
+from t5x_scale.models import remat
+
+precompile.precompile.search = @search.Search()
+search.Search.remat = ("full", @remat.Remat())
+search.Search.micro_batches = (2,)
+search.Search.meshes = ({"fsdp": 2}, {"fsdp": 3})
+remat.Remat.save = ("mlp_hidden",)
+"""
+
+
+def test_search_names_the_best_that_fits_as_gin(capsys, tmp_path):
+    run = tmp_path / "search.gin"
+    run.write_text('include "gin/runs/precompile.gin"\n' + SEARCH)
+    (best, output) = (tmp_path / "best.gin", tmp_path / "steps.json")
+    assert main([*ALONE[:1], f"--gin_file={run}", *ALONE[1:], f"--output={output}"]) == 0
+    text = capsys.readouterr().out
+    assert "needs 12 devices and there are 8" in text  # The mesh that does not fit is passed over.
+    first, second = json.loads(output.read_text())["steps"]
+    assert (first["remat"], second["remat"]["save"]) == ("full", ["mlp_hidden"])
+    assert second["memory"]["activations"] > first["memory"]["activations"]
+    best.write_text(text.split("the fastest that fits:\n\n")[1].split("\n\n16 x 64")[0])
+    loaded = load("precompile", COMMANDS, files=[*(word.split("=")[1] for word in ALONE[1:3]), str(best)])
+    program = make_arguments(loaded)["program"]
+    assert (program.step.micro_batches, program.mesh.fsdp) == (2, 2)
+    assert describe(program.model.module.remat) == second["remat"]
+
+
+def test_the_flag_alone_asks_for_the_usual_candidates(capsys):
+    assert main([*ALONE, "--search", "--dry_run"]) == 0
+    assert "precompile.precompile.search = True" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("given", "rows", "micro_batches", "expected"),
+    [((), 16, 1, [2, 1]), ((), 64, 4, [8, 4, 2]), ((), 4, 1, [1]), ((4, 1), 16, 1, [4, 1])],
+)
+def test_candidates_of_micro_batches(given, rows, micro_batches, expected):
+    loaded = load("precompile", COMMANDS, files=[word.split("=")[1] for word in ALONE[1:3]])
+    program = make_arguments(loaded)["program"]
+    program = dataclasses.replace(program, step=dataclasses.replace(program.step, micro_batches=micro_batches))
+    assert candidates_of_micro_batches(Search(micro_batches=given), program.make(), rows) == expected
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--gin.TOPOLOGY='v4:9'"], "t5x_scale: error: "),
+        (["--gin.TOPOLOGY='v44:4x4x4'"], "unknown generation 'v44' (did you mean 'v4'"),
+        (["--gin.MeshConfig.fsdp=3"], "mesh data=2 x fsdp=3 x model=2 needs 12 devices and there are 8"),
+        (["--gin.MICRO_BATCHES=5"], "BATCH_SIZE = 16 does not divide into micro_batches = 5"),
+        (["--gin.BATCH_SIZE=6", "--gin.MICRO_BATCHES=1"], "'batch', size 6) does not divide over data=2 x fsdp=2 = 4"),
+        (["--gin.REMAT='ful'"], "unknown policy 'ful' (did you mean 'full'"),
+        (["--gin.CompilerFlags.extra={'--xla': 1}"], "'--xla' is no option"),
+        (["--gin.CompilerFlags.extra={'xla_no_such': 1}"], "the compiler has no option 'xla_no_such'"),
+    ],
+)
+def test_each_mistake_is_one_line(words, message, capsys):
+    assert main([*ALONE, *words]) == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
 
 
 def test_ul2r_of_palm_540b_on_two_pods_in_a_dry_run(capsys):

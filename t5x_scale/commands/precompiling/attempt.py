@@ -59,7 +59,8 @@ class Attempt:
         lines = [f"{self.title} compiled in {self.seconds:.0f} s" if self.memory else self.title]
         lines += self.memory.lines() if self.memory else []
         if self.refusal:
-            lines += [self.refusal, *(f"  try to {line}" for line in self.advice)]
+            lines.append(self.refusal)
+            lines += ["what would help:", *(f"  {line}" for line in self.advice)] if self.advice else []
         if self.copies:
             lines += ["copies that need not be:", *(f"  {describe_copies(copies)}" for copies in self.copies)]
         if self.prediction:

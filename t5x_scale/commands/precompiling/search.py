@@ -122,7 +122,8 @@ def find_fastest(search: Search, runtime: Runtime, target: Target) -> list[Attem
       What became of each, in the order of compiling.
     """
     made: list[tuple[Candidate, Attempt]] = []
-    for mesh, number in itertools.product(_meshes(search, runtime), _numbers(search, runtime, target.rows)):
+    numbers = candidates_of_micro_batches(search, runtime, target.rows)
+    for mesh, number in itertools.product(_meshes(search, runtime), numbers):
         for remat in search.remat:
             candidate = Candidate(remat, number, mesh)
             one = _try(candidate, runtime.program, target)
@@ -157,7 +158,7 @@ def _meshes(search: Search, runtime: Runtime) -> Iterator[MeshConfig]:
     yield from (dataclasses.replace(mesh, **sizes) for sizes in search.meshes or ({},))
 
 
-def _numbers(search: Search, runtime: Runtime, rows: int) -> list[int]:
+def candidates_of_micro_batches(search: Search, runtime: Runtime, rows: int) -> list[int]:
     """Micro-batches from most to fewest, so that the first candidate is the one that needs least."""
     if search.micro_batches:
         return sorted(set(search.micro_batches), reverse=True)
