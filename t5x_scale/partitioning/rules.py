@@ -2,7 +2,8 @@
 
 A table maps logical axis names to a tuple of mesh axes; a name that is absent is not split. Within one array
 every mesh axis is used at most once: the first dimension that asks for it gets it. A `FirstOf` names mesh axes of
-which one is used: the first that no earlier dimension has.
+which one is used: the first that no earlier dimension has. An `IfDivides` is used only where the dimension divides;
+with any other rule that is an error.
 """
 
 from __future__ import annotations
@@ -15,6 +16,12 @@ from t5x_scale.partitioning.axes import LOGICAL_AXES, MESH_AXES
 
 class FirstOf(tuple[str, ...]):
     """Alternatives, best first, where a plain tuple means all of its mesh axes together."""
+
+    __slots__ = ()
+
+
+class IfDivides(tuple[str, ...]):
+    """Mesh axes for a dimension that some models have too few of to split, as multi-query attention has kv heads."""
 
     __slots__ = ()
 
@@ -40,7 +47,7 @@ def make_rules(table: Mapping[str, str | tuple[str, ...] | None]) -> Rules:
             if name not in MESH_AXES:
                 hint = did_you_mean(str(name), MESH_AXES) or f"; known are {', '.join(MESH_AXES)}"
                 raise UserError(f"rules: '{logical}' names the unknown mesh axis '{name}'{hint}")
-        rules[logical] = names if isinstance(names, FirstOf) else tuple(names)
+        rules[logical] = names if isinstance(names, FirstOf | IfDivides) else tuple(names)
     if "length" in rules:
         rules.setdefault("residual_length", rules["length"])
     return rules
@@ -69,11 +76,13 @@ def fsdp_model() -> Rules:
             "act_embed": "model",
             "act_mlp": "model",
             "act_heads": "model",
+            "act_kv_heads": "model",
             "act_vocab": "model",
             "act_expert": "expert",
             "embed": "fsdp",
             "mlp": "model",
             "heads": "model",
+            "kv_heads": IfDivides(("model",)),
             "joined_kv": "model",
             "vocab": "model",
             "expert": "expert",

@@ -14,18 +14,23 @@ from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 from t5x_scale.core.errors import UserError
 from t5x_scale.partitioning.axes import PARAMETER_AXES, STORAGE_AXES, Axes
 from t5x_scale.partitioning.proposals import nearest_multiples, nearest_parts
-from t5x_scale.partitioning.rules import FirstOf, Rules
+from t5x_scale.partitioning.rules import FirstOf, IfDivides, Rules
 
 _context: contextvars.ContextVar[tuple[Mesh, Rules] | None] = contextvars.ContextVar("activations", default=None)
 
 
-def to_spec(rules: Rules, axes: Axes, mesh: Mesh) -> PartitionSpec:
-    """The partition of an array with logical `axes`. Mesh axes of size 1 are left out; each is used once."""
+def to_spec(rules: Rules, axes: Axes, mesh: Mesh, shape: tuple[int, ...] | None = None) -> PartitionSpec:
+    """The partition of an array with logical `axes`. Mesh axes of size 1 are left out; each is used once.
+
+    Without a `shape` all dimensions are taken to divide, also those whose rule is an `IfDivides`.
+    """
     used: set[str] = set()
     entries: list[Any] = []
-    for axis in axes:
+    for dimension, axis in enumerate(axes):
         rule = rules.get(axis or "", ())
         free = [name for name in rule if name not in used][: 1 if isinstance(rule, FirstOf) else None]
+        if shape is not None and isinstance(rule, IfDivides) and shape[dimension] % _parts(mesh, tuple(free)):
+            free = []
         used.update(free)
         names = tuple(name for name in free if mesh.shape[name] > 1)
         entries.append(None if not names else names[0] if len(names) == 1 else names)
@@ -43,7 +48,7 @@ def make_sharding(mesh: Mesh, rules: Rules, axes: Axes, shape: tuple[int, ...], 
     """
     if len(axes) != len(shape):
         raise UserError(f"{name}: shape {shape} has {len(shape)} dimensions, its axes {axes} {len(axes)}")
-    spec = to_spec(rules, axes, mesh)
+    spec = to_spec(rules, axes, mesh, shape)
     for dimension, entry in enumerate(spec):
         names = () if entry is None else (entry,) if isinstance(entry, str) else entry
         parts = math.prod(mesh.shape[n] for n in names)
@@ -105,7 +110,7 @@ def constrain(x: jax.Array, axes: Axes) -> jax.Array:
         return x
     if len(axes) != x.ndim:
         raise ValueError(f"an activation of shape {x.shape} has {len(axes)} axes: {axes}")
-    spec = dividing(mesh, to_spec(rules, axes, mesh), x.shape)
+    spec = dividing(mesh, to_spec(rules, axes, mesh, x.shape), x.shape)
     return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec))
 
 
@@ -146,7 +151,7 @@ def gather(x: jax.Array, axes: Axes) -> jax.Array:
     if context is None or context[0].size == 1:
         return x
     mesh, rules = context
-    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, gathered_spec(to_spec(rules, axes, mesh))))
+    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, gathered_spec(to_spec(rules, axes, mesh, x.shape))))
 
 
 def gathered_spec(spec: PartitionSpec) -> PartitionSpec:

@@ -52,11 +52,11 @@ def sum_over_shards(
     if context is None or context[0].size == 1:
         return function(*arrays)
     mesh, rules = context
-    used = [gathered_spec(to_spec(rules, p.used, mesh)) for p in parameters]
+    used = [gathered_spec(to_spec(rules, p.used, mesh, p.array.shape)) for p in parameters]
     summed = _axes_of(used)
     row_specs = [dividing(mesh, _without(to_spec(rules, r.axes, mesh), summed), r.array.shape) for r in rows]
     stored = [
-        _storing(to_spec(rules, p.stored, mesh), spec, p.array.ndim, _axes_of(row_specs))
+        _storing(to_spec(rules, p.stored, mesh, p.array.shape), spec, p.array.ndim, _axes_of(row_specs))
         for p, spec in zip(parameters, used, strict=True)
     ]
     specs = (*row_specs, *stored)

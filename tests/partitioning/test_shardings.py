@@ -14,7 +14,7 @@ from t5x_scale.core.errors import UserError
 from t5x_scale.partitioning.axes import LOGICAL_AXES, MESH_AXES
 from t5x_scale.partitioning.mesh import MeshConfig
 from t5x_scale.partitioning.rules import fsdp_model, make_rules
-from t5x_scale.partitioning.shardings import activation_rules, constrain, make_sharding, to_spec
+from t5x_scale.partitioning.shardings import activation_rules, constrain, gather, make_sharding, to_spec
 
 MESH = MeshConfig(data=2, fsdp=2, model=2).make_mesh()
 
@@ -54,6 +54,16 @@ def test_every_table_gives_a_partition_that_jax_accepts(table, axes):
     assert all(MESH.shape[name] == 2 for name in used)
     shard = sharding.shard_shape((8,) * len(axes))
     assert math.prod(shard) * 2 ** len(used) == 8 ** len(axes)
+
+
+def test_kv_heads_that_are_too_few_stay_whole():
+    axes = ("embed", "kv_heads", "kv")
+    assert make_sharding(MESH, fsdp_model(), axes, (4, 2, 3)).spec == PartitionSpec("fsdp", "model")
+    assert make_sharding(MESH, fsdp_model(), axes, (4, 1, 3)).spec == PartitionSpec("fsdp")
+    with activation_rules(MESH, fsdp_model()):
+        gathered = jax.jit(lambda x: gather(x, axes))
+        assert gathered(jnp.zeros((4, 2, 3))).sharding.shard_shape((4, 2, 3)) == (4, 1, 3)
+        assert gathered(jnp.zeros((4, 1, 3))).sharding.shard_shape((4, 1, 3)) == (4, 1, 3)
 
 
 def test_errors_name_the_array():
