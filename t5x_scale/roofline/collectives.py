@@ -18,6 +18,7 @@ from t5x_scale.roofline.links import Constants, Machine, Route, dcn_bandwidth, f
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "ragged-all-to-all", "collective-permute",
          "collective-broadcast")  # fmt: skip
 _GROUPS = re.compile(r"replica_groups=")
+_CHANNEL, _CHAIN = r"channel_id=(\d+)", r"chain_id=\W*(\d+)"
 _PAIRS = re.compile(r"source_target_pairs=")
 _COLORS = re.compile(r'"strategy":"(\w+)","debug":"[^"]*?colors:(\d+)')
 
@@ -71,11 +72,41 @@ def find_collective(
     return None
 
 
+def pair_name(module: Module, instruction: Instruction) -> str:
+    """What the two ends of a transfer have in common.
+
+    The name of the start; of a transfer between slices the point at which the hosts meet; of a collective that is cut
+    into steps, which stand in fusions, the channel.
+    """
+    met = instruction.find(r'_xla_host_transfer_rendezvous="([^"]*)"')
+    if met is not None:
+        return met
+    inner = module.called(instruction, "calls") if instruction.opcode == "fusion" else None
+    for part in inner.instructions if inner else ():
+        if base_kind(part.opcode):
+            return f"channel {part.find(_CHANNEL)} {part.find(_CHAIN)}"
+    return instruction.name
+
+
+def steps_of(module: Module, instruction: Instruction) -> tuple[bool, bool, bool]:
+    """Of a fusion: whether a collective that runs in steps begins in it, goes on in it, and ends in it."""
+    inner = module.called(instruction, "calls") if instruction.opcode == "fusion" else None
+    if inner is None or not any(base_kind(part.opcode) for part in inner.instructions):
+        return False, False, False
+    targets = [part.attributes for part in inner.instructions if part.opcode == "custom-call"]
+    begins = any("AsyncCollectiveStart" in target for target in targets)
+    ends = any("AsyncCollectiveDone" in target for target in targets)
+    return begins, begins or ends or inner.name.startswith("async_collective"), ends
+
+
 def _wrapped(
     module: Module, computation: Computation, instruction: Instruction, machine: Machine, constants: Constants
 ) -> Collective | None:
     inner = module.called(instruction, "calls")
     if inner is None:
+        return None
+    begins, goes_on, _ = steps_of(module, instruction)
+    if goes_on and not begins:
         return None
     for part in inner.instructions:
         kind = base_kind(part.opcode)
@@ -86,7 +117,7 @@ def _wrapped(
         if kind == "all-reduce" and 0 < inner.root.bytes < part.bytes:
             kind = "reduce-scatter"
         merged = dataclasses.replace(part, attributes=part.attributes + instruction.attributes)
-        return _make(kind, merged, payload, machine, constants, instruction.opcode == "async-start")
+        return _make(kind, merged, payload, machine, constants, begins or instruction.opcode == "async-start")
     return None
 
 

@@ -21,6 +21,7 @@ _SPACE = re.compile(r"S\((\d+)\)")
 _COMMENT = re.compile(r"/\*.*?\*/")
 _NAME = re.compile(r"\s*(ROOT )?%?([\w.\-]+) = ")
 _HEADER = re.compile(r"(ENTRY )?%?([\w.\-]+) (?:\(.*)?\{\s*$")
+_END = re.compile(r"\}(, execution_thread=\"[^\"]*\")?\s*$")
 _OPCODE = re.compile(r"\s*([a-z][\w\-]*)\(")
 _REFERENCE = re.compile(r"%([\w.\-]+)")
 _CALLED = re.compile(r"\b(calls|to_apply|body|condition|true_computation|false_computation)=%?([\w.\-]+)")
@@ -164,13 +165,13 @@ def parse(text: str) -> Module:
     computations: dict[str, Computation] = {}
     entry = name = None
     lines: list[Instruction] = []
-    for line in text.splitlines():
+    for line in _logical_lines(text):
         if name is None:
             header = _HEADER.match(line)
             if header and "=" not in line.split("(")[0]:
                 name, lines = header.group(2), []
                 entry = name if header.group(1) else entry
-        elif line.startswith("}"):
+        elif _END.match(line):
             computations[name] = Computation(name, tuple(lines))
             name = None
         else:
@@ -180,6 +181,24 @@ def parse(text: str) -> Module:
     if entry is None:
         raise ValueError("no entry computation: this is not the text of a compiled program")
     return Module(computations, entry)
+
+
+def _logical_lines(text: str) -> Iterator[str]:
+    """Lines, with what belongs to an instruction and stands on lines of its own (metadata of kernels) joined to it."""
+    held = None
+    for line in text.splitlines():
+        if held is not None and not (_NAME.match(line) or _END.match(line)):
+            held += line
+            continue
+        if held is not None:
+            yield held
+            held = None
+        if _NAME.match(line):
+            held = line
+        else:
+            yield line
+    if held is not None:
+        yield held
 
 
 def parse_instruction(line: str) -> Instruction | None:

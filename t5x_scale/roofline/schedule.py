@@ -11,7 +11,7 @@ import dataclasses
 from collections import defaultdict
 
 from t5x_scale.roofline.chips import Chip
-from t5x_scale.roofline.collectives import Collective, find_collective
+from t5x_scale.roofline.collectives import Collective, find_collective, pair_name, steps_of
 from t5x_scale.roofline.flops import fused_flops
 from t5x_scale.roofline.hlo import HBM, HOST, Computation, Instruction, Module
 from t5x_scale.roofline.kernels import KernelModel, is_kernel, kernel_cost
@@ -133,23 +133,33 @@ class _Stream:
         elif opcode == "copy-start":
             self._copy(instruction)
         else:
-            self._start_or_compute(instruction)
+            self._run(instruction)
 
-    def _start_or_compute(self, instruction: Instruction) -> None:
+    def _run(self, instruction: Instruction) -> None:
+        """Anything else: it begins a transfer, waits for one from end to end, computes, or (in a fusion) all of it."""
+        scheduler, module = self.scheduler, self.scheduler.module
+        _, in_steps, ends = steps_of(module, instruction)
+        collective = find_collective(module, self.computation, instruction, scheduler.machine, scheduler.constants)
+        if collective is not None:
+            self._transfer(instruction, collective)
+        if collective is None or in_steps:
+            self._compute(instruction)
+        if ends:
+            self._wait(pair_name(module, instruction))
+
+    def _compute(self, instruction: Instruction) -> None:
         scheduler = self.scheduler
-        collective = find_collective(
-            scheduler.module, self.computation, instruction, scheduler.machine, scheduler.constants
+        kind, seconds, flops = instruction_cost(
+            scheduler.module, self.computation, instruction, scheduler.machine.chip, scheduler.kernels
         )
-        if collective is None:
-            kind, seconds, flops = instruction_cost(
-                scheduler.module, self.computation, instruction, scheduler.machine.chip, scheduler.kernels
-            )
-            seconds *= scheduler.constants.compute_stretch
-            self.result.compute(instruction.name, kind, seconds, flops, instruction.op_name)
-            return
+        constants = scheduler.constants
+        seconds *= {_MATMUL: constants.product_stretch, _OTHER: constants.vector_stretch}.get(kind, 1.0)
+        self.result.compute(instruction.name, kind, seconds, flops, instruction.op_name)
+
+    def _transfer(self, instruction: Instruction, collective: Collective) -> None:
         end = self._occupy(collective.resources, collective.seconds)
         if collective.is_async:
-            self.pending[_pair(instruction)] = (end, (instruction.name, collective))
+            self.pending[pair_name(self.scheduler.module, instruction)] = (end, (instruction.name, collective))
             self.result.use(instruction.name, collective, 1.0, 0.0)
         else:
             self.result.use(instruction.name, collective, 1.0, end - self.result.seconds)
@@ -157,9 +167,11 @@ class _Stream:
 
     def _finish(self, instruction: Instruction) -> None:
         started = self.computation.find(instruction.operands[0]) if instruction.operands else None
-        if started is None:
-            return
-        end, begun = self.pending.pop(_pair(started), (0.0, None))
+        if started is not None:
+            self._wait(pair_name(self.scheduler.module, started))
+
+    def _wait(self, pair: str) -> None:
+        end, begun = self.pending.pop(pair, (0.0, None))
         wait = max(end - self.result.seconds, 0.0)
         self.result.seconds += wait
         if begun is not None:
@@ -173,7 +185,7 @@ class _Stream:
         bandwidth = self.scheduler.machine.chip.host_bandwidth
         if HOST in spaces and bandwidth:
             seconds = instruction.arrays[0].bytes / bandwidth
-            self.pending[_pair(instruction)] = (self._occupy((("host",),), seconds), None)
+            self.pending[instruction.name] = (self._occupy((("host",),), seconds), None)
 
     def _occupy(self, resources: tuple[tuple, ...], seconds: float) -> float:
         """The moment at which a transfer that is asked for now is over."""
@@ -200,11 +212,6 @@ class _Stream:
             self.result.add(max(walks, key=lambda walk: walk.seconds))
 
 
-def _pair(instruction: Instruction) -> str:
-    """What the two ends of a transfer have in common: the name of its start, or of a meeting point between slices."""
-    return instruction.find(r'_xla_host_transfer_rendezvous="([^"]*)"') or instruction.name
-
-
 def instruction_cost(
     module: Module, computation: Computation, instruction: Instruction, chip: Chip, kernels: KernelModel
 ) -> tuple[str, float, float]:
@@ -219,6 +226,9 @@ def instruction_cost(
     kind = _MATMUL if flops else _OTHER
     if instruction.estimated_cycles is not None and chip.clock:
         return kind, instruction.estimated_cycles / chip.clock, flops
+    if steps_of(module, instruction)[1]:
+        # A step of a collective, and perhaps a product: what is gathered is no traffic of the computation.
+        return kind, flops / chip.device_peak_flops, flops
     moved = _moved_bytes(computation, instruction) / (chip.hbm_bandwidth / chip.devices)
     return kind, max(moved, flops / chip.device_peak_flops), flops
 
