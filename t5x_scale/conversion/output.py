@@ -14,7 +14,6 @@ checkpoint's commit marker comes last.
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -26,7 +25,7 @@ from t5x_scale.core.environment import PACKAGES, package_version
 from t5x_scale.core.errors import UserError, did_you_mean
 from t5x_scale.core.lazy import LazyArray
 from t5x_scale.core.leaves import render_origins
-from t5x_scale.core.staging import staged
+from t5x_scale.core.staging import check_target, staged
 from t5x_scale.models.assembly import to_gin
 from t5x_scale.models.config import ModelConfig
 from t5x_scale.models.records import architecture_to_json
@@ -47,21 +46,9 @@ def check_arguments(command: str, source: str, output: str, dtype: str | None = 
     """
     if not source or not output:
         raise UserError(f"say what is read and where it goes: t5x_scale {command} SOURCE OUTPUT")
-    check_output(output)
+    check_target(output)
     if dtype is not None and dtype not in DTYPES:
         raise UserError(f"dtype is {dtype!r}; it is one of {', '.join(DTYPES)}{did_you_mean(str(dtype), DTYPES)}")
-
-
-def check_output(output: str | os.PathLike) -> files.Path:
-    """Where a conversion will write.
-
-    Raises:
-      UserError: something is there already.
-    """
-    path = files.to_path(output)
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise UserError(f"{path} exists; nothing is overwritten: name a directory that does not exist yet")
-    return path
 
 
 def write_checkpoint(
@@ -82,7 +69,7 @@ def write_checkpoint(
     Raises:
       UserError: the output exists or cannot be written.
     """
-    target = check_output(output)
+    target = check_target(output)
     with staged(target) as directory:
         _write_small_files(directory, weights, source)
         write_stream(directory, STEP, stored_leaves(weights), _metadata(weights, source), on_progress=on_progress)

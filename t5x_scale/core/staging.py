@@ -1,4 +1,4 @@
-"""Directories that are whole or absent."""
+"""Directories that are whole or absent, and never in place of what is there."""
 
 from __future__ import annotations
 
@@ -15,6 +15,20 @@ try:
     import fcntl
 except ImportError:  # Not on Windows.
     fcntl = None
+
+
+def check_target(path: str | os.PathLike) -> files.Path:
+    """Where a directory will be written.
+
+    Raises:
+      UserError: something is there already.
+    """
+    target = files.to_path(path)
+    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
+        return target
+    # There a killed process leaves a part of the directory under its own name.
+    hint = ", or delete it if writing it was interrupted" if files.is_remote(target) else ""
+    raise UserError(f"{target} exists; nothing is overwritten: name a directory that does not exist yet{hint}")
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from typing import Any
 from t5x_scale.core import files
 from t5x_scale.core.errors import UserError, did_you_mean
 from t5x_scale.core.lazy import LazyArray
-from t5x_scale.core.staging import staged
+from t5x_scale.core.staging import check_target, staged
 from t5x_scale.data.vocabulary import tokenizer_files
 from t5x_scale.interop.safetensors_files import (
     MAX_BLOCK_BYTES,
@@ -120,20 +120,6 @@ def write_directory(
             files.write_json(directory / GENERATION_FILE, dict(generation_config))
         files.write_json(directory / CONFIG_FILE, dict(config))
     return target
-
-
-def check_target(path: str | os.PathLike) -> files.Path:
-    """Where a model will be written.
-
-    Raises:
-      UserError: something is there already.
-    """
-    target = files.to_path(path)
-    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
-        return target
-    unfinished = files.is_remote(target) and not is_hugging_face(target)
-    hint = "; it has no config.json, so writing it was interrupted: delete it first" if unfinished else ""
-    raise UserError(f"{target} exists; nothing is overwritten{hint or ': name a directory that does not exist yet'}")
 
 
 def check_directory(

@@ -14,10 +14,11 @@ from t5x_scale.core import files, lazy
 from t5x_scale.core.errors import UserError, did_you_mean
 from t5x_scale.core.lazy import LazyArray
 from t5x_scale.core.leaves import Leaf
+from t5x_scale.core.staging import check_target
 from t5x_scale.data.tokenizer_conversion import with_tokenizer_json
 from t5x_scale.interop.carrying import name_refused
 from t5x_scale.interop.families import FAMILIES
-from t5x_scale.interop.hugging_face import GENERATION_FILE, Progress, check_target, write_directory
+from t5x_scale.interop.hugging_face import GENERATION_FILE, Progress, write_directory
 from t5x_scale.interop.model_card import make_model_card
 from t5x_scale.interop.reader import check_tokenizer, open_vocabularies
 from t5x_scale.interop.registry import write_weights
