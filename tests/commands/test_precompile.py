@@ -121,7 +121,7 @@ def test_search_names_the_best_that_fits_as_gin(capsys, tmp_path):
 
 def test_the_flag_alone_asks_for_the_usual_candidates(capsys):
     assert main([*ALONE, "--search", "--dry_run"]) == 0
-    assert "precompile.precompile.search = True" in capsys.readouterr().out
+    assert "\n    search = True\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
