@@ -7,7 +7,6 @@ import dataclasses
 import jax
 
 from t5x_scale.checkpoint.restore import restore_parameters
-from t5x_scale.conversion.loading import check_shapes
 from t5x_scale.conversion.sources import is_own, open_source
 from t5x_scale.conversion.starting import (
     Surgery,
@@ -18,7 +17,7 @@ from t5x_scale.conversion.starting import (
 )
 from t5x_scale.core.errors import UserError
 from t5x_scale.core.files import to_path, write_text
-from t5x_scale.core.trees import flatten
+from t5x_scale.core.trees import check_shapes, flatten
 from t5x_scale.models.architecture import Architecture
 from t5x_scale.models.assembly import from_description
 from t5x_scale.models.interface import Params
@@ -61,8 +60,7 @@ def check_beginning(runtime: Runtime, beginning: Beginning) -> None:
     is_reset = beginning.optimizer == "reset"
     weights = open_source(path, architecture, parameters_only=is_reset, verify=False).weights
     weights = apply_transforms(weights, beginning.transforms)
-    wanted = flatten(runtime.abstract_params)
-    check_shapes({name: leaf.shape for name, leaf in weights.leaves.items()}, wanted, path)
+    check_shapes(weights.leaves, flatten(runtime.abstract_params), path)
     if not is_reset:
         check_optimizer_state(weights, runtime.abstract_state.opt_state, path)
 

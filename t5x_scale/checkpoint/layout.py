@@ -29,8 +29,8 @@ from typing import Any
 
 import jax
 
-from t5x_scale.core import files
-from t5x_scale.core.errors import UserError, did_you_mean
+from t5x_scale.core import files, trees
+from t5x_scale.core.errors import UserError
 
 LOGGER = logging.getLogger("t5x_scale.checkpoint")
 FORMAT = 1
@@ -220,32 +220,22 @@ def read_document(path: files.Path) -> Document:
     return document
 
 
-def check_leaves(document: Document, abstract: Mapping[str, Any], where: str, same_dtype: bool = True) -> None:
+def check_leaves(document: Document, abstract: Mapping[str, Any], where: str) -> None:
     """Compares the leaves on record with the leaves asked for, before anything is read.
 
     Args:
       document: the metadata of the checkpoint.
       abstract: leaf path to anything with a shape and a dtype.
       where: the checkpoint, for the message.
-      same_dtype: whether another dtype is an error too.
 
     Raises:
       UserError: naming the first leaf that is missing, unexpected, or of another shape or dtype.
     """
+    trees.check_shapes(document.leaves, abstract, where, leaf="leaf", user="this run")
     for path, leaf in abstract.items():
-        if path not in document.leaves:
-            near = did_you_mean(path, document.leaves.keys() - abstract.keys())
-            raise UserError(f"{where} has no leaf '{path}', which this run needs{near}")
         saved = document.leaves[path]
-        if saved.shape != tuple(leaf.shape):
-            raise UserError(f"'{path}' has the shape {list(saved.shape)} in {where}, this run needs {list(leaf.shape)}")
-        if same_dtype and saved.dtype != str(leaf.dtype):
+        if saved.dtype != str(leaf.dtype):
             raise UserError(f"'{path}' is {saved.dtype} in {where}, this run needs {leaf.dtype}")
-    for path in document.leaves:
-        if path not in abstract:
-            raise UserError(
-                f"{where} has the leaf '{path}', which this run does not know{did_you_mean(path, abstract)}"
-            )
 
 
 def _canonical(content: Any) -> str:

@@ -71,7 +71,7 @@ def restore_parameters(path: str | os.PathLike, abstract_params: Mapping[str, An
     def read(step: int) -> tuple[Any, OriginReport]:
         step_path = layout.step_directory(directory, step)
         document = read_document(step_path)
-        check_parameters(document, wanted, str(step_path))
+        _check_parameters(document, wanted, str(step_path))
         sources = {name: f"{PARAMETERS}/{name}" for name in wanted}
         saved = {
             source: jax.ShapeDtypeStruct(
@@ -104,18 +104,14 @@ def _find_steps(path: str | os.PathLike) -> tuple[files.Path, list[int]]:
     return directory, multihost.share_steps(steps[::-1])[::-1]
 
 
-def check_parameters(document: Document, wanted: Mapping[str, Any], where: str) -> None:
-    """Checks the parameters on record against those wanted, by path and shape.
-
-    Raises:
-      UserError: naming the first leaf that is missing, unexpected or of another shape.
-    """
+def _check_parameters(document: Document, wanted: Mapping[str, Any], where: str) -> None:
+    """Checks the parameters on record against those wanted, by path and shape."""
     prefix = f"{PARAMETERS}/"
     leaves = {name.removeprefix(prefix): leaf for name, leaf in document.leaves.items() if name.startswith(prefix)}
     if not leaves:
         near = did_you_mean(PARAMETERS, {name.split("/")[0] for name in document.leaves})
         raise UserError(f"{where} holds no '{PARAMETERS}'{near}")
-    layout.check_leaves(dataclasses.replace(document, leaves=leaves), wanted, where, same_dtype=False)
+    trees.check_shapes(leaves, wanted, where)
 
 
 def first_that_verifies(directory: files.Path, steps: list[int], read: Any) -> tuple[int, Any]:

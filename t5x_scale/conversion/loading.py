@@ -10,7 +10,6 @@ import numpy as np
 
 from t5x_scale.core import trees
 from t5x_scale.core.contiguous import to_contiguous
-from t5x_scale.core.errors import UserError, did_you_mean
 from t5x_scale.core.lazy import LazyArray
 from t5x_scale.core.leaves import Leaves
 
@@ -22,28 +21,8 @@ def load_parameters(leaves: Leaves, abstract_params: Mapping[str, Any], source: 
       UserError: naming the first parameter that is missing, unexpected or of another shape.
     """
     wanted = trees.flatten(abstract_params)
-    check_shapes({path: leaf.shape for path, leaf in leaves.items()}, wanted, source)
+    trees.check_shapes(leaves, wanted, source)
     return trees.unflatten({path: load_array(leaves[path].array, leaf) for path, leaf in wanted.items()})
-
-
-def check_shapes(found: Mapping[str, tuple[int, ...]], wanted: Mapping[str, Any], source: str) -> None:
-    """Compares what a checkpoint has with what the model needs, by path and shape; reads no tensor.
-
-    Raises:
-      UserError: see `load_parameters`.
-    """
-    for path, leaf in wanted.items():
-        if path not in found:
-            near = did_you_mean(path, found.keys() - wanted.keys())
-            raise UserError(f"{source} has no parameter '{path}', which the model needs{near}")
-        if tuple(found[path]) != tuple(leaf.shape):
-            raise UserError(
-                f"'{path}' has the shape {list(found[path])} in {source}, the model needs {list(leaf.shape)}"
-            )
-    for path in found:
-        if path not in wanted:
-            near = did_you_mean(path, wanted.keys() - found.keys())
-            raise UserError(f"{source} has the parameter '{path}', which the model does not know{near}")
 
 
 def load_array(array: LazyArray, wanted: jax.ShapeDtypeStruct) -> jax.Array:

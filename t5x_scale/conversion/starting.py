@@ -16,6 +16,7 @@ from t5x_scale.conversion.sources import Source, open_source
 from t5x_scale.core import files
 from t5x_scale.core.errors import UserError, did_you_mean
 from t5x_scale.core.leaves import render_origins
+from t5x_scale.core.trees import check_shapes
 from t5x_scale.models.architecture import Architecture
 from t5x_scale.models.records import name_differences
 from t5x_scale.models.weights import Weights
@@ -126,18 +127,10 @@ def check_optimizer_state(weights: Weights, abstract_opt_state: Any, source: str
         )
     found = join_state(weights.moments, weights.counters)
     wanted, clocks = _flatten_state(abstract_opt_state)
+    # Positions of schedules are not taken from there.
+    found, wanted = ({path: leaf for path, leaf in tree.items() if not clocks.get(path)} for tree in (found, wanted))
     hint = '; the same kind of optimiser is needed to restore its state, or INITIAL_OPTIMIZER = "reset"'
-    for path, leaf in wanted.items():
-        if clocks[path]:
-            continue
-        if path not in found:
-            raise UserError(f"{source} has no '{path}' for this optimiser{did_you_mean(path, found)}{hint}")
-        if found[path].shape != tuple(leaf.shape):
-            shapes = f"{list(found[path].shape)} in {source}, {list(leaf.shape)} in this run"
-            raise UserError(f"'{path}' of the optimiser has the shape {shapes}{hint}")
-    for path in found:
-        if path not in wanted:
-            raise UserError(f"{source} has '{path}', which this optimiser does not know{hint}")
+    check_shapes(found, wanted, source, leaf="leaf", user="this optimiser", hint=hint)
 
 
 def _flatten_state(abstract_opt_state: Any) -> tuple[dict[str, Any], dict[str, bool]]:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from t5x_scale.core.errors import UserError, did_you_mean
+
 Tree = Any
 
 
@@ -50,3 +52,38 @@ def map_with_path(function: Callable[..., Any], tree: Mapping[str, Any], *rest: 
     return unflatten(
         {path: function(path, leaf, *(other[path] for other in others)) for path, leaf in flatten(tree).items()}
     )
+
+
+def check_shapes(
+    found: Mapping[str, Any],
+    wanted: Mapping[str, Any],
+    where: str,
+    *,
+    leaf: str = "parameter",
+    user: str = "the model",
+    hint: str = "",
+) -> None:
+    """Compares what is there with what is needed, by path and shape; no values are looked at.
+
+    Args:
+      found: by path, anything with a shape.
+      wanted: likewise.
+      where: what `found` is, for the message.
+      leaf: what the message calls a leaf.
+      user: what needs the leaves, for the message.
+      hint: what ends the message.
+
+    Raises:
+      UserError: naming the first leaf that is missing, unexpected or of another shape.
+    """
+    for path, needed in wanted.items():
+        if path not in found:
+            near = did_you_mean(path, found.keys() - wanted.keys())
+            raise UserError(f"{where} has no {leaf} '{path}', which {user} needs{near}{hint}")
+        shapes = list(found[path].shape), list(needed.shape)
+        if shapes[0] != shapes[1]:
+            raise UserError(f"'{path}' has the shape {shapes[0]} in {where}, {user} needs {shapes[1]}{hint}")
+    for path in found:
+        if path not in wanted:
+            near = did_you_mean(path, wanted.keys() - found.keys())
+            raise UserError(f"{where} has the {leaf} '{path}', which {user} does not know{near}{hint}")

@@ -55,14 +55,14 @@ def test_a_cast_is_made_as_asked_and_reported(model_dir):
 
 def test_a_missing_or_unexpected_parameter_is_an_error_with_the_nearest_name(model_dir):
     abstract = make_abstract(bias=jax.ShapeDtypeStruct((4,), jnp.float32))
-    with pytest.raises(UserError, match="has no leaf 'decoder/bias'"):
+    with pytest.raises(UserError, match="has no parameter 'decoder/bias', which the model needs"):
         restore_parameters(model_dir, abstract)
     abstract = make_abstract()
     abstract["decoder"]["scales"] = abstract["decoder"].pop("scale")
-    with pytest.raises(UserError, match=r"has no leaf 'decoder/scales'.*did you mean 'decoder/scale'"):
+    with pytest.raises(UserError, match=r"has no parameter 'decoder/scales'.*did you mean 'decoder/scale'"):
         restore_parameters(model_dir, abstract)
     del abstract["decoder"]["scales"]
-    with pytest.raises(UserError, match="has the leaf 'decoder/scale', which this run does not know"):
+    with pytest.raises(UserError, match="has the parameter 'decoder/scale', which the model does not know"):
         restore_parameters(model_dir, abstract)
 
 

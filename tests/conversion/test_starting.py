@@ -90,8 +90,8 @@ def test_without_its_optimiser_it_begins_afresh(run):
 @pytest.mark.parametrize(
     ("optimizer", "message"),
     [
-        (lion.Lion(RATE), r"has 'opt_state/0/nu/.*', which this optimiser does not know; the same kind"),
-        (palm_adafactor.PalmAdafactor(RATE), r"has no 'opt_state/0/v/.*for this optimiser.*INITIAL_OPTIMIZER"),
+        (lion.Lion(RATE), r"has the leaf 'opt_state/0/nu/.*', which this optimiser does not know; the same kind"),
+        (palm_adafactor.PalmAdafactor(RATE), r"has no leaf 'opt_state/0/v/.*, which this optimiser needs.*INITIAL_"),
     ],
 )
 def test_the_state_of_another_optimiser_is_refused(run, optimizer, message):

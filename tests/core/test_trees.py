@@ -1,10 +1,12 @@
 """Paths of nested dicts."""
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from t5x_scale.core.trees import flatten, map_with_path, unflatten
+from t5x_scale.core.errors import UserError
+from t5x_scale.core.trees import check_shapes, flatten, map_with_path, unflatten
 
 names = st.text("abc_0", min_size=1, max_size=3)
 trees = st.recursive(st.integers(), lambda t: st.dictionaries(names, t, min_size=1, max_size=3), max_leaves=8)
@@ -29,3 +31,20 @@ def test_map_with_path():
     assert map_with_path(lambda path, x, y: f"{path}:{x + y}", first, second) == {"a": {"b": "a/b:11"}, "c": "c:22"}
     with pytest.raises(KeyError, match="a/b"):
         map_with_path(lambda path, x, y: x, first, {"c": 1})
+
+
+@pytest.mark.parametrize(
+    ("found", "message"),
+    [
+        ({"a/c": 3}, r"here has no parameter 'a/b', which the model needs \(did you mean 'a/c'\?\); so"),
+        ({"a/b": 4}, r"'a/b' has the shape \[4\] in here, the model needs \[3\]; so"),
+        ({"a/b": 3, "a": 3}, r"here has the parameter 'a', which the model does not know; so"),
+    ],
+)
+def test_shapes_that_do_not_fit_are_named(found, message):
+    def shaped(sizes):
+        return {path: np.zeros(size) for path, size in sizes.items()}
+
+    check_shapes(shaped({"a/b": 3}), shaped({"a/b": 3}), "here")
+    with pytest.raises(UserError, match=message):
+        check_shapes(shaped(found), shaped({"a/b": 3}), "here", hint="; so")
