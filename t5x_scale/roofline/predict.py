@@ -207,8 +207,8 @@ def _collective_rows(walk: Walk) -> tuple[CollectiveRow, ...]:
 
 def _slowest(walk: Walk, peak: float, count: int = 15) -> tuple[ComputeRow, ...]:
     rows = [
-        ComputeRow(name, kind, seconds, times, flops * times / seconds / peak, op_name)
-        for name, (seconds, kind, times, flops, op_name) in walk.instructions.items()
+        ComputeRow(name, work.kind, work.seconds, work.count, work.flops / work.seconds / peak, work.op_name)
+        for name, work in walk.work.items()
     ]
     return tuple(sorted(rows, key=lambda row: -row.seconds)[:count])
 

@@ -33,6 +33,17 @@ class Use:
     exposed: float
 
 
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """An instruction that computes: its kind, seconds of all its runs, their number, FLOPs of all, and its origin."""
+
+    kind: str
+    seconds: float
+    count: float
+    flops: float
+    op_name: str
+
+
 @dataclasses.dataclass
 class Walk:
     """What a computation costs, loops multiplied in. Seconds of one device.
@@ -43,7 +54,7 @@ class Walk:
       flops: of matrix products and kernels.
       uses: collectives by name.
       host_exposed: seconds waited for host memory.
-      instructions: name -> (seconds, kind, times a step, FLOPs once) of what computes.
+      work: instructions that compute, by name.
       unknown_loops: loops whose turns the text does not say; walked once.
     """
 
@@ -52,7 +63,7 @@ class Walk:
     flops: float = 0.0
     uses: dict[str, Use] = dataclasses.field(default_factory=dict)
     host_exposed: float = 0.0
-    instructions: dict[str, tuple[float, str, float, float, str]] = dataclasses.field(default_factory=dict)
+    work: dict[str, Work] = dataclasses.field(default_factory=dict)
     unknown_loops: list[str] = dataclasses.field(default_factory=list)
 
     def add(self, other: Walk, times: float = 1.0) -> None:
@@ -65,9 +76,8 @@ class Walk:
             self.busy[kind] += times * seconds
         for name, use in other.uses.items():
             self.use(name, use.collective, times * use.count, times * use.exposed)
-        for name, (seconds, kind, count, flops, op_name) in other.instructions.items():
-            before = self.instructions.get(name, (0, kind, 0, flops, op_name))
-            self.instructions[name] = (seconds * times + before[0], kind, count * times + before[2], flops, op_name)
+        for name, work in other.work.items():
+            self._work(name, work, times)
 
     def use(self, name: str, collective: Collective, count: float, exposed: float) -> None:
         """Records runs of a collective."""
@@ -81,7 +91,16 @@ class Walk:
         self.busy[kind] += seconds
         self.flops += flops
         if seconds:
-            self.instructions[name] = (seconds, kind, 1.0, flops, op_name)
+            self._work(name, Work(kind, seconds, 1.0, flops, op_name))
+
+    def _work(self, name: str, work: Work, times: float = 1.0) -> None:
+        before = self.work.get(name, Work(work.kind, 0.0, 0.0, 0.0, work.op_name))
+        self.work[name] = dataclasses.replace(
+            before,
+            seconds=before.seconds + times * work.seconds,
+            count=before.count + times * work.count,
+            flops=before.flops + times * work.flops,
+        )
 
 
 class Scheduler:

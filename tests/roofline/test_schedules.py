@@ -1,0 +1,205 @@
+"""What overlaps, what is exposed, what loops multiply: exact sums for a machine of round numbers."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from t5x_scale.roofline.chips import CHIPS
+from t5x_scale.roofline.hlo import parse
+from t5x_scale.roofline.kernels import KernelModel
+from t5x_scale.roofline.links import Constants, Machine
+from t5x_scale.roofline.schedule import Scheduler
+
+# A cycle is a microsecond, a link carries a megabyte a second, nothing is lost.
+CHIP = dataclasses.replace(
+    CHIPS["v5p"], clock=1e6, link_bandwidth=1e6, host_bandwidth=1e6, dcn_bandwidth=1e6, peak_flops=1e12
+)
+IDEAL = Constants(1.0, 1.0, 0.0, 0.0, product_stretch=1.0, vector_stretch=1.0)
+
+
+def walk(text, torus=(4, 4, 4), slices=1):
+    one = np.array(list(np.ndindex(*torus)))
+    machine = Machine(
+        CHIP,
+        ("data", "fsdp"),
+        (slices, len(one)),
+        np.concatenate([one] * slices),
+        np.repeat(np.arange(slices), len(one)),
+        torus,
+    )
+    module = parse(text)
+    return Scheduler(module, machine, IDEAL, KernelModel()).walk(module.main)
+
+
+def work(name, cycles, operand="x"):
+    return (
+        f"  %{name} = f32[750000]{{0}} fusion(%{operand}), kind=kLoop, calls=%f, "
+        f'backend_config={{"estimated_cycles":"{cycles}"}}\n'
+    )
+
+
+HEAD = """HloModule m, is_scheduled=true
+
+%add (a: f32[], b: f32[]) -> f32[] {
+  %a = f32[] parameter(0)
+  %b = f32[] parameter(1)
+  ROOT %s = f32[] add(%a, %b)
+}
+
+%f (p: f32[750000]) -> f32[750000] {
+  ROOT %p = f32[750000]{0} parameter(0)
+}
+
+"""
+ENTRY = "ENTRY %main (x: f32[750000]) -> f32[750000] {\n  %x = f32[750000]{0} parameter(0)\n"
+# 3 MB over the 6 directions of a cube: 2 * 63 / 64 * 0.5 s.
+REDUCED = 2 * 63 / 64 * 0.5
+
+
+def test_a_collective_that_is_no_pair_is_exposed():
+    text = HEAD + ENTRY + work("a", 1_000_000)
+    text += "  ROOT %r = f32[750000]{0} all-reduce(%a), replica_groups=[1,64]<=[64], to_apply=%add\n}\n"
+    result = walk(text)
+    assert result.seconds == pytest.approx(1.0 + REDUCED)
+    assert result.uses["r"].exposed == pytest.approx(REDUCED)
+    assert result.uses["r"].collective.axes == ("fsdp",)
+    assert dict(result.busy) == pytest.approx({"other": 1.0})
+
+
+@pytest.mark.parametrize(("cycles", "exposed"), [(2_000_000, 0.0), (500_000, REDUCED - 0.5), (0, REDUCED)])
+def test_a_pair_is_exposed_as_far_as_work_does_not_hide_it(cycles, exposed):
+    text = HEAD + ENTRY
+    text += "  %s = f32[750000]{0} all-reduce-start(%x), replica_groups=[1,64]<=[64], to_apply=%add\n"
+    text += work("a", cycles)
+    text += "  ROOT %r = f32[750000]{0} all-reduce-done(%s)\n}\n"
+    result = walk(text)
+    assert result.uses["s"].exposed == pytest.approx(exposed)
+    assert result.seconds == pytest.approx(cycles / 1e6 + exposed)
+
+
+def test_two_transfers_over_the_same_links_follow_each_other():
+    text = HEAD + ENTRY
+    for name in ("s", "t"):
+        text += f"  %{name} = f32[750000]{{0}} all-reduce-start(%x), replica_groups=[1,64]<=[64], to_apply=%add\n"
+    text += "  %q = f32[750000]{0} all-reduce-done(%s)\n  ROOT %r = f32[750000]{0} all-reduce-done(%t)\n}\n"
+    assert walk(text).seconds == pytest.approx(2 * REDUCED)
+
+
+def test_loops_multiply():
+    body = (
+        "%body (p: (s32[], f32[750000])) -> (s32[], f32[750000]) {\n"
+        "  %p = (s32[], f32[750000]{0}) parameter(0)\n"
+        "  %i = s32[] get-tuple-element(%p), index=0\n"
+        "  %x = f32[750000]{0} get-tuple-element(%p), index=1\n"
+        + work("a", 1_000_000)
+        + "  %r = f32[750000]{0} all-reduce(%a), replica_groups=[1,64]<=[64], to_apply=%add\n"
+        "  ROOT %t = (s32[], f32[750000]{0}) tuple(%i, %r)\n}\n\n"
+        "%cond (p: (s32[], f32[750000])) -> pred[] {\n"
+        "  %p = (s32[], f32[750000]{0}) parameter(0)\n"
+        "  ROOT %never = pred[] constant(false)\n}\n\n"
+    )
+    loop = (
+        "  %zero = s32[] constant(0)\n  %state = (s32[], f32[750000]{0}) tuple(%zero, %x)\n"
+        "  %w = (s32[], f32[750000]{0}) while(%state), condition=%cond, body=%body"
+    )
+    end = "\n  ROOT %y = f32[750000]{0} get-tuple-element(%w), index=1\n}\n"
+    known = walk(HEAD + body + ENTRY + loop + ', backend_config={"known_trip_count":{"n":"5"}}' + end)
+    assert known.seconds == pytest.approx(5 * (1 + REDUCED))
+    assert known.uses["r"].count == 5
+    assert known.work["a"].seconds == pytest.approx(5.0)
+    assert known.unknown_loops == []
+    unknown = walk(HEAD + body + ENTRY + loop + end)
+    assert unknown.seconds == pytest.approx(1 + REDUCED)
+    assert unknown.unknown_loops == ["w"]
+
+
+def test_of_the_branches_of_a_condition_the_dearest_counts():
+    branches = "".join(
+        f"%{name} (x: f32[750000]) -> f32[750000] {{\n  %x = f32[750000]{{0}} parameter(0)\n"
+        + work(f"work_{name}", cycles).replace("  %work", "  ROOT %work")
+        + "}\n\n"
+        for name, cycles in (("cheap", 1_000_000), ("dear", 3_000_000))
+    )
+    text = HEAD + branches + ENTRY + "  %i = s32[] constant(0)\n"
+    text += "  ROOT %c = f32[750000]{0} conditional(%i, %x, %x), branch_computations={%cheap, %dear}\n}\n"
+    assert walk(text).seconds == pytest.approx(3.0)
+
+
+def test_a_reduction_of_which_each_keeps_its_part():
+    fused = (
+        "%all-reduce-scatter (p: f32[750000]) -> f32[11719] {\n"
+        "  %p = f32[750000]{0} parameter(0)\n"
+        "  %r = f32[750000]{0} all-reduce(%p), replica_groups=[1,64]<=[64], to_apply=%add\n"
+        "  %zero = s32[] constant(0)\n"
+        "  ROOT %part = f32[11719]{0} dynamic-slice(%r, %zero), dynamic_slice_sizes={11719}\n}\n\n"
+    )
+    text = HEAD + fused + ENTRY
+    text += "  ROOT %s = f32[11719]{0} fusion(%x), kind=kCustom, calls=%all-reduce-scatter\n}\n"
+    result = walk(text)
+    assert result.uses["s"].collective.kind == "reduce-scatter"
+    assert result.seconds == pytest.approx(REDUCED / 2)
+
+
+STEPS = """%start (p: f32[750000]) -> (f32[750000], f32[48000000], u32[]) {
+  %p = f32[750000]{0} parameter(0)
+  %g = f32[48000000]{0} all-gather(%p), channel_id=9, replica_groups=[1,64]<=[64], dimensions={0}, frontend_attributes={chain_id="1"}
+  ROOT %c = (f32[750000]{0}, f32[48000000]{0}, u32[]{:S(2)}) custom-call(%g), custom_call_target="AsyncCollectiveStart"
+}
+
+%async_collective_fusion.1 (p: f32[750000], q: f32[750000]) -> (f32[750000], f32[48000000]) {
+  %p = f32[750000]{0} parameter(0)
+  %q = f32[750000]{0} parameter(1)
+  %g = f32[48000000]{0} all-gather(%p), channel_id=9, replica_groups=[1,64]<=[64], dimensions={0}, frontend_attributes={chain_id="1"}
+  ROOT %t = (f32[750000]{0}, f32[48000000]{0}) tuple(%q, %g)
+}
+
+%done (p: f32[750000]) -> f32[48000000] {
+  %p = f32[750000]{0} parameter(0)
+  %g = f32[48000000]{0} all-gather(%p), channel_id=9, replica_groups=[1,64]<=[64], dimensions={0}, frontend_attributes={chain_id="1"}
+  ROOT %c = f32[48000000]{0} custom-call(%p, %g), custom_call_target="AsyncCollectiveDone"
+}
+
+"""  # noqa: E501
+
+
+@pytest.mark.parametrize(("cycles", "exposed"), [(10_000_000, 63 / 64 * 32 - 10), (40_000_000, 0.0)])
+def test_a_collective_in_steps_counts_once_and_runs_beside_the_work_between(cycles, exposed):
+    text = HEAD + STEPS + ENTRY
+    text += "  %s = (f32[750000]{0}, f32[48000000]{0}, u32[]{:S(2)}) fusion(%x), kind=kCustom, calls=%start\n"
+    text += "  %p = f32[750000]{0} get-tuple-element(%s), index=0\n"
+    text += "  %w = (f32[750000]{0}, f32[48000000]{0}) fusion(%p, %x), kind=kOutput, calls=%async_collective_fusion.1, "
+    text += f'backend_config={{"estimated_cycles":"{cycles}"}}\n'
+    text += "  %d = f32[48000000]{0} fusion(%p), kind=kCustom, calls=%done\n"
+    text += "  ROOT %y = f32[750000]{0} get-tuple-element(%w), index=0\n}\n"
+    result = walk(text)
+    assert list(result.uses) == ["s"]
+    assert result.uses["s"].collective.payload == 48e6 * 4
+    assert result.uses["s"].exposed == pytest.approx(exposed)
+    assert result.seconds == pytest.approx(cycles / 1e6 + exposed)
+
+
+def test_copies_to_the_host_run_beside_work():
+    text = HEAD + ENTRY
+    text += "  %s = (f32[750000]{0:S(5)}, f32[750000]{0}, u32[]{:S(2)}) copy-start(%x)\n"
+    text += work("a", 1_000_000)
+    text += "  ROOT %r = f32[750000]{0:S(5)} copy-done(%s)\n}\n"
+    result = walk(text)
+    assert result.seconds == pytest.approx(3.0)
+    assert result.host_exposed == pytest.approx(2.0)
+
+
+def test_a_transfer_between_slices_ends_with_its_receipt():
+    met = 'frontend_attributes={_xla_host_transfer_handler_name="xla_megascale_runtime",'
+    met += '_xla_host_transfer_rendezvous="all-reduce.1_0",_xla_megascale_transfer_type="ALL_REDUCE"}'
+    text = HEAD + ENTRY + "  %t = token[] after-all()\n"
+    text += f"  %s = (f32[750000]{{0}}, u32[], token[]) send(%x, %t), channel_id=2, is_host_transfer=true, {met}\n"
+    text += f"  %v = (f32[750000]{{0}}, u32[], token[]) recv(%t), channel_id=1, is_host_transfer=true, {met}\n"
+    text += work("a", 1_000_000)
+    text += "  %sd = token[] send-done(%s), channel_id=2\n"
+    text += "  %vd = (f32[750000]{0}, token[]) recv-done(%v), channel_id=1\n"
+    text += "  ROOT %r = f32[750000]{0} get-tuple-element(%vd), index=0\n}\n"
+    result = walk(text, slices=2)
+    (use,) = result.uses.values()
+    assert (use.collective.kind, use.collective.axes) == ("all-reduce", ("dcn",))
+    assert use.exposed == pytest.approx(3.0 - 1.0)
