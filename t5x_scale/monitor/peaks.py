@@ -10,20 +10,20 @@ from __future__ import annotations
 
 import re
 
-# Cloud TPU documentation, one page per generation ("Peak compute per chip"); the device kinds are the ones that
-# jax/_src/pallas/mosaic/tpu_info.py tells apart, and so are the cores per chip and the numbers of v2 and v4i.
+from t5x_scale.roofline.chips import CHIPS
+
+# Of the generations that runs are planned for `roofline.chips` owns the numbers; JAX calls a kind one way or the other.
+# The rest: jax/_src/pallas/mosaic/tpu_info.py, as are the cores a chip of v2 and v3.
 _TPU: dict[str, float] = {
     "TPU v2": 46e12 / 2,
     "TPU v3": 123e12 / 2,
-    "TPU v4": 275e12,
     "TPU v4 lite": 137e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5e": 197e12,
-    "TPU v5": 459e12,
-    "TPU v5p": 459e12,
-    "TPU v6 lite": 918e12,
-    "TPU v6e": 918e12,
-    "TPU7x": 2307e12 / 2,
+    **{
+        kind: chip.device_peak_flops
+        for chip in CHIPS.values()
+        if chip.torus
+        for kind in (chip.kind, f"TPU {chip.name}")
+    },
 }
 
 # NVIDIA's data sheets, which print twice these numbers, "with sparsity" (A100: both). The first match counts.
