@@ -9,7 +9,7 @@ import time
 import jax
 import numpy as np
 import pytest
-import sentencepiece_files
+import small_tokenizers
 from toy import FAMILIES, make_weights, read
 
 from t5x_scale.checkpoint.restore import restore_parameters
@@ -26,7 +26,7 @@ MOMENTS = ("opt_state/0/mu", "opt_state/0/nu")
 @pytest.mark.parametrize("family", FAMILIES)
 def test_what_was_written_is_opened_again(tmp_path, family):
     weights = make_weights(FAMILIES[family], moments=MOMENTS).replace(
-        tokenizer=sentencepiece_files.tokenizer(),
+        tokenizer={"tokenizer.model": small_tokenizers.sentencepiece_model()},
         recipe=({"surgery": "DepthUpscale", "num_removed": 1},),
         dropped={"old/kernel": Origin("dropped", "old/kernel", "by hand")},
     )

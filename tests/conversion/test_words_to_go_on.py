@@ -3,7 +3,7 @@
 import shlex
 
 import pytest
-import sentencepiece_files
+import small_tokenizers
 from toy import FAMILIES, make_weights
 
 from t5x_scale.commands import COMMANDS
@@ -17,7 +17,9 @@ YOURS = {"MODEL_DIR": "'run'", "MIXTURE_OR_TASK_NAME": "'any'", "TRAIN_STEPS": "
 @pytest.mark.parametrize("surgery", [None, *RUNS])
 def test_the_words_for_training_and_asking(tmp_path, surgery):
     steps = () if surgery is None else ({"surgery": surgery},)
-    weights = make_weights(FAMILIES["llama"]).replace(tokenizer=sentencepiece_files.tokenizer(), recipe=steps)
+    weights = make_weights(FAMILIES["llama"]).replace(
+        tokenizer={"tokenizer.model": small_tokenizers.sentencepiece_model()}, recipe=steps
+    )
     text = how_to_go_on(write_checkpoint(tmp_path / "new", weights, source="a test"), weights)
     commands = [line for line in text.replace("\\\n", " ").splitlines() if line.strip().startswith("t5x_scale")]
     assert [shlex.split(line)[1] for line in commands] == ["train", "infer"]
