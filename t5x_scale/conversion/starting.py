@@ -36,13 +36,11 @@ class Started:
       params: the parameters, placed.
       opt_state: the optimiser's state, placed; None where it begins afresh.
       report: the origin of every tensor, to be kept beside the run.
-      recipe: what was done to the checkpoint before it was loaded, for the record.
     """
 
     params: Any
     opt_state: Any | None
     report: str
-    recipe: tuple[dict[str, Any], ...]
 
 
 def apply_transforms(weights: Weights, transforms: Sequence[Surgery]) -> Weights:
@@ -96,7 +94,7 @@ def start_from(
         opt_state = load_optimizer_state(weights, abstract_opt_state, source.place)
     fate = "afresh" if opt_state is None else "restored"
     report = f"from {source.place} ({source.kind}); optimiser: {fate}\n"
-    return Started(params, opt_state, report + render_origins(weights.leaves, weights.dropped), weights.recipe)
+    return Started(params, opt_state, report + render_origins(weights.leaves, weights.dropped))
 
 
 def load_optimizer_state(weights: Weights, abstract_opt_state: Any, source: str) -> Any:
