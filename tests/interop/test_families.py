@@ -239,7 +239,9 @@ def small(name, **changes):
         (small("llama", num_hidden_layers="3"), "num_hidden_layers is '3'; it must be a positive integer"),
         (small("llama", rms_norm_eps="small"), "rms_norm_eps is 'small'; it must be a number"),
         (small("llama", attention_bias=1), "attention_bias is 1; it must be true or false"),
-        (small("llama", num_key_value_heads=3), "num_heads=4 is not a multiple of num_kv_heads=3"),
+        (small("llama", num_key_value_heads=3), "num_key_value_heads is 3; it must divide num_attention_heads=4"),
+        (small("llama", head_dim=None, num_attention_heads=32), "num_attention_heads is 32; it must be hidden_size=24"),
+        (small("mixtral", num_experts_per_tok=9), "num_experts_per_tok is 9; it must be num_local_experts="),
         (small("llama", torch_dtype="int8"), "torch_dtype is 'int8'; supported are float32"),
         (small("llama", rope_scaling={"type": "dynamic", "factor": 2.0}),
          "rope_scaling: type is 'dynamic'; supported are default, linear"),
@@ -256,12 +258,32 @@ def small(name, **changes):
         (small("cohere", use_qk_norm=True), "use_qk_norm is True; supported is False"),
         (small("gpt2", scale_attn_by_inverse_layer_idx=True), "scale_attn_by_inverse_layer_idx is True"),
         (small("gpt2", n_head=5), "n_embd is 24; it must be a multiple of n_head=5"),
-        (small("mistral", layer_types=["full_attention"] * 3), "layer_types is .*supported is absent"),
+        (small("mistral", layer_types=["full_attention"] * 2), "layer_types is .*it must be a list of 3"),
+        (small("mistral", layer_types=["sliding_attention"] * 3, sliding_window=None), "sliding_window is None"),
     ],
 )  # fmt: skip
 def test_configurations_that_are_refused(config, message):
     with pytest.raises(UserError, match=message):
         find_family(config).to_architecture(config)
+
+
+@pytest.mark.parametrize("name", ["mistral", "mixtral"])
+@pytest.mark.parametrize(
+    ("kinds", "window", "windows"),
+    [
+        ("fff", None, ()),
+        ("sss", 5, (5,)),
+        ("fff", 5, ()),
+        ("fsf", 5, (None, 5)),
+        ("sff", 5, (5, None, None)),
+    ],
+)
+def test_windows_of_listed_layers(name, kinds, window, windows, caplog):
+    types = [{"f": "full_attention", "s": "sliding_attention"}[kind] for kind in kinds]
+    config = small(name, layer_types=types, sliding_window=window)
+    assert FAMILIES[name].to_architecture(config).windows == windows
+    # What the class of transformers would compute otherwise is said.
+    assert ("gives all layers the window of 5" in caplog.text) == (window is not None and windows != (5,))
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt_neox", "gpt2"])

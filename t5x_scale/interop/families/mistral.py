@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from t5x_scale.interop.families import llama, parts
@@ -10,19 +11,27 @@ from t5x_scale.interop.families.fields import Fields
 from t5x_scale.interop.families.rope import read_rope
 from t5x_scale.models.architecture import Architecture
 
+LOGGER = logging.getLogger("t5x_scale.interop")
+
 
 def read_config(fields: Fields) -> Architecture:
     """Of a MistralConfig."""
-    fields.unsupported("layer_types")
-    return llama.read_common(fields, windows=read_window(fields, 4096), **read_rope(fields))
+    return llama.read_common(fields, windows=read_windows(fields, 4096), **read_rope(fields))
 
 
-def read_window(fields: Fields, default: int | None) -> tuple[int, ...]:
-    """One window for all layers. Null is none, unlike a field that is absent."""
-    if "sliding_window" not in fields.config:
-        return () if default is None else (default,)
-    window = fields.integer("sliding_window", None)
-    return () if window is None else (window,)
+def read_windows(fields: Fields, default: int | None) -> tuple[int | None, ...]:
+    """One window for all layers, or for those that `layer_types` lists. Null is none, unlike a field that is absent."""
+    window = fields.integer("sliding_window", None if "sliding_window" in fields.config else default)
+    layers = fields.layers("num_hidden_layers")
+    usual = "full_attention" if window is None else "sliding_attention"
+    windows = parts.read_layer_types(fields, window, [usual] * layers, layers)
+    if window is not None and windows != (window,):
+        LOGGER.warning(
+            "%s: layers of full attention are read as layer_types lists them; transformers' class of this family "
+            "gives all layers the window of %d",
+            *(fields.where, window),
+        )
+    return windows
 
 
 def write_config(architecture: Architecture) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 from t5x_scale.interop.families import llama, parts
 from t5x_scale.interop.families.family import Family
 from t5x_scale.interop.families.fields import Fields
-from t5x_scale.interop.families.mistral import read_window
+from t5x_scale.interop.families.mistral import read_windows
 from t5x_scale.interop.families.rope import read_rope
 from t5x_scale.interop.mapping import Row, row
 from t5x_scale.models.architecture import Architecture
@@ -15,12 +15,11 @@ from t5x_scale.models.architecture import Architecture
 
 def read_config(fields: Fields) -> Architecture:
     """Of a MixtralConfig."""
-    config = parts.read_shapes(
-        fields,
-        num_experts=fields.integer("num_local_experts", 8),
-        num_experts_per_token=fields.integer("num_experts_per_tok", 2),
-    )
-    windows = read_window(fields, None)
+    experts, chosen = fields.integer("num_local_experts", 8), fields.integer("num_experts_per_tok", 2)
+    if chosen > experts:
+        raise fields.error("num_experts_per_tok", chosen, f"it must be num_local_experts={experts} or less")
+    config = parts.read_shapes(fields, num_experts=experts, num_experts_per_token=chosen)
+    windows = read_windows(fields, None)
     return llama.read_common(fields, epsilon=1e-5, config=config, windows=windows, **read_rope(fields, 1e6))
 
 

@@ -22,7 +22,11 @@ INVERSE_FREQUENCIES = r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq"
 
 
 def read_shapes(fields: Fields, **changes: Any) -> ModelConfig:
-    """The shapes in Llama's field names. Their float16 becomes float32 parameters, in which no value is lost."""
+    """The shapes in Llama's field names. Their float16 becomes float32 parameters, in which no value is lost.
+
+    Raises:
+      UserError: a number is missing or does not fit the others; in the names of the configuration.
+    """
     heads = fields.integer("num_attention_heads")
     embed_dim = fields.integer("hidden_size")
     dtype = fields.choice("dtype" if "dtype" in fields else "torch_dtype", DTYPES, "float32")
@@ -37,7 +41,12 @@ def read_shapes(fields: Fields, **changes: Any) -> ModelConfig:
         "dtype": dtype,
         "param_dtype": dtype,
     }
-    return ModelConfig(**{**values, **changes})
+    values |= changes
+    if heads % values["num_kv_heads"]:
+        raise fields.error("num_key_value_heads", values["num_kv_heads"], f"it must divide num_attention_heads={heads}")
+    if not values["head_dim"]:
+        raise fields.error("num_attention_heads", heads, f"it must be hidden_size={embed_dim} or less")
+    return ModelConfig(**values)
 
 
 def write_shapes(config: ModelConfig) -> dict[str, Any]:
