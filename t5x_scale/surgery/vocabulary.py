@@ -7,6 +7,7 @@ A table often has more rows than its tokenizer has ids; those rows are used befo
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -31,6 +32,7 @@ from t5x_scale.surgery.checks import check_at_least, check_range
 from t5x_scale.surgery.interface import Slot, Surgery
 from t5x_scale.surgery.vocabulary_rows import VOCAB, RowPlan, change_rows
 
+LOGGER = logging.getLogger("t5x_scale.surgery")
 INITIALISE = ("mean", "copy", "subwords", "normal")
 
 
@@ -159,6 +161,7 @@ class ExtendVocabulary(VocabularySurgery):
         files, ids = extend_tokenizer(tokenizer, names)
         added = {name: index for name, index in ids.items() if index >= vocabulary.size}
         if not added:
+            LOGGER.warning("ExtendVocabulary adds nothing: %s", _why_nothing(names))
             return _plan_rows(rows, rows, vocabulary.size), tokenizer, {"added": []}
         size = vocabulary.size + len(added)
         sources = {index: found for name, index in added.items() if (found := self._sources(vocabulary, name))}
@@ -286,6 +289,13 @@ def open_tokenizer(files: Mapping[str, bytes]) -> tuple[Vocabulary, dict[str, by
     """
     filled, _ = extend_tokenizer(files, ())
     return vocabulary_from_files(filled), filled
+
+
+def _why_nothing(names: Sequence[str]) -> str:
+    if not names:
+        return "set its tokens, num_sentinels or ul2"
+    others = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    return f"the tokenizer has '{names[0]}'{others} already"
 
 
 def _spell(vocabulary: Vocabulary, text: bytes) -> list[int]:

@@ -150,10 +150,12 @@ def test_rows_can_be_the_mean_of_subwords(letters):
     np.testing.assert_allclose(table(extended)[16], table(weights).mean(0), rtol=1e-6)
 
 
-def test_tokens_that_are_there_stay(letters):
+def test_tokens_that_are_there_stay(letters, caplog):
     weights, _ = make_weights(letters)
     once = ExtendVocabulary(ul2=True, num_sentinels=2)(weights)
+    assert not caplog.records
     twice = ExtendVocabulary(ul2=True, num_sentinels=2)(once)
+    assert caplog.messages == ["ExtendVocabulary adds nothing: the tokenizer has '[S2S]' and 4 more already"]
     assert twice.leaves == once.leaves
     assert twice.tokenizer == once.tokenizer
     assert twice.recipe[-1]["added"] == []
