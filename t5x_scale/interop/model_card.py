@@ -16,6 +16,8 @@ from t5x_scale.models.weights import Weights
 # Facts that Hugging Face reads from the front matter; written only where somebody stated them.
 FRONT_MATTER = ("license", "language", "datasets", "base_model", "pipeline_tag", "tags")
 _VERSIONS = ("jax", "numpy")
+# Of names in a list, such as the tokens that a surgery added.
+_MOST_NAMES = 20
 
 
 def make_model_card(name: str, weights: Weights, config: Mapping[str, Any], facts: Mapping[str, Any] = {}) -> str:
@@ -87,6 +89,8 @@ def _plain(value: Any) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{name} {_plain(part)}" for name, part in value.items())
     if isinstance(value, list | tuple):
+        if len(value) > _MOST_NAMES and all(isinstance(part, str) for part in value):
+            return f"{_plain(value[0])} and {len(value) - 1:,} more"
         return ", ".join(_plain(part) for part in value)
     text = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
     return text.replace("|", "\\|").replace("\n", " ")

@@ -199,6 +199,15 @@ class TestCard:
         assert "restored from token_embedder/embedding" in card
         assert "13 parameters" not in card
 
+    @pytest.mark.parametrize(
+        ("count", "said"), [(20, "<extra_id_18>, <extra_id_19>"), (100, "<extra_id_0> and 99 more")]
+    )
+    def test_many_names_are_counted(self, count, said):
+        weights = make_weights().replace(recipe=({"added": [f"<extra_id_{i}>" for i in range(count)]},))
+        card = make_model_card("mini", weights, {})
+        assert f"{said}\n" in card
+        assert ("<extra_id_1>," in card) == (count == 20)
+
     def test_claims_nothing_that_is_not(self):
         card = self.make(license=None)
         assert "license" not in card
