@@ -156,18 +156,24 @@ def test_on_a_mesh(batch, heads, kv_heads):
         assert f"f32[{batch},{length},{heads},16]" not in compiled.as_text()
 
 
-def test_over_copies_of_a_layer():
-    """Under vmap, as when stages of a pipeline work side by side."""
+def test_on_stages_that_work_side_by_side():
+    """Under vmap over an axis of the mesh, as in a pipeline: each stage has rows and segments of its own."""
     rng = np.random.default_rng(0)
-    q, _, k, v = (jnp.stack(pair) for pair in zip(*(draw(130, 2, np.float32, rng) for _ in range(2)), strict=True))
+    stages = [draw(130, 2, np.float32, rng) for _ in range(2)]
+    d_out, q, k, v = (jnp.stack(values) for values in zip(*stages, strict=True))
     segments = jnp.asarray(np.stack([packed_rows(130, rng)[0] for _ in range(2)]))
 
-    def one(q, k, v, segments):
-        return attention_splash(q, k, v, make_mask(segments), scale=SCALE, block=128)
+    def stage(segments, d_out, *args):
+        return run(lambda *a: attention_splash(*a, make_mask(segments), scale=SCALE, block=128), d_out, *args)
 
-    got = jax.jit(jax.vmap(one), compiler_options=FAST)(q, k, v, segments)
-    expected = [jax.jit(one, compiler_options=FAST)(*args) for args in zip(q, k, v, segments, strict=True)]
-    np.testing.assert_allclose(got, np.stack(expected), rtol=1e-6, atol=1e-6)
+    devices = np.array(jax.devices()[:8]).reshape(1, 2, 2, 1, 1, 2)
+    mesh = Mesh(devices, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
+    with activation_rules(mesh, fsdp_model()):
+        got = jax.jit(jax.vmap(stage, spmd_axis_name="stage"), compiler_options=FAST)(segments, d_out, q, k, v)
+    one = jax.jit(stage, compiler_options=FAST)
+    expected = [one(*args) for args in zip(segments, d_out, q, k, v, strict=True)]
+    for name, x, y in zip(("out", "dq", "dk", "dv"), got, zip(*expected, strict=True), strict=True):
+        np.testing.assert_allclose(x, np.stack(y), rtol=1e-5, atol=1e-5, err_msg=name)
 
 
 @pytest.mark.parametrize(
