@@ -42,34 +42,34 @@ def main(
       summaries: command -> one line for `--help`.
 
     Returns:
-      The exit code: 0 done, 75 stopped and resumable, 1 when the user has something to mend (one line on stderr
-      says what). Any other exception passes through with its traceback.
+      The exit code: 0 done, 75 stopped and resumable (told to, or as another process of the run is gone), 1 when the
+      user has something to mend (one line on stderr says what). Any other exception passes through with its traceback.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         return _main(words, commands, flags, summaries)
     except UserError as error:
-        print(f"t5x_scale: error: {_one_line(error)}", file=sys.stderr)
-        return _leave(error)
+        return _leave(error, _one_line(error))
     except BrokenPipeError:
         # Whoever read our output has seen enough (`t5x_scale infer … | head`). What is left goes nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_PIPE
+        return distributed.leave_run(EXIT_PIPE)
     except (Exception, KeyboardInterrupt) as error:
         if not distributed.is_joined():
             raise
-        if distributed.has_lost_others(error):
-            print(f"t5x_scale: error: {distributed.LOST}", file=sys.stderr)
-        else:
-            traceback.print_exc()
         return _leave(error)
 
 
-def _leave(error: BaseException) -> int:
-    """The exit code after an error, at once where other processes of the run may be waiting for this one."""
-    if distributed.has_lost_others(error):
-        return distributed.leave_run(EXIT_RESUMABLE, waiting=False)
-    return distributed.leave_run(EXIT_ERROR)
+def _leave(error: BaseException, line: str = "") -> int:
+    """Says what went wrong, and ends with the exit code for it: at once, where others may wait for this process."""
+    is_lost = distributed.has_lost_others(error)
+    if is_lost and distributed.LOST not in line:
+        line = f"{line}: {distributed.LOST}" if line else distributed.LOST
+    if line:
+        print(f"t5x_scale: error: {line}", file=sys.stderr)
+    else:
+        traceback.print_exception(error)
+    return distributed.leave_run(EXIT_RESUMABLE if is_lost else EXIT_ERROR, waiting=not is_lost)
 
 
 def console_entry() -> NoReturn:

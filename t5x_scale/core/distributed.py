@@ -81,20 +81,23 @@ def join_run(config: ProcessConfig = ProcessConfig()) -> None:
     place = find_place(os.environ, on_tpu=platforms[0] == "tpu")
     if place is None or jax.distributed.is_initialized():
         return
+    late = f"not all of them started within {config.initialization_timeout_seconds} s"
+    words = LastWords(f"t5x_scale: error: {_cannot_join(late)}")
     try:
         jax.distributed.initialize(**_arguments(place, config))
+        count, index = jax.process_count(), jax.process_index()
     except Exception as error:
+        words.cancel()
         # Whatever the network throws: name resolution, a port in use, a deadline, ….
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(
-            f"cannot join the other processes of this run ({reason}); check {ADDRESS}, {COUNT} and {INDEX}, or set "
-            f"{COUNT}=1 for a process on its own"
-        ) from error
-    if jax.process_count() > 1:
-        name = f"process {jax.process_index()} of {jax.process_count()}"
-        _joined = _Joined(config, LastWords(f"t5x_scale: error: {name} was ended by force: it was killed, or {LOST}"))
-        # Before JAX's own, so that what goes wrong in parting is covered too.
-        atexit.register(_part)
+        raise UserError(_cannot_join(reason)) from error
+    if count == 1:
+        words.cancel()
+        return
+    words.change(f"t5x_scale: error: process {index} of {count} was ended by force: it was killed, or {LOST}")
+    _joined = _Joined(config, words)
+    # Before JAX's own, so that what goes wrong in parting is covered too.
+    atexit.register(_part)
 
 
 def wait_for_all(name: str) -> None:
@@ -164,6 +167,13 @@ def _arguments(place: Place, config: ProcessConfig) -> dict[str, object]:
             "cluster_detection_method": "deactivate",
         }
     return arguments
+
+
+def _cannot_join(reason: str) -> str:
+    return (
+        f"cannot join the other processes of this run ({reason}); check {ADDRESS}, {COUNT} and {INDEX}, or set "
+        f"{COUNT}=1 for a process on its own"
+    )
 
 
 def _join_pathways() -> None:

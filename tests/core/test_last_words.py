@@ -39,6 +39,11 @@ def test_said(end):
     assert (result.returncode, result.stderr) == (code, "it's over: $HOME `ls` %s\n")
 
 
-def test_not_said():
-    result = run("words.cancel(); words.cancel(); os.abort()")
+def test_something_else_is_said():
+    assert run("words.change('now this'); os.abort()").stderr == "now this\n"
+
+
+@pytest.mark.parametrize("statement", ["words.cancel(); words.cancel()", "words.cancel(); words.change('too late')"])
+def test_not_said(statement):
+    result = run(f"{statement}; os.abort()")
     assert (result.returncode, result.stderr) == (-signal.SIGABRT, "")

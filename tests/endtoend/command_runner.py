@@ -54,6 +54,14 @@ class Process:
             self.code = self.server.ask(wait=self.pid)["code"]
         return self.code
 
+    def until_said(self, text: str) -> Process:
+        """Waits for `text` among the errors, also of a process that has ended: its last words may take a moment."""
+        deadline = time.monotonic() + 5.0
+        while text not in self.err and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert text in self.err, self.err
+        return self
+
     def until(self, condition: Callable[[Process], object]) -> Process:
         """Looks every millisecond until `condition` holds."""
         deadline = time.monotonic() + TIMEOUT
@@ -109,19 +117,24 @@ class CommandRunner:
         assert process.wait() == code, f"exit code {process.code}\n{process.out}{process.err}"
         return process
 
-    def start_all(self, count: int, command: str, **settings: object) -> list[Process]:
+    def start_all(
+        self, count: int, command: str, env: dict[str, str] | None = None, **settings: object
+    ) -> list[Process]:
         """Starts one run of `count` processes on this machine."""
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            address = f"127.0.0.1:{probe.getsockname()[1]}"
-        places = [{"JAX_PROCESS_ID": str(index)} for index in range(count)]
-        joined = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": str(count)}
-        return [self.start(command, env={**joined, **place}, **settings) for place in places]
+        run = (f"--coordinator_address={free_address()}", f"--num_processes={count}")
+        return [self.start(command, *run, f"--process_id={i}", env=env, **settings) for i in range(count)]
 
     def close(self) -> None:
         self._server.stdin.close()
         self._server.wait()
         self._server.stdout.close()
+
+
+def free_address() -> str:
+    """host:port of this machine that nobody listens at."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{probe.getsockname()[1]}"
 
 
 def arguments(**settings: object) -> list[str]:
