@@ -155,7 +155,10 @@ def find_route(machine: Machine, members: Sequence[int]) -> Route:
         extents.append(len(seen))
         lanes += (2.0 if is_ring else 1.0) / stride
         hops += stride * (len(seen) // 2 if is_ring else len(seen) - 1)
-    return Route(len(members), slices, tuple(dims), tuple(extents), max(lanes, 1.0), hops)
+    # Devices of one chip share its links; between themselves an exchange is taken as free.
+    chips = len(np.unique(np.column_stack([machine.slices[members], places]), axis=0))
+    lanes = lanes * len(members) / chips / machine.chip.devices if dims else math.inf
+    return Route(len(members), slices, tuple(dims), tuple(extents), lanes, hops)
 
 
 def transfer_seconds(machine: Machine, route: Route, kind: str, payload: float, constants: Constants) -> float:

@@ -156,20 +156,24 @@ def copied_arguments(module: Module, num_devices: int, wanted: int = 1, large: i
 
 
 def _parts(attributes: str) -> int | None:
-    """Different parts into which an argument is cut; None where the text does not say."""
-    sharding = re.search(r"sharding=(\{.*?\}\}?)(?:,|$)", attributes)
-    if sharding is None:
-        return None
-    text = sharding.group(1)
-    if "replicated" in text and "devices" not in text:
-        return 1
+    """Different parts into which an argument is cut; None where the text does not say.
+
+    `{replicated}`, `{devices=[8,1,4]<=[32] last_tile_dim_replicate}` or `{mesh['a'=8,'b'=4], [{'a'}, {}]}`.
+    """
+    start = attributes.find("sharding={")
+    text = attributes[start : attributes.find(", metadata", start)] if start >= 0 else ""
     tiles = re.search(r"devices=\[([\d,]+)\]", text)
-    if tiles is None:
-        return None
-    dims = [int(size) for size in tiles.group(1).split(",")]
-    if "last_tile_dim_replicate" in text:
-        dims = dims[:-1]
-    return math.prod(dims)
+    if tiles is not None:
+        dims = [int(size) for size in tiles.group(1).split(",")]
+        kinds = re.search(r"last_tile_dims=\{([^}]*)\}", text)
+        unused = len(kinds.group(1).split(",")) if kinds else int("last_tile_dim_replicate" in text)
+        return math.prod(dims[: len(dims) - unused])
+    mesh = re.search(r"mesh\[([^\]]*)\](.*)", text)
+    if mesh is not None:
+        sizes = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", mesh.group(1))}
+        used = re.findall(r"'(\w+)'(?::\(\d+\)(\d+))?", mesh.group(2).split("replicated")[0])
+        return math.prod(int(part or sizes.get(name, 1)) for name, part in used)
+    return 1 if "replicated" in text else None
 
 
 def _loops(module: Module, computation: Computation) -> Iterator[tuple[Computation, Instruction]]:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 from t5x_scale.roofline.hlo import parse
-from t5x_scale.roofline.memory import copied_arguments, largest, stacks
+from t5x_scale.roofline.memory import _parts, copied_arguments, largest, stacks
 
 ARGUMENTS = """HloModule m
 
@@ -25,6 +25,24 @@ def test_arguments_that_several_devices_hold_alike():
     assert [(row.name, row.copies) for row in rows] == [("state.params['b']", 8), ("c", 4)]
     assert rows[0].bytes == 2**25
     assert rows[0].array == "f32[1048576,8]"
+
+
+@pytest.mark.parametrize(
+    ("sharding", "parts"),
+    [
+        ("{replicated}", 1),
+        ("{devices=[1,8]<=[8]}", 8),
+        ("{devices=[1,2,4]<=[2,4]T(1,0) last_tile_dim_replicate}", 2),
+        ("{devices=[2,1,2,2]<=[8] last_tile_dims={manual, replicated}}", 2),
+        ("{mesh['a'=2,'b'=4], [{'b'}, {}]}", 4),
+        ("{mesh['a'=2,'b'=4], [{'a','b'}, {}]}", 8),
+        ("{mesh['a'=2,'b'=4], [{}, {'b':(1)2}]}", 2),
+        ("{mesh['a'=2,'b'=4], [{}, {}]}", 1),
+        ("{a form of the future}", None),
+    ],
+)
+def test_ways_of_writing_a_sharding(sharding, parts):
+    assert _parts(f', sharding={sharding}, metadata={{op_name="x"}}') == parts
 
 
 def test_copies_for_data_parallelism_are_meant():

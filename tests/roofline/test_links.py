@@ -53,6 +53,15 @@ def test_a_dimension_that_does_not_close_is_half_a_ring():
     assert find_route(small, range(16)).lanes == 3.0
 
 
+def test_two_devices_of_a_chip_share_its_links():
+    one = np.repeat(np.array(list(np.ndindex(4, 4, 4))), 2, axis=0)
+    cube = Machine(CHIPS["tpu7x"], ("fsdp", "model"), (64, 2), one, np.zeros(128, int), (4, 4, 4))
+    assert (cube.num_devices, cube.num_chips) == (128, 64)
+    assert find_route(cube, range(128)).lanes == 6.0
+    assert find_route(cube, range(0, 128, 2)).lanes == 3.0
+    assert transfer_seconds(cube, find_route(cube, [0, 1]), "all-reduce", 1e9, IDEAL) == 0
+
+
 def test_groups_that_interleave_share_their_links():
     ring = machine((4, 4, 8), ("data", "model"), (16, 8))
     assert find_route(ring, [0, 2, 4, 6]).lanes == 1.0

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from t5x_scale.roofline import CHIPS, ModelFlops, analyse, make_machine, to_json, to_text
+from t5x_scale.roofline import CHIPS, Machine, ModelFlops, analyse, make_machine, to_json, to_text
 
 LAYERS, WIDTH, BATCH = 3, 64, 16
 MEMORY = types.SimpleNamespace(
@@ -112,3 +112,32 @@ def test_the_text_has_the_figures_and_the_json_all_of_them(report):
 def test_text_that_is_no_program_is_refused(machine):
     with pytest.raises(ValueError, match="no entry"):
         analyse("HloModule nothing", machine)
+
+
+# What the TPU compiler makes of bf16[4096, 16384] @ bf16[16384, 4096] on a v5p, shortened.
+TPU_PRODUCT = """HloModule jit_f, is_scheduled=true
+
+%fused_computation (param_0: bf16[4096,16384], param_1: bf16[16384,4096]) -> bf16[4096,4096] {
+  %param_0 = bf16[4096,16384]{1,0:T(8,128)(2,1)} parameter(0)
+  %param_1 = bf16[16384,4096]{1,0:T(8,128)(2,1)} parameter(1)
+  ROOT %convolution.1 = bf16[4096,4096]{1,0:T(8,128)(2,1)} convolution(%param_0, %param_1), dim_labels=bf_io->bf
+}
+
+ENTRY %main.1 (a.1: bf16[4096,16384], b.1: bf16[16384,4096]) -> bf16[4096,4096] {
+  %b.1 = bf16[16384,4096]{1,0:T(8,128)(2,1)} parameter(1), sharding={replicated}, metadata={op_name="b"}
+  %a.1 = bf16[4096,16384]{1,0:T(8,128)(2,1)} parameter(0), sharding={replicated}, metadata={op_name="a"}
+  ROOT %fusion = bf16[4096,4096]{1,0:T(8,128)(2,1)} fusion(%a.1, %b.1), kind=kOutput, calls=%fused_computation, \
+backend_config={"flag_configs":[],"window_config":{"kernel_window_bounds":["128","8"],"estimated_cycles":"2253584",\
+"iteration_bounds":["4","6","16"]},"megacore_config":{"megacore_split_dim":"1"}}
+}
+""".replace("\\\n", "")
+
+
+def test_a_product_of_the_tpu_compiler():
+    alone = Machine(CHIPS["v5p"], ("fsdp",), (1,), np.zeros((1, 3), int), np.zeros(1, int), (1, 1, 1))
+    report = analyse(TPU_PRODUCT, alone)
+    assert report.flops == 2 * 4096 * 16384 * 4096
+    # At the clock that the peak implies the compiler's estimate is 93 % of the peak.
+    assert report.slowest[0].efficiency == pytest.approx(0.93, abs=0.01)
+    assert report.bound.startswith("the matrix unit")
+    assert report.copied == ()
