@@ -14,12 +14,16 @@ BEAM_VENV := .venv-beam
 # torch is large, and nothing but the comparison with transformers wants it.
 REFERENCE_VENV := .venv-torch
 
-.PHONY: help demo continue-demo test drill beam reference lint format install clean-demo
+# The TPU compiler is large too, and runs on any machine.
+TPU_VENV := .venv-tpu
+
+.PHONY: help demo continue-demo test test-aot drill beam reference lint format install clean-demo
 
 help:
 	@echo "make demo    pretrain a small PaLM on real text, kill it, resume it, continue it, sample from it"
 	@echo "make continue-demo   take the demo's model on in five ways, and compare: UL2R, deeper, expanded, …"
 	@echo "make test    every test that needs nothing more than this"
+	@echo "make test-aot   programs for TPU slices that are not here, by their own compiler"
 	@echo "make drill   kill a run at random moments, again and again (DRILL=20 kills)"
 	@echo "make beam    build a token store with Apache Beam, in an environment of its own"
 	@echo "make reference   imported models against transformers and torch, in an environment of its own"
@@ -36,7 +40,11 @@ clean-demo:
 	rm -rf runs/demo
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile --ignore=tests/reference tests
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --ignore=tests/reference --ignore=tests/aot tests
+
+# One compilation at a time: each takes gigabytes.
+test-aot: $(TPU_VENV)/.installed
+	$(TPU_VENV)/bin/python -m pytest -q tests/aot
 
 drill: $(VENV)/.installed-test
 	DRILL=$(or $(DRILL),20) $(BIN)/python -m pytest -q tests/endtoend/test_drill.py
@@ -83,4 +91,10 @@ $(REFERENCE_VENV)/.installed: setup.py
 	@if [ -z "$(PYTHON)" ]; then $(MAKE) $(VENV)/bin/python; fi
 	$(PYTHON) -m venv $(REFERENCE_VENV)
 	$(REFERENCE_VENV)/bin/python -m pip install --quiet -e '.[test,reference]'
+	touch $@
+
+$(TPU_VENV)/.installed: setup.py
+	@if [ -z "$(PYTHON)" ]; then $(MAKE) $(VENV)/bin/python; fi
+	$(PYTHON) -m venv $(TPU_VENV)
+	$(TPU_VENV)/bin/python -m pip install --quiet -e '.[tpu,test]'
 	touch $@
