@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 
 import jax
 
@@ -21,8 +22,13 @@ from t5x_scale.core.trees import check_shapes, flatten
 from t5x_scale.models.architecture import Architecture
 from t5x_scale.models.assembly import from_description
 from t5x_scale.models.interface import Params
+from t5x_scale.models.weights import Weights
+from t5x_scale.optim.frozen_layers import find_frozen_layers
 from t5x_scale.program import Runtime
+from t5x_scale.surgery.depth import find_new_layers, render_layers
 from t5x_scale.train_state import TrainState
+
+logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +57,7 @@ def check_beginning(runtime: Runtime, beginning: Beginning) -> None:
     """Checks that a checkpoint fits the run, reading none of its tensors: before hours are spent on data.
 
     Raises:
-      UserError: it cannot be opened, a surgery does not fit it, or the result does not fit the model.
+      UserError: it cannot be opened, a surgery does not fit it, or the result does not fit the model or the optimiser.
     """
     path = beginning.checkpoint_path
     if not path:
@@ -61,8 +67,26 @@ def check_beginning(runtime: Runtime, beginning: Beginning) -> None:
     weights = open_source(path, architecture, parameters_only=is_reset, verify=False).weights
     weights = apply_transforms(weights, beginning.transforms)
     check_shapes(weights.leaves, flatten(runtime.abstract_params), path)
+    _check_new_layers(weights, runtime, path)
     if not is_reset:
         check_optimizer_state(weights, runtime.abstract_state.opt_state, path)
+
+
+def _check_new_layers(weights: Weights, runtime: Runtime, path: str) -> None:
+    """Checks that of an expanded model the new layers are those that train, where some are frozen."""
+    frozen = find_frozen_layers(runtime.program.optimizer)
+    num_layers = runtime.program.model.config.num_layers
+    new = find_new_layers(weights.recipe, num_layers)
+    if frozen is None or not new or set(frozen.trained_layers(num_layers)) == set(new):
+        return
+    trained = render_layers(frozen.trained_layers(num_layers))
+    text = f"of {path} block expansion made layers {render_layers(new)}, and FrozenLayers trains {trained}"
+    if frozen.train_every is None:
+        logger.warning("%s", text)
+        return
+    every = new[0] + 1
+    remedy = f"FrozenLayers.trained = {list(new)}" if num_layers % every else f"TRAIN_EVERY = {every}"
+    raise UserError(f"{text}: set {remedy}, or list in FrozenLayers.trained what shall train")
 
 
 def begin(model_dir: str, runtime: Runtime, beginning: Beginning) -> TrainState:

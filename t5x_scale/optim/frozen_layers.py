@@ -113,21 +113,36 @@ class FrozenLayers:
         # Minus zero: x + -0.0 is x in every bit, where -0.0 + 0.0 would become 0.0.
         return jnp.full(param.shape, -0.0, update.dtype).at[place].set(update)
 
-    def _layers(self, path: str, num_layers: int) -> jax.Array:
+    def trained_layers(self, num_layers: int, path: str = "the model") -> tuple[int, ...]:
+        """Numbers of the layers that train, of a stack of `num_layers`.
+
+        Raises:
+          UserError: they are not in the stack, which the message calls `path`.
+        """
         every = self.train_every
-        layers = list(self.trained) if every is None else list(range(every - 1, num_layers, every))
+        layers = tuple(self.trained if every is None else range(every - 1, num_layers, every))
         said = "train_every" if self.trained is None else "trained"
         if every is not None and num_layers % every:
             raise UserError(
                 f"FrozenLayers.train_every is {every}, which does not divide the {num_layers} layers of {path}: where "
-                "block expansion put a new layer behind every P, it is P + 1"
+                "block expansion put a new layer behind every P, it is P + 1, or FrozenLayers.trained names them"
             )
         if not layers or max(layers) >= num_layers or len(set(layers)) < len(layers):
             raise UserError(
                 f"FrozenLayers.{said} is {getattr(self, said)}, but {path} has {num_layers} layers, "
                 f"numbered 0 to {num_layers - 1}; at least one must train, each named once"
             )
-        return jnp.asarray(layers, jnp.int32)
+        return layers
+
+    def _layers(self, path: str, num_layers: int) -> jax.Array:
+        return jnp.asarray(self.trained_layers(num_layers, path), jnp.int32)
+
+
+def find_frozen_layers(optimizer: Optimizer | None) -> FrozenLayers | None:
+    """The `FrozenLayers` that is, or is wrapped by, an optimiser; None if there is none."""
+    while optimizer is not None and not isinstance(optimizer, FrozenLayers):
+        optimizer = getattr(optimizer, "optimizer", None)
+    return optimizer
 
 
 def _is_integer_from(least: int, value: object) -> bool:

@@ -7,8 +7,8 @@ which old one it is. They work on any tensors with that axis, whether or not the
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
-from typing import ClassVar
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar
 
 from t5x_scale.core import lazy
 from t5x_scale.core.errors import UserError
@@ -224,6 +224,27 @@ class ExpandBlocks(LayerSurgery):
         if every > num_layers:
             raise UserError(f"ExpandBlocks.every is {every}, more than the model's {num_layers} layers")
         return every
+
+
+_LAYER_SURGERIES = {kind.__name__ for kind in (SelectLayers, DepthUpscale, Stack, Interleave, ExpandBlocks)}
+
+
+def find_new_layers(recipe: Sequence[Mapping[str, Any]], num_layers: int) -> tuple[int, ...]:
+    """Numbers of the layers that block expansion gave to a model.
+
+    Args:
+      recipe: of the model, see `Weights`.
+      num_layers: of the model as it is now.
+
+    Returns:
+      Numbers from 0; none where its layers were last chosen by another surgery, or never.
+    """
+    steps = [step for step in recipe if step.get("surgery") in _LAYER_SURGERIES]
+    if not steps or steps[-1]["surgery"] != ExpandBlocks.__name__:
+        return ()
+    num_new, every = steps[-1].get("num_new"), steps[-1].get("every")
+    every = every or (num_layers - num_new) // num_new
+    return tuple(range(every, num_layers, every + 1))
 
 
 def count_layers(weights: Weights) -> int:

@@ -19,6 +19,7 @@ from t5x_scale.surgery.depth import (
     SelectLayers,
     Stack,
     choose_windows,
+    find_new_layers,
     render_layers,
 )
 
@@ -118,6 +119,17 @@ def test_without_an_architecture_layers_are_found_by_their_axis():
     np.testing.assert_array_equal(
         result.leaves[STACKED].array.read(), weights.leaves[STACKED].array.read()[[0, 1, 2, 1, 2, 3]]
     )
+
+
+@pytest.mark.parametrize("surgery", [ExpandBlocks(num_new=2), ExpandBlocks(every=2), ExpandBlocks(every=3)])
+def test_new_layers_are_found_in_the_recipe(surgery):
+    grown = surgery(toy.make_weights(toy.FAMILIES["llama"]))
+    depth = grown.architecture.config.num_layers
+    trained = {"trained": {"steps": 3}}
+    assert find_new_layers((*grown.recipe, trained), depth) == surgery.new_layers(4)
+    assert find_new_layers(Stack(2)(grown).recipe, 2 * depth) == find_new_layers((trained,), depth) == ()
+    other = Stack(2)(toy.make_weights(toy.FAMILIES["llama"]))
+    assert find_new_layers(surgery(other).recipe, len(surgery.choose(8))) == surgery.new_layers(8)
 
 
 @pytest.mark.parametrize("family", toy.FAMILIES)
