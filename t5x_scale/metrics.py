@@ -64,6 +64,29 @@ class Interval:
     low: float
     high: float
 
+    @property
+    def side(self) -> str:
+        """Where it lies, seen from 0: `above`, `below`, or `not told apart from` it."""
+        return "above" if self.low > 0 else "below" if self.high < 0 else "not told apart from"
+
+    def render(self) -> str:
+        """`value [low, high]`, signed."""
+        return f"{self.value:+.4f} [{self.low:+.4f}, {self.high:+.4f}]"
+
+
+def by_objective(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, RowSums]]:
+    """`{objective: {task: sums}}` of `{"task.objective": plain values}`, the tasks in the order of their names."""
+    found: dict[str, dict[str, RowSums]] = {}
+    for name in sorted(rows):
+        task, _, objective = name.rpartition(".")
+        found.setdefault(objective, {})[task] = RowSums.from_dict(rows[name])
+    return found
+
+
+def mixture_loss(rows: Mapping[str, RowSums], shares: Mapping[str, float]) -> float:
+    """Nats a token of a mixture, by the losses of its tasks and their shares of its tokens, in any unit."""
+    return sum(share * rows[task].loss for task, share in shares.items()) / sum(shares.values())
+
 
 def accuracy_gain(
     after: RowSums, before: RowSums, *, confidence: float = 0.95, samples: int = 10_000, block: int = 1, seed: int = 0

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from t5x_scale.core.errors import UserError
-from t5x_scale.metrics import RowSums, accuracy_gain
+from t5x_scale.metrics import Interval, RowSums, accuracy_gain, by_objective, mixture_loss
 
 
 def make(correct, weight=10.0, tokens="t"):
@@ -32,6 +32,30 @@ def test_joined_passes():
     joined = RowSums.join([make([1, 2], tokens="a"), make([3], tokens="b")])
     assert joined.correct.tolist() == [1, 2, 3]
     assert joined.tokens == "a b"
+
+
+def test_rows_are_sorted_by_what_was_asked():
+    parts = {"web.text.causal_lm": make([1]), "code.causal_lm": make([2]), "code.spans": make([3])}
+    found = by_objective({name: sums.to_dict() for name, sums in parts.items()})
+    assert {name: list(tasks) for name, tasks in found.items()} == {
+        "causal_lm": ["code", "web.text"],
+        "spans": ["code"],
+    }
+    assert found["causal_lm"]["web.text"].correct.tolist() == [1]
+
+
+def test_the_loss_of_a_mixture_is_by_its_shares_of_tokens():
+    rows = {name: RowSums(np.array([nats]), np.zeros(1), np.ones(1), "t") for name, nats in (("a", 2.0), ("b", 4.0))}
+    assert mixture_loss(rows, {"a": 0.75, "b": 0.25}) == mixture_loss(rows, {"a": 3, "b": 1}) == 2.5
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "side"), [(0.1, 0.3, "above"), (-0.3, -0.1, "below"), (0.0, 0.2, "not told apart from")]
+)
+def test_what_an_interval_says(low, high, side):
+    interval = Interval((low + high) / 2, low, high)
+    assert interval.side == side
+    assert interval.render() == f"{(low + high) / 2:+.4f} [{low:+.4f}, {high:+.4f}]"
 
 
 def test_the_interval_is_the_normal_one_where_rows_are_many():

@@ -9,6 +9,7 @@ Leaves runs/continue_demo/ with the runs, table.txt and results.json. Every line
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import pathlib
 import shlex
@@ -18,7 +19,7 @@ import sys
 import time
 from typing import Any
 
-from t5x_scale.metrics import RowSums, accuracy_gain
+from t5x_scale.metrics import Interval, RowSums, accuracy_gain, by_objective, mixture_loss
 from t5x_scale.monitor.metric_log import read_metrics
 
 BASE, ROOT, FILES = pathlib.Path("runs/demo/pretrain"), pathlib.Path("runs/continue_demo"), "gin/runs/continue_demo"
@@ -57,28 +58,24 @@ def measure(name: str, model_dir: pathlib.Path) -> dict[str, dict[str, RowSums]]
     files = [f"--gin_file={model_dir}/config.gin", "--gin_file=gin/objectives/held_out_spans.gin"]
     # The spans are drawn from the seed of the data, so all are asked with one.
     run(["tools/span_accuracy.py"], ["measure", *files, f"--gin.SEED={SEED}", f"--output={output}"])
-    found: dict[str, dict[str, RowSums]] = {}
-    for key, sums in json.loads(output.read_text())["rows"].items():
-        task, _, objective = key.rpartition(".")
-        found.setdefault(objective, {})[task] = RowSums.from_dict(sums)
-    return found
+    return by_objective(json.loads(output.read_text())["rows"])
 
 
 def summarize(rows: dict[str, dict[str, RowSums]], model_dir: pathlib.Path) -> dict[str, Any]:
     """The figures of one line of the table."""
-    losses = {task: rows["causal_lm"][task].loss for task in SHARES}
+    causal = rows["causal_lm"]
     speed = read_metrics(model_dir).series["throughput/tokens_per_second"].values
     return {
-        "loss": sum(share * losses[task] for task, share in SHARES.items()),
-        **{f"loss_{task}": loss for task, loss in losses.items()},
-        **{name: join(rows, name).accuracy for name in (LEFT, BOTH)},
+        "loss": mixture_loss(causal, SHARES),
+        **{f"loss_{task}": causal[task].loss for task in SHARES},
+        **{name: join(rows[name]).accuracy for name in (LEFT, BOTH)},
         "tokens_per_second": sorted(speed)[len(speed) // 2],
     }
 
 
-def join(rows: dict[str, dict[str, RowSums]], objective: str) -> RowSums:
+def join(tasks: dict[str, RowSums]) -> RowSums:
     """The rows of all tasks."""
-    return RowSums.join([rows[objective][task] for task in SHARES])
+    return RowSums.join([tasks[task] for task in SHARES])
 
 
 def table(results: dict[str, dict[str, Any]]) -> str:
@@ -92,13 +89,9 @@ def table(results: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def verdict(ul2r: RowSums, baseline: RowSums, name: str) -> tuple[str, dict[str, float]]:
-    """One sentence on UL2R against a causal model, and the figures in it."""
-    gain = accuracy_gain(ul2r, baseline)
-    is_above = "above" if gain.low > 0 else "below" if gain.high < 0 else "not told apart from"
-    numbers = f"{gain.value:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}]"
-    text = f"UL2R given both sides is {is_above} {name} given the left: {numbers}"
-    return text, {"gain": gain.value, "low": gain.low, "high": gain.high}
+def verdict(gain: Interval, name: str) -> str:
+    """One sentence on UL2R against a causal model."""
+    return f"UL2R given both sides is {gain.side} {name} given the left: {gain.render()}"
 
 
 def main() -> None:
@@ -114,13 +107,12 @@ def main() -> None:
     titles = {"before": "the demonstration's model, before", **ARMS}
     results = {titles[name]: summarize(rows[name], places[name]) for name in rows}
     text = table(results)
-    verdicts = {
-        name: verdict(join(rows["ul2r"], BOTH), join(rows[name], LEFT), titles[name]) for name in ("before", "plain")
-    }
-    text += "\n\n" + "\n".join(sentence for sentence, _ in verdicts.values())
+    infilled = join(rows["ul2r"][BOTH])
+    gains = {name: accuracy_gain(infilled, join(rows[name][LEFT])) for name in ("before", "plain")}
+    text += "\n\n" + "\n".join(verdict(gain, titles[name]) for name, gain in gains.items())
     text += "\n(95 % confidence, paired bootstrap over rows; loss in nats a token; tokens/s is the training's median)\n"
     (ROOT / "table.txt").write_text(text)
-    figures = {"models": results, "ul2r": {name: numbers for name, (_, numbers) in verdicts.items()}}
+    figures = {"models": results, "ul2r": {name: dataclasses.asdict(gain) for name, gain in gains.items()}}
     (ROOT / "results.json").write_text(json.dumps(figures, indent=2) + "\n")
     print(f"\n{text}\nThe whole comparison took {(time.monotonic() - started) / 60:.1f} minutes.")
 

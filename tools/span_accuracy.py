@@ -24,7 +24,7 @@ from t5x_scale.core.errors import UserError
 from t5x_scale.core.files import make_directory, to_path, write_json
 from t5x_scale.data.pipeline import make_eval_sources
 from t5x_scale.evaluation import evaluate_rows
-from t5x_scale.metrics import RowSums, accuracy_gain
+from t5x_scale.metrics import RowSums, accuracy_gain, by_objective
 from t5x_scale.run_files import check_data, data_options
 
 
@@ -58,12 +58,10 @@ def read_rows(name: str) -> RowSums:
     path, _, objective = name.rpartition(":")
     if not path or not to_path(path).exists():
         raise UserError(f"{name}: write FILE:OBJECTIVE, a file that `measure` wrote and one of its objectives")
-    rows: dict[str, Any] = json.loads(to_path(path).read_text())["rows"]
-    found = [RowSums.from_dict(rows[key]) for key in sorted(rows) if key.endswith(f".{objective}")]
-    if not found:
-        known = sorted({key.rpartition(".")[2] for key in rows})
-        raise UserError(f"{path} has nothing of '{objective}'; it has {', '.join(known)}")
-    return RowSums.join(found)
+    rows = by_objective(json.loads(to_path(path).read_text())["rows"])
+    if objective not in rows:
+        raise UserError(f"{path} has nothing of '{objective}'; it has {', '.join(sorted(rows))}")
+    return RowSums.join(list(rows[objective].values()))
 
 
 def compare(first: str, second: str, options: dict[str, Any]) -> bool:
@@ -72,8 +70,8 @@ def compare(first: str, second: str, options: dict[str, Any]) -> bool:
     gain = accuracy_gain(after, before, **options)
     for name, sums in ((first, after), (second, before)):
         print(f"{sums.accuracy:8.4f}  {name}  ({len(sums.weight):,} rows, {int(sums.weight.sum()):,} tokens)")
-    print(f"{gain.value:+8.4f}  [{gain.low:+.4f}, {gain.high:+.4f}]  {options['confidence']:.0%} confidence")
-    return gain.low > 0
+    print(f" {gain.render()}  {options['confidence']:.0%} confidence")
+    return gain.side == "above"
 
 
 class _Parser(argparse.ArgumentParser):
