@@ -29,7 +29,7 @@ from t5x_scale.layers.ops.grouped_matmul import grouped_matmul
 from t5x_scale.layers.ops.permute import permute
 from t5x_scale.partitioning.axes import Axes
 from t5x_scale.partitioning.shardings import constrain
-from t5x_scale.partitioning.shards import Parameter, Rows, gather_parameter, sum_over_shards
+from t5x_scale.partitioning.shards import Parameter, Rows, sum_over_shards
 
 # The collection of a layer's auxiliary losses. It stays inside of `models/`.
 LOSSES = "losses"
@@ -121,11 +121,15 @@ class Router(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         axes = ("embed", "expert")
         kernel = _kernel(self, self.kernel_init, (self.embed_dim, self.num_experts), axes, self.embed_dim)
-        # Whole on every device, however experts are split: each token is compared with all of them.
-        kernel = constrain(gather_parameter(kernel.astype(jnp.float32), axes), (None, None))
-        contract = (((2,), (0,)), ((), ()))
-        logits = jax.lax.dot_general(x.astype(jnp.float32), kernel, contract, precision=jax.lax.Precision.HIGHEST)
-        return constrain(logits, ("batch", "length", None))
+        # Whole on every device, however experts are split: each token is compared with all of them. Each device does so
+        # for its own tokens, which a partitioner would gather for the gradient of the kernel.
+        whole = Parameter(kernel.astype(jnp.float32), axes, (None, None))
+        return sum_over_shards(_scores, [Rows(x.astype(jnp.float32), ("batch", "length", None))], [whole])
+
+
+def _scores(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    contract = (((2,), (0,)), ((), ()))
+    return jax.lax.dot_general(x, kernel, contract, precision=jax.lax.Precision.HIGHEST)
 
 
 class Experts(nn.Module):

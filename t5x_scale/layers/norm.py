@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from t5x_scale.partitioning.shards import gather_parameter
+
 
 class RMSNorm(nn.Module):
     """`x / sqrt(mean(x^2) + epsilon) * (offset + scale)` (Zhang and Sennrich 2019).
@@ -62,13 +64,18 @@ class LayerNorm(nn.Module):
         y = y * scale
         if self.use_bias:
             zeros = nn.with_logical_partitioning(nn.initializers.zeros_init(), (self.axis,))
-            y += self.param("bias", zeros, (self.dim,), self.param_dtype).astype(jnp.float32)
+            y += _placed(self, self.param("bias", zeros, (self.dim,), self.param_dtype)).astype(jnp.float32)
         return y.astype(self.dtype)
+
+
+def _placed(norm: RMSNorm | LayerNorm, vector: jax.Array) -> jax.Array:
+    """The vector gathered from where it is stored: the features of what it multiplies lie over other axes."""
+    return gather_parameter(vector, (norm.axis,))
 
 
 def _scale(norm: RMSNorm | LayerNorm) -> jax.Array:
     """What the normalised input is multiplied with, float32 [dim]."""
     start = nn.with_logical_partitioning(nn.initializers.constant(1.0 - norm.offset), (norm.axis,))
-    scale = norm.param("scale", start, (norm.dim,), norm.param_dtype).astype(jnp.float32)
+    scale = _placed(norm, norm.param("scale", start, (norm.dim,), norm.param_dtype)).astype(jnp.float32)
     # Adding nothing is left out of the program, not left to the compiler.
     return scale + norm.offset if norm.offset else scale

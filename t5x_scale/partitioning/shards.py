@@ -63,16 +63,19 @@ def sum_over_shards(
     # All is said to differ wherever anything does: the gradient of what was the same is then summed.
     alike = [tuple(sorted(_axes_of(specs) - _axes_of([spec]))) for spec in specs]
     kept = [*row_specs, *used]
+    # Where a stage of a pipeline is one of many under `vmap`, its axis differs too, which jaxprs made before do not say.
+    is_checked = mesh.shape["stage"] == 1
 
     @functools.partial(jax.checkpoint, policy=_is_no_gather, prevent_cse=False)
     def share(*shards: jax.Array) -> jax.Array:
-        shards = [jax.lax.pcast(x, axes, to="varying") for x, axes in zip(shards, alike, strict=True)]
+        if is_checked:
+            shards = [jax.lax.pcast(x, axes, to="varying") for x, axes in zip(shards, alike, strict=True)]
         return function(*(_gather_shard(x, *pair) for x, *pair in zip(shards, specs, kept, strict=True)))
 
     def on_shard(*shards: jax.Array) -> jax.Array:
         return jax.lax.psum(share(*shards), tuple(sorted(summed))) if summed else share(*shards)
 
-    return jax.shard_map(on_shard, mesh=mesh, in_specs=specs, out_specs=row_specs[0])(*arrays)
+    return jax.shard_map(on_shard, mesh=mesh, in_specs=specs, out_specs=row_specs[0], check_vma=is_checked)(*arrays)
 
 
 def _storing(stored: PartitionSpec, used: PartitionSpec, rank: int, split: set[str]) -> PartitionSpec:
@@ -123,7 +126,8 @@ def _gather_forward(x: jax.Array, axes: Axes) -> tuple[jax.Array, None]:
 
 
 def _gather_backward(axes: Axes, _: None, gradient: jax.Array) -> tuple[jax.Array]:
-    return (constrain(gradient, axes),)
+    # Two steps: in one, a partitioner may move activations to where the gradient is to lie.
+    return (constrain(gather(gradient, axes), axes),)
 
 
 gather_parameter.defvjp(_gather_forward, _gather_backward)
