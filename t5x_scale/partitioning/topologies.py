@@ -34,6 +34,17 @@ GENERATIONS = {
     "v6e": Generation("v6e", "default"),
     "tpu7x": Generation("tpu7x", "default", 2),
 }
+# Neither a metadata server nor a device is asked, and nothing is said about what they would have answered: the names of
+# a host and a machine only have to look like some.
+_ENVIRONMENT = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "true",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_WORKER_ID": "0",
+    "TPU_ACCELERATOR_TYPE": "v5p-128",
+    "TPU_STDERR_LOG_LEVEL": "3",
+    "TPU_MIN_LOG_LEVEL": "3",
+}
 _NAME = re.compile(r"([a-z0-9]+):(\d+(?:x\d+)*)")
 
 
@@ -53,9 +64,8 @@ def topology_devices(name: str, num_slices: int = 1) -> Sequence[jax.Device]:
     generation = GENERATIONS[word]
     if importlib.util.find_spec("libtpu") is None:
         raise UserError("compiling for a TPU needs the package libtpu: pip install 't5x_scale[tpu]'")
-    # Neither a metadata server nor a device is asked.
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
-    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "true")
+    for variable, value in _ENVIRONMENT.items():
+        os.environ.setdefault(variable, value)
     from jax.experimental import topologies
 
     options = {"chip_config_name": generation.chip_config, "num_slices": num_slices}
