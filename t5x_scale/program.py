@@ -22,6 +22,7 @@ from t5x_scale.core.trees import flatten, map_with_path
 from t5x_scale.losses import TokenLosses
 from t5x_scale.models.interface import DecoderModel, Params
 from t5x_scale.optim.interface import Optimizer, stop_frozen
+from t5x_scale.partitioning import length_order
 from t5x_scale.partitioning.compiler_flags import CompilerFlags, Value
 from t5x_scale.partitioning.mesh import MeshConfig
 from t5x_scale.partitioning.out_of_memory import to_out_of_memory
@@ -134,6 +135,7 @@ class Runtime:
         parts = self.program.step.micro_batches
         if rows % parts:
             raise UserError(f"BATCH_SIZE = {rows} does not divide into micro_batches = {parts}")
+        length_order.check_length(length, self.mesh, self.program.rules, self.program.step.context_order)
         make_sharding(self.mesh, self.program.rules, fields.AXES, (rows // parts, length), "a (micro-)batch")
 
     def abstract_batch(
