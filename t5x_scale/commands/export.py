@@ -10,8 +10,9 @@ from t5x_scale.conversion.report import count_tokens, say_origins
 from t5x_scale.conversion.sources import open_source, to_architecture
 from t5x_scale.conversion.starting import Surgery, apply_transforms
 from t5x_scale.core.errors import UserError
-from t5x_scale.interop.writer import cast_weights, write_hugging_face
+from t5x_scale.interop.writer import write_hugging_face
 from t5x_scale.models.interface import DecoderModel
+from t5x_scale.models.weights import cast_weights
 
 
 def export(

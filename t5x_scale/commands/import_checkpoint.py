@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from t5x_scale.conversion.output import cast_parameters, check_arguments, write_checkpoint
+from t5x_scale.conversion.output import check_arguments, write_checkpoint
 from t5x_scale.conversion.progress import Progress
 from t5x_scale.conversion.report import how_to_go_on, say_origins
 from t5x_scale.conversion.sources import open_source, to_architecture
 from t5x_scale.models.interface import DecoderModel
+from t5x_scale.models.weights import cast_weights
 
 
 def import_checkpoint(
@@ -25,7 +26,7 @@ def import_checkpoint(
     """
     check_arguments("import", source, output, dtype)
     opened = open_source(source, to_architecture(model))
-    weights = cast_parameters(opened.weights, dtype)
+    weights = cast_weights(opened.weights, dtype)
     place = f"{opened.place} ({opened.kind})"
     written = write_checkpoint(output, weights, source=place, on_progress=Progress("written"))
     say_origins(weights)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from t5x_scale.conversion.output import cast_parameters, check_arguments, write_checkpoint
+from t5x_scale.conversion.output import check_arguments, write_checkpoint
 from t5x_scale.conversion.progress import Progress
 from t5x_scale.conversion.report import how_to_go_on, say_origins
 from t5x_scale.conversion.sources import open_source, to_architecture
 from t5x_scale.conversion.starting import Surgery, apply_transforms
 from t5x_scale.core.errors import UserError
 from t5x_scale.models.interface import DecoderModel
-from t5x_scale.models.weights import Weights
+from t5x_scale.models.weights import Weights, cast_weights
 
 
 def reshape(
@@ -49,7 +49,7 @@ def reshape(
     weights = opened[0].weights
     if merge is not None:
         weights = merge([one.weights for one in opened], [one.place for one in opened])
-    weights = cast_parameters(apply_transforms(weights, transforms), dtype)
+    weights = cast_weights(apply_transforms(weights, transforms), dtype)
     places = ", ".join(f"{one.place} ({one.kind})" for one in opened)
     written = write_checkpoint(output, weights, source=places, on_progress=Progress("written"))
     say_origins(weights)

@@ -13,29 +13,26 @@ checkpoint's commit marker comes last.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 from t5x_scale import __version__
 from t5x_scale.checkpoint.stream_writer import write_stream
 from t5x_scale.conversion.sources import TOKENIZER
-from t5x_scale.core import files, lazy
+from t5x_scale.core import files
 from t5x_scale.core.environment import PACKAGES, package_version
-from t5x_scale.core.errors import UserError, did_you_mean
+from t5x_scale.core.errors import UserError
 from t5x_scale.core.lazy import LazyArray
 from t5x_scale.core.leaves import render_origins
 from t5x_scale.core.staging import check_target, staged
+from t5x_scale.models.architecture import check_choice
 from t5x_scale.models.assembly import to_gin
 from t5x_scale.models.config import ModelConfig
 from t5x_scale.models.records import architecture_to_json
-from t5x_scale.models.weights import Weights
+from t5x_scale.models.weights import STORED_DTYPES, Weights
 from t5x_scale.surgery.optimizer_state import join_state
 
 STEP = 0
-
-
-DTYPES = ("float32", "bfloat16", "float16")
 
 
 def check_arguments(command: str, source: str, output: str, dtype: str | None = None) -> None:
@@ -47,8 +44,8 @@ def check_arguments(command: str, source: str, output: str, dtype: str | None = 
     if not source or not output:
         raise UserError(f"say what is read and where it goes: t5x_scale {command} SOURCE OUTPUT")
     check_target(output)
-    if dtype is not None and dtype not in DTYPES:
-        raise UserError(f"dtype is {dtype!r}; it is one of {', '.join(DTYPES)}{did_you_mean(str(dtype), DTYPES)}")
+    if dtype is not None:
+        check_choice("dtype", dtype, STORED_DTYPES)
 
 
 def write_checkpoint(
@@ -74,16 +71,6 @@ def write_checkpoint(
         _write_small_files(directory, weights, source)
         write_stream(directory, STEP, stored_leaves(weights), _metadata(weights, source), on_progress=on_progress)
     return target
-
-
-def cast_parameters(weights: Weights, dtype: str | None) -> Weights:
-    """The weights with parameters in another dtype, as they are when None. Moments of an optimiser stay."""
-    if dtype is None:
-        return weights
-    leaves = {
-        path: dataclasses.replace(leaf, array=lazy.cast(leaf.array, dtype)) for path, leaf in weights.leaves.items()
-    }
-    return weights.replace(leaves=leaves)
 
 
 def stored_leaves(weights: Weights) -> dict[str, LazyArray]:

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from t5x_scale.core import files, lazy
-from t5x_scale.core.errors import UserError, did_you_mean
-from t5x_scale.core.lazy import LazyArray
+from t5x_scale.core.errors import UserError
 from t5x_scale.core.leaves import Leaf
 from t5x_scale.core.staging import check_target
 from t5x_scale.data.tokenizer_conversion import with_tokenizer_json
@@ -23,9 +19,8 @@ from t5x_scale.interop.model_card import make_model_card
 from t5x_scale.interop.reader import check_tokenizer, open_vocabularies
 from t5x_scale.interop.registry import write_weights
 from t5x_scale.interop.safetensors_files import MAX_BLOCK_BYTES, MAX_SHARD_BYTES
-from t5x_scale.models.weights import Weights
+from t5x_scale.models.weights import Weights, cast_weights
 
-EXPORT_DTYPES = ("float32", "bfloat16", "float16")
 _ROLES = ("bos", "eos", "pad")
 
 
@@ -48,7 +43,7 @@ def write_hugging_face(
       weights: what to write, block by block. Moments of an optimiser stay behind.
       family: as `model_type` in a config.json. By default the one they were read from, if it can carry them still, or
         else the first that can.
-      dtype: of all tensors, one of `EXPORT_DTYPES`; as they are by default.
+      dtype: of all tensors, one of `models.weights.STORED_DTYPES`; as they are by default.
       vocab_size: rows of the embedding to keep, for tables that were padded; all by default.
       max_shard_bytes: of data in a file.
       max_block_bytes: held at once.
@@ -117,38 +112,6 @@ def _trim(leaf: Leaf, vocab_size: int) -> Leaf:
     axis = leaf.axes.index("vocab")
     detail = f"rows {vocab_size}-{leaf.shape[axis] - 1} left out"
     return leaf.changed(lazy.take_slice(leaf.array, axis, 0, vocab_size), "copied", detail)
-
-
-def cast_weights(weights: Weights, dtype: str | None) -> Weights:
-    """The weights in another dtype.
-
-    Raises:
-      UserError: an unknown dtype; or, when a leaf is read, a number that is too large for it.
-    """
-    if dtype is None:
-        return weights
-    if dtype not in EXPORT_DTYPES:
-        raise UserError(
-            f"dtype={dtype!r}; it must be one of {', '.join(EXPORT_DTYPES)}{did_you_mean(dtype, EXPORT_DTYPES)}"
-        )
-    leaves = {
-        path: dataclasses.replace(leaf, array=_cast(path, leaf.array, dtype)) for path, leaf in weights.leaves.items()
-    }
-    return weights.replace(leaves=leaves)
-
-
-def _cast(path: str, array: LazyArray, dtype: str) -> LazyArray:
-    if dtype != "float16":
-        return lazy.cast(array, dtype)
-
-    def to_half(block: np.ndarray) -> np.ndarray:
-        with np.errstate(over="ignore"):
-            half = block.astype(np.float16)
-        if not np.array_equal(np.isfinite(half), np.isfinite(block)):
-            raise UserError(f"the parameter '{path}' has numbers beyond float16's 65504: export it as bfloat16")
-        return half
-
-    return lazy.elementwise(to_half, array, dtype=dtype)
 
 
 def _parse_generation(content: bytes | None) -> dict[str, Any] | None:

@@ -6,8 +6,16 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
+from t5x_scale.core import lazy
+from t5x_scale.core.errors import UserError
+from t5x_scale.core.lazy import LazyArray
 from t5x_scale.core.leaves import Leaves, Origin
-from t5x_scale.models.architecture import Architecture
+from t5x_scale.models.architecture import Architecture, check_choice
+
+# Of parameters on disk.
+STORED_DTYPES = ("float32", "bfloat16", "float16")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,3 +45,32 @@ class Weights:
     def replace(self, **changes: Any) -> Weights:
         """The same weights with other values for some attributes."""
         return dataclasses.replace(self, **changes)
+
+
+def cast_weights(weights: Weights, dtype: str | None) -> Weights:
+    """The weights with parameters in another dtype, as they are when None. Moments of an optimiser stay.
+
+    Raises:
+      UserError: an unknown dtype; or, when a leaf is read, a number that is too large for it.
+    """
+    if dtype is None:
+        return weights
+    check_choice("dtype", dtype, STORED_DTYPES)
+    leaves = {
+        path: dataclasses.replace(leaf, array=_cast(path, leaf.array, dtype)) for path, leaf in weights.leaves.items()
+    }
+    return weights.replace(leaves=leaves)
+
+
+def _cast(path: str, array: LazyArray, dtype: str) -> LazyArray:
+    if dtype != "float16":
+        return lazy.cast(array, dtype)
+
+    def to_half(block: np.ndarray) -> np.ndarray:
+        with np.errstate(over="ignore"):
+            half = block.astype(np.float16)
+        if not np.array_equal(np.isfinite(half), np.isfinite(block)):
+            raise UserError(f"the parameter '{path}' has numbers beyond float16's 65504; bfloat16 holds them")
+        return half
+
+    return lazy.elementwise(to_half, array, dtype=dtype)

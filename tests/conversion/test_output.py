@@ -13,12 +13,13 @@ import small_tokenizers
 from toy import FAMILIES, make_weights, read
 
 from t5x_scale.checkpoint.restore import restore_parameters
-from t5x_scale.conversion.output import cast_parameters, write_checkpoint
+from t5x_scale.conversion.output import write_checkpoint
 from t5x_scale.conversion.sources import open_source
 from t5x_scale.core import lazy
 from t5x_scale.core.errors import UserError
 from t5x_scale.core.leaves import Origin
 from t5x_scale.core.trees import flatten, unflatten
+from t5x_scale.models.weights import cast_weights
 
 MOMENTS = ("opt_state/0/mu", "opt_state/0/nu")
 
@@ -69,10 +70,20 @@ def test_a_run_begins_from_it_on_a_mesh(tmp_path):
 
 def test_parameters_can_be_cast_and_moments_stay(tmp_path):
     weights = make_weights(FAMILIES["palm"], moments=MOMENTS)
-    write_checkpoint(tmp_path / "new", cast_parameters(weights, "bfloat16"), source="a test")
+    write_checkpoint(tmp_path / "new", cast_weights(weights, "bfloat16"), source="a test")
     again = open_source(str(tmp_path / "new")).weights
     assert {str(leaf.array.dtype) for leaf in again.leaves.values()} == {"bfloat16"}
     assert {str(leaf.array.dtype) for leaf in again.moments[MOMENTS[0]].values()} == {"float32"}
+
+
+def test_what_float16_cannot_hold_is_named(tmp_path):
+    weights = make_weights(FAMILIES["palm"])
+    path = "decoder/layers/pre_norm/scale"
+    large = weights.leaves[path].changed(lazy.full(weights.leaves[path].shape, "float32", 70000), "scaled")
+    weights = weights.replace(leaves={**weights.leaves, path: large})
+    with pytest.raises(UserError, match=f"the parameter '{path}' has numbers beyond float16's 65504"):
+        write_checkpoint(tmp_path / "new", cast_weights(weights, "float16"), source="a test")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_nothing_is_overwritten(tmp_path):

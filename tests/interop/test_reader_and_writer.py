@@ -180,7 +180,7 @@ class TestDtypes:
         assert list(tmp_path.iterdir()) == []
 
     def test_unknown(self, tmp_path):
-        with pytest.raises(UserError, match=r"dtype='bfloat'.*did you mean 'bfloat16'"):
+        with pytest.raises(UserError, match=r"dtype is 'bfloat'.*did you mean 'bfloat16'"):
             write_hugging_face(tmp_path / "model", make_weights(), dtype="bfloat")
 
 
