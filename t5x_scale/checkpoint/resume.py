@@ -20,7 +20,6 @@ from typing import Any
 from t5x_scale.core import trees
 from t5x_scale.core.errors import UserError
 
-CLASSES = ("free", "recorded", "refused")
 # Entries of the environment that take no part in the bits of a result.
 NOT_BITWISE = ("python",)
 _MAX_NAMED = 3

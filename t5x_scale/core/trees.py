@@ -11,8 +11,6 @@ from typing import Any
 
 from t5x_scale.core.errors import UserError, did_you_mean
 
-Tree = Any
-
 
 def flatten(tree: Mapping[str, Any], is_leaf: Callable[[Any], bool] | None = None) -> dict[str, Any]:
     """Returns `{"a/b/c": leaf}` of nested dicts, in the order of the dicts.

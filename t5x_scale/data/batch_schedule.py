@@ -58,16 +58,6 @@ class BatchSchedule:
         """Rows that the first `steps` steps end at."""
         return self.first_row(steps)
 
-    def step_of(self, row: int) -> int:
-        """The step whose batch holds global row `row`."""
-        target = row - self.anchor_row + self._sum(self.anchor_step)
-        if target < 0:
-            raise ValueError(f"row {row} lies before the first step")
-        begins = [self._sum(first) for first, _ in self.steps]
-        piece = int(np.searchsorted(begins, target, side="right")) - 1
-        first, rows = self.steps[piece]
-        return first + (target - begins[piece]) // rows
-
     def anchored(self, step: int, row: int) -> BatchSchedule:
         """The same sizes, with `step` beginning at `row`: how a run takes on another schedule midway."""
         return dataclasses.replace(self, anchor_step=step, anchor_row=row)

@@ -11,14 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from t5x_scale.core.errors import UserError
 from t5x_scale.data.tokenizer_tables import AddedToken, JsonTokenizer, SentencePieceModel, SideFiles
-from t5x_scale.data.vocabulary import CONFIG_FILE, JSON_FILE, MODEL_FILE, Vocabulary, vocabulary_from_files
-from t5x_scale.data.vocabulary_codecs import MODES, SPACE
-
-
-def missing_ul2_tokens(vocabulary: Vocabulary, sentinels: int) -> list[str]:
-    """The control tokens of UL2 that a vocabulary lacks: modes, and sentinels `<extra_id_0>` ... up to their number."""
-    names = [*MODES, *(f"<extra_id_{i}>" for i in range(sentinels))]
-    return [name for name in names if vocabulary.control_id(name) is None]
+from t5x_scale.data.vocabulary import CONFIG_FILE, JSON_FILE, MODEL_FILE, vocabulary_from_files
+from t5x_scale.data.vocabulary_codecs import SPACE
 
 
 def extend_tokenizer(files: Mapping[str, bytes], names: Sequence[str]) -> tuple[dict[str, bytes], dict[str, int]]:

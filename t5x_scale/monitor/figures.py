@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import io
 import itertools
 from collections.abc import Mapping, Sequence
@@ -19,15 +18,6 @@ TRAIN, TRAIN_TINT = "#2f5d8a", "#b4c8dc"
 OTHERS = ("#b8623b", "#4f8a68", "#80608f", "#a5822a", "#3b8288", "#a34f5f")
 WARNING = "#b3413a"
 _DECADES_FOR_LOG = 3.0
-
-
-@dataclasses.dataclass(frozen=True)
-class Curve:
-    """A named curve and its colour."""
-
-    label: str
-    series: Series
-    color: str
 
 
 def downsample(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import jax
@@ -31,12 +30,6 @@ def clip_by_global_norm(grads: Any, norm: jax.Array, max_norm: float) -> Any:
     """
     scale = jnp.minimum(jnp.float32(1), max_norm / norm)
     return jax.tree.map(lambda g: (g * scale).astype(g.dtype), grads)
-
-
-def all_finite(tree: Any) -> jax.Array:
-    """Whether no element of any leaf is NaN or infinite, a bool scalar."""
-    checks = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]
-    return functools.reduce(jnp.logical_and, checks, jnp.bool_(True))
 
 
 def select_finite(ok: jax.Array, new_tree: Any, old_tree: Any) -> Any:

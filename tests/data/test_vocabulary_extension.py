@@ -11,7 +11,7 @@ from sentencepiece import sentencepiece_model_pb2
 
 from t5x_scale.core.errors import UserError
 from t5x_scale.data.vocabulary import SHIPPED, load_vocabulary, vocabulary_from_files
-from t5x_scale.data.vocabulary_extension import extend_tokenizer, missing_ul2_tokens
+from t5x_scale.data.vocabulary_extension import extend_tokenizer
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "fakes"))
 
@@ -47,7 +47,6 @@ class TestExtension:
             assert vocabulary.size == size + len(NAMES)
             assert {name: vocabulary.control_id(name) for name in NAMES} == ids
             assert [vocabulary.piece(index) for index in ids.values()] == NAMES
-            assert missing_ul2_tokens(vocabulary, 2) == []
 
     def test_no_text_encodes_otherwise(self, files):
         extended, ids = extend_tokenizer(files, NAMES)
@@ -136,7 +135,6 @@ class TestTokensThatAreThere:
         shipped = {"tokenizer.model": (SHIPPED / "stdlib_8k" / "tokenizer.model").read_bytes()}
         vocabulary = load_vocabulary("stdlib_8k")
         count = vocabulary.num_sentinels
-        assert missing_ul2_tokens(vocabulary, count + 1) == [f"<extra_id_{count}>"]
         extended, ids = extend_tokenizer(shipped, ["[NLG]", f"<extra_id_{count}>", "<extra_id_0>"])
         assert ids == {
             "[NLG]": vocabulary.mode_token_id("[NLG]"),
