@@ -121,6 +121,19 @@ class Vocabulary:
         """Whether an id stands for one byte of a character that has no piece."""
         return self._codec.is_byte(self._check_id(index))
 
+    @property
+    def separator_id(self) -> int:
+        """`eod_id`, where there must be one: it closes every document of the stream.
+
+        Raises:
+          UserError: the vocabulary has no such token.
+        """
+        if self.eod_id is None:
+            raise UserError(
+                f"the vocabulary '{self.spec}' has no token that ends a document ([eod] or end of sequence)"
+            )
+        return self.eod_id
+
     def mode_token_id(self, mode: str) -> int:
         """The id of a mode of UL2, `"[S2S]"`, `"[NLU]"` or `"[NLG]"`."""
         if mode not in MODES:

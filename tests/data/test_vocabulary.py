@@ -194,6 +194,16 @@ class TestHuggingFace:
         assert not vocabulary.zero_is_text
         assert vocabulary.decode([0, *vocabulary.encode("a"), 1]) == "a"
 
+    def test_what_ends_a_document(self, hugging_face_directory, tmp_path):
+        vocabulary = load_vocabulary(str(hugging_face_directory))
+        assert vocabulary.separator_id == vocabulary.eod_id == 1
+        tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel({"?": 0, "a": 1}, unk_token="?"))
+        tokenizer.save(str(tmp_path / "plain.json"))
+        plain = load_vocabulary(str(tmp_path / "plain.json"))
+        assert plain.eod_id is None
+        with pytest.raises(UserError, match=r"plain\.json' has no token that ends a document \(\[eod\] or end of seq"):
+            _ = plain.separator_id
+
     def test_id_zero_may_be_text(self, hugging_face_directory, tmp_path):
         tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel({"!": 0, "a": 5}, unk_token="!"))
         tokenizer.save(str(tmp_path / "plain.json"))

@@ -36,12 +36,8 @@ class Options:
 
     @property
     def separator_id(self) -> int:
-        """The id that closes a document; a UserError when the vocabulary has none."""
-        if self.vocabulary.eod_id is None:
-            raise UserError(
-                f"the vocabulary '{self.vocabulary.spec}' has no token that ends a document ([eod] or end of sequence)"
-            )
-        return self.vocabulary.eod_id
+        """See `Vocabulary.separator_id`."""
+        return self.vocabulary.separator_id
 
     @functools.cached_property
     def fingerprint(self) -> str:

@@ -59,7 +59,7 @@ def make_live_pipeline(
       UserError: an unknown task, rates or caps that a live stream cannot have, a batch that does not divide, ….
     """
     vocabulary = load_vocabulary(config.vocabulary)
-    separator = need_separator(vocabulary)
+    separator = vocabulary.separator_id
     objective = config.objective.with_vocabulary(vocabulary)
     _check_numbers(config)
     length, shards = config.sequence_length, config.live_shards
@@ -136,15 +136,6 @@ def open_live_eval_stores(
     }
 
 
-def need_separator(vocabulary: Vocabulary) -> int:
-    """The id that ends a document; a UserError if there is none."""
-    if vocabulary.eod_id is None:
-        raise UserError(
-            f"the vocabulary '{vocabulary.spec}' has no token that ends a document ([eod] or end of sequence)"
-        )
-    return vocabulary.eod_id
-
-
 def share_json(value: Any) -> list[Any]:
     """A JSON value of every process, in their order; all processes must call this together."""
     data = np.frombuffer(json.dumps(value).encode(), np.uint8)
@@ -194,7 +185,7 @@ def _remedy(config: DataConfig, inputs: Mapping[str, LiveInput], default_store_d
 def _freeze_part(
     examples: RepeatedExamples, directory: pathlib.Path, vocabulary: Vocabulary, split: str, max_tokens: int
 ) -> TokenStore:
-    separator = need_separator(vocabulary)
+    separator = vocabulary.separator_id
     documents = DocumentStream(examples, separator)
     taken, tokens = [], 0
     try:

@@ -133,10 +133,7 @@ class Objective(abc.ABC):
     @property
     def separator(self) -> int:
         """The id that ends a document, and is the first input of a sequence with nothing before it."""
-        vocabulary = self.need_vocabulary()
-        if vocabulary.eod_id is None:
-            raise UserError(f"the vocabulary '{vocabulary.spec}' has no token that ends a document")
-        return vocabulary.eod_id
+        return self.need_vocabulary().separator_id
 
     def need_vocabulary(self) -> Vocabulary:
         """The vocabulary, or a UserError that says how an objective gets one."""
