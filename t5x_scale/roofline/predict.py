@@ -83,6 +83,7 @@ class Report:
       chip: name of the chip.
       num_chips: of the machine.
       mesh: axis -> size, axes of size 1 left out.
+      model: what the model needs, as it was given.
       seconds: predicted time of a step.
       busy: kind (`matmul`, `kernel`, `other`) -> seconds of computation.
       exposed: seconds that collectives are waited for.
@@ -104,6 +105,7 @@ class Report:
     chip: str
     num_chips: int
     mesh: dict[str, int]
+    model: ModelFlops | None
     seconds: float
     busy: dict[str, float]
     exposed: float
@@ -157,6 +159,7 @@ def analyse(
         chip=machine.chip.name,
         num_chips=machine.num_chips,
         mesh={name: size for name, size in zip(machine.axes, machine.shape, strict=True) if size > 1},
+        model=flops,
         seconds=walk.seconds,
         busy=dict(walk.busy),
         exposed=exposed,

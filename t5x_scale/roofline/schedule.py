@@ -136,9 +136,9 @@ class _Stream:
         for instruction in self.computation.instructions:
             self._step(instruction)
         # What was begun here and ends in the next turn of a loop: the links limit how fast turns can follow.
-        limit = max(self.occupied.values(), default=0.0)
-        if limit > self.result.seconds:
-            self.result.seconds = limit
+        missing = max(self.occupied.values(), default=0.0) - self.result.seconds
+        if self.pending and missing > 0:
+            self._expose(missing, list(self.pending.values())[-1][1])
         return self.result
 
     def _step(self, instruction: Instruction) -> None:
@@ -191,12 +191,14 @@ class _Stream:
 
     def _wait(self, pair: str) -> None:
         end, begun = self.pending.pop(pair, (0.0, None))
-        wait = max(end - self.result.seconds, 0.0)
-        self.result.seconds += wait
+        self._expose(max(end - self.result.seconds, 0.0), begun)
+
+    def _expose(self, seconds: float, begun: tuple[str, Collective] | None) -> None:
+        self.result.seconds += seconds
         if begun is not None:
-            self.result.use(*begun, 0.0, wait)
+            self.result.use(*begun, 0.0, seconds)
         else:
-            self.result.host_exposed += wait
+            self.result.host_exposed += seconds
 
     def _copy(self, instruction: Instruction) -> None:
         """Copies to and from the host's memory take time; those between HBM and the chip's own are prefetches."""
@@ -255,16 +257,14 @@ def instruction_cost(
 def _moved_bytes(computation: Computation, instruction: Instruction) -> float:
     """Bytes between HBM and the chip; what is updated in place or sliced moves only the part."""
     written = sum(array.bytes for array in instruction.arrays if array.space == HBM)
-    if instruction.opcode in ("iota", "broadcast", "custom-call", "rng-bit-generator"):
-        return written if instruction.opcode != "custom-call" else 0.0
+    if instruction.opcode == "custom-call":
+        return 0.0
+    if instruction.opcode in ("iota", "broadcast", "rng-bit-generator"):
+        return written
     if instruction.opcode in ("dynamic-slice", "slice", "gather"):
         return 2 * written
     read = [sum(a.bytes for a in operand.arrays if a.space == HBM) for operand in computation.operands(instruction)]
-    if "dynamic-update-slice" in (instruction.opcode, computation_root(instruction)) and read:
+    # The compiler names a fusion after its root.
+    if read and "dynamic-update-slice" in (instruction.opcode + instruction.name):
         return 2 * (sum(read) - max(read))
     return written + sum(read)
-
-
-def computation_root(instruction: Instruction) -> str:
-    """The word with which the compiler names a fusion after its root."""
-    return "dynamic-update-slice" if "dynamic-update-slice" in instruction.name else ""

@@ -179,6 +179,15 @@ def test_a_collective_in_steps_counts_once_and_runs_beside_the_work_between(cycl
     assert result.seconds == pytest.approx(cycles / 1e6 + exposed)
 
 
+def test_links_limit_how_fast_turns_of_a_loop_follow_each_other():
+    text = HEAD + ENTRY
+    text += "  %s = f32[750000]{0} all-reduce-start(%x), replica_groups=[1,64]<=[64], to_apply=%add\n"
+    text += '  ROOT %r = f32[750000]{0} copy(%x), backend_config={"estimated_cycles":"1000"}\n}\n'
+    result = walk(text)
+    assert result.seconds == pytest.approx(REDUCED)
+    assert result.uses["s"].exposed == pytest.approx(REDUCED - 0.001)
+
+
 def test_copies_to_the_host_run_beside_work():
     text = HEAD + ENTRY
     text += "  %s = (f32[750000]{0:S(5)}, f32[750000]{0}, u32[]{:S(2)}) copy-start(%x)\n"
