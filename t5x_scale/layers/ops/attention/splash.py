@@ -93,12 +93,14 @@ def _attend(static: _Static, q_BLNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.A
     B, L, N, H = q_BLNH.shape
     block = fitting_block(L, static.block)
     padded = -(-L // block) * block
+    q, k, v, cores = _by_core((q_BLNH * static.scale).astype(q_BLNH.dtype), k_BSKH, v_BSKH, padded)
     span = _make_span(vectors, static.window, B, L, padded)
+    segments = None if span.segments is None else splash.SegmentIds(*2 * (span.segments.reshape(-1),))
     infos, sees = _make_mask_infos(span, vectors, static.window, block)
     kernel = splash.SplashAttentionKernel(
         *infos,
         block_sizes=splash.BlockSizes(**dict.fromkeys(_BLOCKS, block)),
-        is_mqa=k_BSKH.shape[2] == 1,
+        is_mqa=cores.is_multi_query,
         save_residuals=False,
         mask_value=splash.DEFAULT_MASK_VALUE,
         attn_logits_soft_cap=static.soft_cap,
@@ -106,11 +108,39 @@ def _attend(static: _Static, q_BLNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.A
         mask_function=sees,
         interpret=current_platform() != "tpu",
     )
-    q, k, v = (_by_head(x, padded) for x in ((q_BLNH * static.scale).astype(q_BLNH.dtype), k_BSKH, v_BSKH))
-    k, v = (x[0] if x.shape[0] == 1 else x for x in (k, v))
-    segments = None if span.segments is None else splash.SegmentIds(*2 * (span.segments.reshape(-1),))
-    out = kernel(q, k, v, segments)
+    out = jax.vmap(kernel, (0, cores.kv_axis, cores.kv_axis, None))(q, k, v, segments)
     return jnp.moveaxis(out.reshape(N, B, padded, H), 0, 2)[:, :L]
+
+
+class _Cores(NamedTuple):
+    kv_axis: int | None
+    is_multi_query: bool
+
+
+def _by_core(q_BLNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, padded: int):
+    """Queries [cores, heads, rows, H]; keys and values likewise, without heads if it is one, without cores if shared.
+
+    The rows are those of the batch one after another, with zeros behind each. JAX lets the cores of a chip (v4 and v5p
+    have two) share the work of the backward kernels only along axes that the kernel is mapped over.
+    """
+    N, K = q_BLNH.shape[2], k_BSKH.shape[2]
+    count = 2 if N % 2 == 0 and (K == 1 or K % 2 == 0) else 1
+    is_shared = K == 1
+    is_multi_query = K in (1, count)
+
+    def rows(x: jax.Array) -> jax.Array:
+        _, L, N, H = x.shape
+        return jnp.moveaxis(jnp.pad(x, ((0, 0), (0, padded - L), (0, 0), (0, 0))), 2, 0).reshape(N, -1, H)
+
+    def keys(x: jax.Array) -> jax.Array:
+        x = rows(x)
+        if is_multi_query:
+            return x[0] if is_shared else x
+        return x.reshape(count, K // count, *x.shape[1:])
+
+    q = rows(q_BLNH)
+    q = q.reshape(count, N // count, *q.shape[1:])
+    return q, keys(k_BSKH), keys(v_BSKH), _Cores(None if is_shared else 0, is_multi_query)
 
 
 _BLOCKS = ("block_q", "block_kv", "block_q_dkv", "block_kv_dkv", "block_q_dq", "block_kv_dq")
@@ -120,12 +150,6 @@ def fitting_block(length: int, block: int = BLOCK) -> int:
     """The size of equal blocks, at most `block`, that leave least of a length to padding: a multiple of 128."""
     count = -(-length // block)
     return -(-length // (count * LANES)) * LANES
-
-
-def _by_head(x_BLNH: jax.Array, padded: int) -> jax.Array:
-    """[N, B * padded, H]: the rows of the batch one after another, each with zeros behind."""
-    _, L, N, H = x_BLNH.shape
-    return jnp.moveaxis(jnp.pad(x_BLNH, ((0, 0), (0, padded - L), (0, 0), (0, 0))), 2, 0).reshape(N, -1, H)
 
 
 def _make_span(vectors: Vectors, window: int | None, batch_size: int, length: int, padded: int) -> Span:
