@@ -64,7 +64,7 @@ def test_forward_and_backward_compile(case, topology):
     mesh = MeshConfig(fsdp=2, model=2).make_mesh(topology_devices(topology))
     text = compile_attention(mesh, *CASES[case]).as_text()
     # One kernel each for the output, for dq, and for dk and dv.
-    kernels = re.findall(r'custom_call_target="tpu_custom_call".*?op_name="[^"]*splash_m[hq]a_(\w+?)_', text)
+    kernels = re.findall(r"%splash_m[hq]a_(fwd|dq|dkv)_\S* = ", text)
     assert sorted(kernels) == ["dkv", "dq", "fwd"]
     length = CASES[case][1]
     assert not re.search(rf"f(32|16)\[[\d,]*{length},{length}\]", text)
@@ -73,13 +73,15 @@ def test_forward_and_backward_compile(case, topology):
     assert "all-to-all" not in text
 
 
-@pytest.mark.parametrize(("length", "splash", "reference"), [(2048, 0, 0), (8192, 0, 0)])
-def test_memory_grows_with_the_length_and_not_with_its_square(length, splash, reference):
-    """A layer of PaLM 8B, 8,192 tokens on one chip of v4."""
+@pytest.mark.parametrize("length", [2048, 8192])
+def test_memory_does_not_grow_with_the_square_of_the_length(length):
+    """Attention of a layer of PaLM 8B, 8,192 tokens on one chip of v4: the reference takes 2.4 and 6.1 GiB."""
     mesh = MeshConfig(fsdp=1).make_mesh(topology_devices("v4:2x2x1")[:1])
     shape = (8192 // length, length, 16, 1, 256, jnp.bfloat16, {"packed": True, "prefixed": True})
     temporary = {
         name: compile_attention(mesh, *shape, implementation=name).memory_analysis().temp_size_in_bytes / MIB
         for name in ("splash", "reference")
     }
-    print(temporary)
+    # Queries, the output and their gradients are 64 MiB each, and so is the log-sum-exp as the kernel writes it.
+    assert temporary["splash"] < 4 * 64
+    assert temporary["reference"] > 2048
