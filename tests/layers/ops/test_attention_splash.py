@@ -184,8 +184,11 @@ def test_blocks_leave_little_to_padding(length, block):
     assert fitting_block(length) == block
 
 
-def test_the_backward_pass_finds_what_remat_saves():
-    """With the output and its log-sum-exp saved the forward kernel does not run again."""
+@pytest.mark.parametrize("model", [1, 2])
+def test_the_backward_pass_finds_what_remat_saves(model):
+    """With the output and its log-sum-exp saved the forward kernel does not run again, on a mesh neither."""
+    devices = np.array(jax.devices()[:model]).reshape(1, 1, 1, 1, 1, model)
+    mesh = Mesh(devices, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
 
     def layer(q, k):
         return attention_splash(q, k, k, make_mask(), scale=SCALE)
@@ -193,8 +196,9 @@ def test_the_backward_pass_finds_what_remat_saves():
     def count(*names):
         policy = jax.checkpoint_policies.save_only_these_names(*names)
         loss = jax.grad(lambda *a: jnp.sum(jax.checkpoint(layer, policy=policy)(*a) ** 2))
-        shapes = [jax.ShapeDtypeStruct((1, 128, n, 16), np.float32) for n in (2, 1)]
-        return jax.jit(loss, compiler_options=FAST).lower(*shapes).compile().as_text().count("while(")
+        shapes = [jax.ShapeDtypeStruct((1, 128, n, 16), np.float32) for n in (8, 1)]
+        with activation_rules(mesh, fsdp_model()):
+            return jax.jit(loss, compiler_options=FAST).lower(*shapes).compile().as_text().count("while(")
 
     # An interpreted kernel is a loop over its blocks.
     assert count("context") == count() - 1
