@@ -44,19 +44,6 @@ class Generation:
 
 _V5P = {4: "2x2x1", 8: "2x2x2", 32: "2x4x4", 64: "4x4x4", 128: "4x4x8", 256: "4x8x8", 512: "8x8x8"}
 _V5P |= {1024: "8x8x16", 2048: "8x16x16", 4096: "16x16x16", 6144: "16x16x24"}
-    "2x2x1",
-    "2x2x2",
-    "2x2x4",
-    "2x4x4",
-    "4x4x4",
-    "4x4x8",
-    "4x8x8",
-    "8x8x8",
-    "8x8x16",
-    "8x16x16",
-    "16x16x16",
-    "16x16x24",
-]
 GENERATIONS = {
     "v4": Generation("v4", 2, 3, "tpu-ubuntu2204-base", takes_shapes=True),
     "v5e": Generation("v5litepod", 1, 2, "v2-alpha-tpuv5-lite"),
