@@ -21,11 +21,10 @@ from t5x_scale.checkpoint.stream_writer import write_stream
 from t5x_scale.conversion.sources import TOKENIZER
 from t5x_scale.core import files
 from t5x_scale.core.environment import PACKAGES, package_version
-from t5x_scale.core.errors import UserError
+from t5x_scale.core.errors import UserError, check_choice
 from t5x_scale.core.lazy import LazyArray
 from t5x_scale.core.leaves import render_origins
 from t5x_scale.core.staging import check_target, staged
-from t5x_scale.models.architecture import check_choice
 from t5x_scale.models.assembly import to_gin
 from t5x_scale.models.config import ModelConfig
 from t5x_scale.models.records import architecture_to_json

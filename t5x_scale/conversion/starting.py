@@ -14,7 +14,7 @@ from t5x_scale.checkpoint import layout, multihost
 from t5x_scale.conversion.loading import load_array, load_parameters
 from t5x_scale.conversion.sources import Source, open_source
 from t5x_scale.core import files
-from t5x_scale.core.errors import UserError, did_you_mean
+from t5x_scale.core.errors import UserError, check_choice
 from t5x_scale.core.leaves import render_origins
 from t5x_scale.core.trees import check_shapes
 from t5x_scale.models.architecture import Architecture
@@ -59,9 +59,7 @@ def apply_transforms(weights: Weights, transforms: Sequence[Surgery]) -> Weights
 
 def check_optimizer_choice(choice: str) -> None:
     """Raises a UserError unless `choice` is "reset" or "restore"."""
-    if choice not in OPTIMIZER_CHOICES:
-        near = did_you_mean(str(choice), OPTIMIZER_CHOICES) or f"; known are {', '.join(OPTIMIZER_CHOICES)}"
-        raise UserError(f"INITIAL_OPTIMIZER is {choice!r}{near}")
+    check_choice("INITIAL_OPTIMIZER", choice, OPTIMIZER_CHOICES)
 
 
 def start_from(

@@ -16,7 +16,7 @@ from typing import Literal
 
 from t5x_scale.core import files
 from t5x_scale.core.batch import POSITIONS, PREFIX, REQUIRED, SEGMENT_IDS
-from t5x_scale.core.errors import UserError, did_you_mean
+from t5x_scale.core.errors import UserError, check_choice, did_you_mean
 from t5x_scale.data.batch_schedule import BatchSchedule, make_batch_schedule
 from t5x_scale.data.batch_source import BatchSource
 from t5x_scale.data.catalog import Catalog
@@ -139,11 +139,7 @@ class DataConfig:
         Raises:
           UserError: naming the setting.
         """
-        if self.delivery not in DELIVERIES:
-            raise UserError(
-                f"delivery is {self.delivery!r}{did_you_mean(str(self.delivery), DELIVERIES)}; it is one of "
-                f"{', '.join(map(repr, DELIVERIES))}"
-            )
+        check_choice("delivery", self.delivery, DELIVERIES)
         caps = self.max_epochs.values() if isinstance(self.max_epochs, Mapping) else [self.max_epochs]
         if not all(cap is None or (isinstance(cap, numbers.Real) and cap > 0) for cap in caps):
             raise UserError(f"max_epochs is {self.max_epochs!r}; give a positive number, or None for no end")

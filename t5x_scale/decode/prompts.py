@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 
-from t5x_scale.core.errors import UserError, did_you_mean
+from t5x_scale.core.errors import UserError, check_choice, did_you_mean
 from t5x_scale.core.files import Path, to_path
 from t5x_scale.data.vocabulary import Vocabulary
 
@@ -74,10 +74,7 @@ def encode_prompts(
     """
     start: list[int] = []
     if begin is not None:
-        if begin not in BEGINNINGS:
-            raise UserError(
-                f"begin is '{begin}'{did_you_mean(begin, BEGINNINGS)}; it must be {' or '.join(BEGINNINGS)}"
-            )
+        check_choice("begin", begin, BEGINNINGS)
         start.append(_beginning(vocabulary, begin))
     if mode is not None:
         start.append(vocabulary.mode_token_id(mode))

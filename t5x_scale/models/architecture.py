@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from t5x_scale.core.errors import UserError, did_you_mean
+from t5x_scale.core.errors import check_choice
 from t5x_scale.models.config import ModelConfig
 
 BLOCKS = ("serial", "parallel", "two_norm_parallel", "sandwich")
@@ -179,14 +179,3 @@ def shortest_cycle(windows: Sequence[int | None], num_layers: int) -> tuple[int 
 def _with_defaults(value: Any, names: Collection[str]) -> Any:
     """The dataclass with the fields `names` at their defaults."""
     return dataclasses.replace(value, **{f.name: f.default for f in dataclasses.fields(value) if f.name in names})
-
-
-def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
-    """Checks that `value` is one of `choices`.
-
-    Raises:
-      UserError: naming the field and the nearest known value.
-    """
-    if value not in choices:
-        near = did_you_mean(str(value), choices) or f"; known are {', '.join(choices)}"
-        raise UserError(f"{name} is {value!r}{near}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from t5x_scale.core.errors import UserError
+from t5x_scale.core.errors import UserError, check_choice
 
 # No float16: sums of losses and gradients over a batch leave its range.
 DTYPES = ("float32", "bfloat16")
@@ -44,8 +44,7 @@ class ModelConfig:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if field.name.endswith("dtype"):
-                if value not in DTYPES:
-                    raise UserError(f"ModelConfig.{field.name} is {value!r}; it must be one of {', '.join(DTYPES)}")
+                check_choice(f"ModelConfig.{field.name}", value, DTYPES)
             elif field.name.startswith("num_experts"):
                 if not isinstance(value, int) or value < 0:
                     raise UserError(f"ModelConfig.{field.name} must be 0 or a positive integer, not {value!r}")

@@ -6,10 +6,10 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from t5x_scale.core.errors import UserError
+from t5x_scale.core.errors import UserError, check_choice
 from t5x_scale.layers.attention import Attention
 from t5x_scale.layers.moe import MoeMlp
-from t5x_scale.models.architecture import ROPE_SCALING_FIELDS, Architecture, RopeScalingValues, check_choice
+from t5x_scale.models.architecture import ROPE_SCALING_FIELDS, Architecture, RopeScalingValues
 from t5x_scale.models.composition import BLOCKS, MLPS, NORMS, POSITIONS, SCALINGS, to_model
 from t5x_scale.models.config import ModelConfig
 

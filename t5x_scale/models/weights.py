@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from t5x_scale.core import lazy
-from t5x_scale.core.errors import UserError
+from t5x_scale.core.errors import UserError, check_choice
 from t5x_scale.core.lazy import LazyArray
 from t5x_scale.core.leaves import Leaves, Origin
-from t5x_scale.models.architecture import Architecture, check_choice
+from t5x_scale.models.architecture import Architecture
 
 # Of parameters on disk.
 STORED_DTYPES = ("float32", "bfloat16", "float16")

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import jax
 import optax
 
-from t5x_scale.core.errors import UserError
+from t5x_scale.core.errors import UserError, check_choice
 from t5x_scale.core.trees import flatten, map_with_path
 
 Step = int | jax.Array
@@ -53,7 +53,7 @@ NO_OPTIONS: Options = {}
 
 
 class Optimizer(Protocol):
-    """The contract of every optimiser; `tests/optim/test_contract.py` holds each one to it."""
+    """The contract of every optimiser; `tests/optim/test_optimizer_contract.py` holds each one to it."""
 
     learning_rate: Schedule
 
@@ -87,9 +87,7 @@ def check_config(optimizer: Any, **ranges: tuple[float, float]) -> None:
     """
     check_schedule(optimizer)
     name = type(optimizer).__name__
-    dtype = getattr(optimizer, "momentum_dtype", "float32")
-    if dtype not in MOMENTUM_DTYPES:
-        raise UserError(f"{name}.momentum_dtype is {dtype!r}; known are {', '.join(MOMENTUM_DTYPES)}")
+    check_choice(f"{name}.momentum_dtype", getattr(optimizer, "momentum_dtype", "float32"), MOMENTUM_DTYPES)
     may_be_none = {field.name for field in dataclasses.fields(optimizer) if "None" in str(field.type)}
     for field, (low, high) in ranges.items():
         value = getattr(optimizer, field)

@@ -16,7 +16,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from t5x_scale.core.errors import UserError, did_you_mean
+from t5x_scale.core.errors import UserError, check_choice
 from t5x_scale.optim.interface import Schedule, Step, check_schedule
 
 DECAY_SHAPES = ("linear", "cosine", "sqrt", "exponential")
@@ -117,11 +117,7 @@ class WarmupStableDecay:
                 f"WarmupStableDecay: warmup_steps {self.warmup_steps} + decay_steps {self.decay_steps} are more than "
                 f"total_steps {self.total_steps}"
             )
-        if self.decay_shape not in DECAY_SHAPES:
-            raise UserError(
-                f"WarmupStableDecay.decay_shape is '{self.decay_shape}'; known are {', '.join(DECAY_SHAPES)}"
-                f"{did_you_mean(self.decay_shape, DECAY_SHAPES)}"
-            )
+        check_choice("WarmupStableDecay.decay_shape", self.decay_shape, DECAY_SHAPES)
         if self.decay_shape == "exponential" and self.floor_ratio == 0:
             raise UserError("WarmupStableDecay: an exponential decay never reaches floor_ratio 0; give it one above 0")
 

@@ -19,10 +19,10 @@ from typing import Any, ClassVar
 
 from t5x_scale.core import lazy
 from t5x_scale.core.describe import describe
-from t5x_scale.core.errors import UserError
+from t5x_scale.core.errors import UserError, check_choice
 from t5x_scale.core.lazy import LazyArray
 from t5x_scale.core.leaves import Leaf, Leaves, Origin
-from t5x_scale.models.architecture import Architecture, check_choice
+from t5x_scale.models.architecture import Architecture
 from t5x_scale.models.weights import Weights
 
 OPTIMIZER = ("map", "reset", "keep")

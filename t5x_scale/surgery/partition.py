@@ -10,10 +10,10 @@ from collections.abc import Callable
 import numpy as np
 
 from t5x_scale.core import lazy
-from t5x_scale.core.errors import UserError
+from t5x_scale.core.errors import UserError, check_choice
 from t5x_scale.core.lazy import LazyArray, Region
 from t5x_scale.core.leaves import Leaf, Leaves
-from t5x_scale.models.architecture import Architecture, check_choice
+from t5x_scale.models.architecture import Architecture
 from t5x_scale.models.weights import Weights
 from t5x_scale.surgery.checks import check_at_least, check_divides, check_range
 from t5x_scale.surgery.clustering import balanced_clusters

@@ -12,10 +12,10 @@ import math
 import numpy as np
 
 from t5x_scale.core import lazy
-from t5x_scale.core.errors import UserError
+from t5x_scale.core.errors import UserError, check_choice
 from t5x_scale.core.lazy import LazyArray, Region
 from t5x_scale.core.leaves import Leaves
-from t5x_scale.models.architecture import ROPE_SCALINGS, Architecture, RopeScalingValues, check_choice
+from t5x_scale.models.architecture import ROPE_SCALINGS, Architecture, RopeScalingValues
 from t5x_scale.surgery.checks import check_at_least, check_range
 from t5x_scale.surgery.interface import Slot, Surgery
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from t5x_scale.core.errors import UserError, did_you_mean
+from t5x_scale.core.errors import UserError, check_choice, did_you_mean
 from t5x_scale.core.leaves import Leaves
 from t5x_scale.data.vocabulary import (
     Vocabulary,
@@ -26,7 +26,7 @@ from t5x_scale.data.vocabulary import (
 from t5x_scale.data.vocabulary_codecs import MODES
 from t5x_scale.data.vocabulary_extension import extend_tokenizer
 from t5x_scale.data.vocabulary_remapping import remap_pieces, subword_ids
-from t5x_scale.models.architecture import Architecture, check_choice
+from t5x_scale.models.architecture import Architecture
 from t5x_scale.models.weights import Weights
 from t5x_scale.surgery.checks import check_at_least, check_range
 from t5x_scale.surgery.interface import Slot, Surgery

@@ -11,10 +11,10 @@ import math
 from collections.abc import Callable
 
 from t5x_scale.core import lazy
-from t5x_scale.core.errors import UserError
+from t5x_scale.core.errors import UserError, check_choice
 from t5x_scale.core.lazy import LazyArray
 from t5x_scale.core.leaves import Leaf, Leaves
-from t5x_scale.models.architecture import Architecture, check_choice
+from t5x_scale.models.architecture import Architecture
 from t5x_scale.surgery.checks import check_at_least, check_range
 from t5x_scale.surgery.draws import add_noise, normal_like
 from t5x_scale.surgery.interface import Slot, Surgery

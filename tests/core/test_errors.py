@@ -1,6 +1,8 @@
 """Hints at the nearest right name."""
 
-from t5x_scale.core.errors import did_you_mean
+import pytest
+
+from t5x_scale.core.errors import UserError, check_choice, did_you_mean
 
 
 def test_nearest_names():
@@ -15,3 +17,19 @@ def test_silence_when_nothing_is_near():
 
 def test_any_iterable():
     assert did_you_mean("dat", iter({"data": 1})) == " (did you mean 'data'?)"
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("nearst", "mode is 'nearst' (did you mean 'nearest'?)"),
+        ("zzz", "mode is 'zzz'; known are None, nearest, 8"),
+        (["nearest"], "mode is ['nearest'] (did you mean 'nearest'?)"),
+    ],
+)
+def test_one_of_a_few_values(value, message):
+    for choice in (None, "nearest", 8):
+        check_choice("mode", choice, (None, "nearest", 8))
+    with pytest.raises(UserError) as error:
+        check_choice("mode", value, (None, "nearest", 8))
+    assert str(error.value) == message

@@ -9,7 +9,7 @@ import numbers
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
-from t5x_scale.core.errors import UserError, did_you_mean
+from t5x_scale.core.errors import UserError, check_choice
 from t5x_scale.data.mixtures.mixture_schedule import RAMP_PIECES
 
 UNITS = ("tokens", "examples")
@@ -109,10 +109,3 @@ def is_number(value: Any, above: float | None = None) -> bool:
     if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
         return False
     return value >= 0 if above is None else value > above
-
-
-def check_choice(what: str, value: Any, choices: Sequence[Any]) -> None:
-    """Raises UserError, naming `what` and the nearest choice, if `value` is none of them."""
-    if value not in choices:
-        near = did_you_mean(value, [choice for choice in choices if choice]) if isinstance(value, str) else ""
-        raise UserError(f"{what} is {value!r}{near}; it is one of {', '.join(map(repr, choices))}")

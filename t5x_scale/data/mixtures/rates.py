@@ -16,7 +16,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from t5x_scale.core.errors import UserError
+from t5x_scale.core.errors import UserError, check_choice
 from t5x_scale.data.catalog import Catalog
 from t5x_scale.data.mixtures.mixture_schedule import RatePlan
 from t5x_scale.data.mixtures.named_mixture import NamedMixture, look_up
@@ -28,7 +28,6 @@ from t5x_scale.data.mixtures.rate_functions import (
     RateSchedule,
     SourceCounts,
     Unit,
-    check_choice,
     is_number,
 )
 from t5x_scale.data.token_store import TokenStore

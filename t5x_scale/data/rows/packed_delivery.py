@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from t5x_scale.core import batch as batch_lib
-from t5x_scale.core.errors import UserError, did_you_mean
+from t5x_scale.core.errors import UserError, check_choice
 from t5x_scale.data.objectives import CausalLm, Example, Objective, Piece, RowKeys
 from t5x_scale.data.rows.packing import FITS, Fit, assemble
 from t5x_scale.data.rows.packing_plan import PackingPlan, Pieces, PlanSettings
@@ -65,18 +65,11 @@ class PackDocuments:
         Raises:
           UserError: a setting is unknown, or the objective cannot serve it.
         """
-        if self.fit not in FITS:
-            raise UserError(
-                f"PackDocuments.fit is '{self.fit}'{did_you_mean(str(self.fit), FITS)}; known: {list(FITS)}"
-            )
+        check_choice("PackDocuments.fit", self.fit, FITS)
         policy = self.long_documents
         if policy is None:
             policy = "split" if objective.splits_documents else "drop"
-        if policy not in LONG_DOCUMENTS:
-            raise UserError(
-                f"PackDocuments.long_documents is '{policy}'{did_you_mean(str(policy), LONG_DOCUMENTS)}; "
-                f"known: {[*LONG_DOCUMENTS, None]}"
-            )
+        check_choice("PackDocuments.long_documents", policy, LONG_DOCUMENTS)
         if policy == "split" and not objective.splits_documents:
             raise UserError(f"{objective.name} needs whole documents: set PackDocuments.long_documents = 'drop'")
         if self.attend_across_documents and objective.has_prefix:
