@@ -21,9 +21,9 @@ import time
 
 import numpy as np
 
+from t5x_scale.core.parallel import count_cores
 from t5x_scale.data import text_source, vocabulary_codecs
 from t5x_scale.data.building.build import build_store
-from t5x_scale.data.building.pool import count_cores
 from t5x_scale.data.building.units import make_units
 from t5x_scale.data.building.work import Options
 from t5x_scale.data.vocabulary import Vocabulary, load_vocabulary

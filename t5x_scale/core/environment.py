@@ -7,6 +7,8 @@ import os
 import platform
 from typing import Any
 
+from t5x_scale.core.parallel import count_cores
+
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 FLAG_VARIABLES = ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "NPROC", "JAX_DEFAULT_MATMUL_PRECISION")
 
@@ -20,7 +22,7 @@ def describe_environment() -> dict[str, Any]:
     import jax  # Not at the top: the rest of core is usable without starting a backend.
 
     versions = {package: package_version(package) for package in PACKAGES}
-    cores = os.environ.get("NPROC") or str(len(os.sched_getaffinity(0)))
+    cores = os.environ.get("NPROC") or count_cores()
     return {
         "versions": versions,
         "python": platform.python_version(),

@@ -15,8 +15,14 @@ _M_ARENA_MAX = -8
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+
+def count_cores() -> int:
+    """Cores that this process may use; where the system does not say, those of the machine."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 # Threads that copy and wait for the disk in turn: one more than the cores, and few, since each holds a block.
-WORKERS = min(4, len(os.sched_getaffinity(0)) + 1 if hasattr(os, "sched_getaffinity") else 3)
+WORKERS = min(4, count_cores() + 1)
 
 
 @functools.cache

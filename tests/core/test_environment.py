@@ -32,3 +32,7 @@ def test_cores_are_counted_where_none_are_set(monkeypatch):
     monkeypatch.delenv("NPROC", raising=False)
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 1, 2, 3, 4})
     assert environment.describe_environment()["cpu_cores"] == 5
+    # Not every system says which cores a process may use.
+    monkeypatch.delattr("os.sched_getaffinity")
+    monkeypatch.setattr("os.cpu_count", lambda: 7)
+    assert environment.describe_environment()["cpu_cores"] == 7

@@ -20,10 +20,11 @@ from typing import Any
 
 from t5x_scale.core import files
 from t5x_scale.core.errors import UserError
+from t5x_scale.core.parallel import count_cores
 from t5x_scale.data.building.assembly import Assembly, assemble
 from t5x_scale.data.building.interface import Record
 from t5x_scale.data.building.parts import PartInfo, delete_part, list_parts, write_part
-from t5x_scale.data.building.pool import count_cores, make_parts
+from t5x_scale.data.building.pool import make_parts
 from t5x_scale.data.building.progress import Progress
 from t5x_scale.data.building.units import Unit, make_units
 from t5x_scale.data.building.work import Options, process

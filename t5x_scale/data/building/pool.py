@@ -26,11 +26,6 @@ _BEAT = 1.0
 _GRACE = 5.0
 
 
-def count_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def make_parts(
     units: Iterable[Unit],
     directory: str | os.PathLike,

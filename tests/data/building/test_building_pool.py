@@ -325,6 +325,6 @@ def test_a_small_source_starts_no_processes(tmp_path, monkeypatch):
 
     monkeypatch.setattr(pool, "_start", refuse)
     build(tmp_path / "s", make_records(6), workers=None)
-    monkeypatch.setattr(pool, "count_cores", lambda: 1)
+    monkeypatch.setattr("t5x_scale.data.building.build.count_cores", lambda: 1)
     with pytest.raises(AssertionError, match="a pool"):
         build(tmp_path / "t", make_records(), workers=None)
