@@ -173,6 +173,8 @@ class _Stream:
         )
         constants = scheduler.constants
         seconds *= {_MATMUL: constants.product_stretch, _OTHER: constants.vector_stretch}.get(kind, 1.0)
+        # Nothing is faster than the peak.
+        seconds = max(seconds, flops / scheduler.machine.chip.device_peak_flops)
         self.result.compute(instruction.name, kind, seconds, flops, instruction.op_name)
 
     def _transfer(self, instruction: Instruction, collective: Collective) -> None:

@@ -18,7 +18,7 @@ CHIP = dataclasses.replace(
 IDEAL = Constants(1.0, 1.0, 0.0, 0.0, product_stretch=1.0, vector_stretch=1.0)
 
 
-def walk(text, torus=(4, 4, 4), slices=1):
+def walk(text, torus=(4, 4, 4), slices=1, constants=IDEAL):
     one = np.array(list(np.ndindex(*torus)))
     machine = Machine(
         CHIP,
@@ -29,7 +29,7 @@ def walk(text, torus=(4, 4, 4), slices=1):
         torus,
     )
     module = parse(text)
-    return Scheduler(module, machine, IDEAL, KernelModel()).walk(module.main)
+    return Scheduler(module, machine, constants, KernelModel()).walk(module.main)
 
 
 def work(name, cycles, operand="x"):
@@ -76,6 +76,25 @@ def test_a_pair_is_exposed_as_far_as_work_does_not_hide_it(cycles, exposed):
     result = walk(text)
     assert result.uses["s"].exposed == pytest.approx(exposed)
     assert result.seconds == pytest.approx(cycles / 1e6 + exposed)
+
+
+def test_estimates_are_stretched_by_what_was_measured_but_never_beyond_the_peak():
+    fused = """%g (a: bf16[1000,1000], b: bf16[1000,1000]) -> bf16[1000,1000] {
+  %a = bf16[1000,1000]{1,0} parameter(0)
+  %b = bf16[1000,1000]{1,0} parameter(1)
+  ROOT %c = bf16[1000,1000]{1,0} convolution(%a, %b), dim_labels=bf_io->bf
+}
+
+"""
+    text = HEAD + fused + ENTRY.replace("f32[750000]{0}", "bf16[1000,1000]{1,0}")
+    text += "  ROOT %p = bf16[1000,1000]{1,0} fusion(%x, %x), kind=kOutput, calls=%g, "
+    text += 'backend_config={"estimated_cycles":"4000"}\n}\n'
+    less = dataclasses.replace(IDEAL, product_stretch=0.75)
+    # 2e9 FLOPs at 1e12 a second are 2 ms; the compiler says 4.
+    assert walk(text).seconds == pytest.approx(0.004)
+    assert walk(text, constants=less).seconds == pytest.approx(0.003)
+    assert walk(text, constants=dataclasses.replace(IDEAL, product_stretch=0.1)).seconds == pytest.approx(0.002)
+    assert walk(text, constants=dataclasses.replace(IDEAL, vector_stretch=0.1)).seconds == pytest.approx(0.004)
 
 
 def test_two_transfers_over_the_same_links_follow_each_other():
