@@ -8,6 +8,8 @@ from t5x_scale.core import environment
 
 
 def test_description(monkeypatch):
+    # A backend that began with these flags would end the process.
+    assert jax.devices()
     monkeypatch.setenv("NPROC", "2")
     monkeypatch.setenv("XLA_FLAGS", "--of --this test")
     monkeypatch.delenv("LIBTPU_INIT_ARGS", raising=False)
