@@ -55,7 +55,9 @@ class EvalBatches(Protocol):
     num_batches: int
     batch_size: int
 
-    def batch(self, index: int, rows: np.ndarray | slice | None = None) -> dict[str, np.ndarray]: ...
+    def batch(self, index: int, rows: np.ndarray | slice | None = None) -> dict[str, np.ndarray]:
+        """Batch `index`, from 0: the fields of `core.batch`, each [rows, L]; of all rows, or of those named."""
+        ...
 
 
 def evaluate(

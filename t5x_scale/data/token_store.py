@@ -69,14 +69,17 @@ class TokenStore:
 
     @property
     def num_tokens(self) -> int:
+        """Tokens of the stream, separators included."""
         return self.manifest.num_tokens
 
     @property
     def num_documents(self) -> int:
+        """Documents; one without a token is none."""
         return self.manifest.num_documents
 
     @property
     def fingerprint(self) -> str:
+        """SHA-256 of the content and the vocabulary: equal fingerprints, equal tokens. See `Manifest`."""
         return self.manifest.fingerprint
 
     @property

@@ -39,6 +39,7 @@ class Record:
 
     @property
     def pieces(self) -> tuple[Piece, ...]:
+        """All of the record in the order of its text: inputs, if there are any, then targets."""
         return self.targets if self.inputs is None else (self.inputs, *self.targets)
 
 

@@ -59,7 +59,12 @@ class GivenShards:
 
 @dataclasses.dataclass(frozen=True)
 class TextShards:
-    """Text files, `text:PATTERN`."""
+    """Text files, `text:PATTERN`.
+
+    Attributes:
+      name, split: see `data.text_source`.
+      shard_bytes: fewest bytes of text of a shard, but for the last.
+    """
 
     name: str
     split: str

@@ -40,6 +40,7 @@ def serve(pool: Connection) -> None:
 
 
 def main() -> None:
+    """Answers units with parts until the pool hangs up."""
     # Of an interrupt at the terminal every process hears; the pool decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     vocabulary_codecs.use_one_thread()

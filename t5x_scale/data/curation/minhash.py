@@ -42,6 +42,7 @@ class MinHashSigner:
 
     @property
     def arrays(self) -> Mapping[str, tuple[str, tuple[int, ...]]]:
+        """One array, `minhash`; see `Signer`."""
         return {MINHASH: ("<u4", (self.permutations,))}
 
     def __call__(self, text: str) -> dict[str, np.ndarray]:

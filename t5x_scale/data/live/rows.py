@@ -127,6 +127,7 @@ class WindowRows(RowStream):
 
     @property
     def position(self) -> Position:
+        """As in the interface: in the first document of which tokens are still wanted."""
         return Position(self._held[0].before if self._held else self._documents.place, self._offset)
 
     def seek(self, position: Position) -> None:
@@ -249,6 +250,7 @@ class PackedRows(RowStream):
 
     @property
     def position(self) -> Position:
+        """As in the interface: a row of the group at hand, which is read again from its first document."""
         return Position(self._start, self._row, self._count)
 
     def seek(self, position: Position) -> None:

@@ -144,6 +144,7 @@ class Denoising(Objective):
         return rows.fields if parts == 1 else _join_examples(rows.fields, parts)
 
     def packed_length(self, num_tokens: np.ndarray, choices: np.ndarray) -> np.ndarray:
+        """As in the interface. Spans add two sentinels each, and a mode token; what is only split keeps its length."""
         num_tokens = np.asarray(num_tokens, np.int64)
         chosen = self.choose(choices)
         lengths = num_tokens.copy()
@@ -160,6 +161,11 @@ class Denoising(Objective):
         return self._longest_texts(length)[self.choose(choices)]
 
     def example(self, piece: Piece, choice: int, generator: np.random.Generator) -> Example:
+        """As in the interface, by the denoiser that `choice` draws, or a split where the piece is too short for it.
+
+        Raises:
+          UserError: the vocabulary lacks the mode token, or sentinels for so long a piece.
+        """
         denoiser = self.mixture[int(self.choose(np.array([choice], np.uint64))[0])][0]
         num_tokens = len(piece.tokens)
         if num_tokens < FEWEST_TOKENS:

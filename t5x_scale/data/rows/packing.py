@@ -39,6 +39,7 @@ class PackedRows:
 
     @property
     def num_rows(self) -> int:
+        """Rows that hold all items."""
         return len(self.row_starts) - 1
 
 

@@ -156,6 +156,7 @@ class PackingPlan:
 
     @property
     def num_rows(self) -> int:
+        """Rows of one pass over the source."""
         return len(self.arrays["row_starts"]) - 1
 
     def pieces(self, rows: np.ndarray) -> Pieces:

@@ -29,6 +29,11 @@ def is_text(task: seqio.Task, feature: str) -> bool:
 
 
 def document_features(task: seqio.Task, feature: str) -> list[str]:
+    """The features whose text makes a document: `feature`, behind the inputs where it is the targets of a task of both.
+
+    Raises:
+      UserError: the task has no such feature.
+    """
     known = list(task.output_features)
     if feature not in known:
         raise UserError(f"task '{task.name}' has no feature '{feature}'{did_you_mean(feature, known)}; it has {known}")
