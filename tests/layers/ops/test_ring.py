@@ -1,6 +1,7 @@
 """Ring attention on simulated devices against the dense formula, forward and backward, in both orders of the length."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from t5x_scale.layers.masks import make_mask
-from t5x_scale.layers.ops.attention import ring
+from t5x_scale.layers.ops.attention import ring, ring_splash, tiles
 from t5x_scale.partitioning import rules
 from t5x_scale.partitioning.length_order import places
 from t5x_scale.partitioning.mesh import MeshConfig
@@ -16,6 +17,8 @@ from t5x_scale.partitioning.shardings import activation_rules
 
 FAST = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
 B, L, N, H = 4, 48, 4, 6
+# Splash wants at least 128 of each device.
+LONG = 512
 MESHES = {
     "context=4": MeshConfig(fsdp=1, context=4),
     "context=8": MeshConfig(fsdp=1, context=8),
@@ -24,18 +27,19 @@ MESHES = {
 }
 
 
-def documents(rng):
-    """Three documents a row and padding, a prefix in each: segments and prefix, [B, L]."""
-    segments, prefix = np.zeros((B, L), np.int32), np.zeros((B, L), np.int32)
+@functools.cache
+def documents(length):
+    """Three documents a row and padding, a prefix in each: segments and prefix, [B, length]."""
+    rng = np.random.default_rng(1)
+    segments, prefix = np.zeros((B, length), np.int32), np.zeros((B, length), np.int32)
     for row in range(B):
-        ends = np.sort(rng.choice(np.arange(4, L - 2), 3, replace=False))
+        ends = np.sort(rng.choice(np.arange(4, length - 2), 3, replace=False))
         for number, (begin, end) in enumerate(zip([0, *ends[:-1]], ends, strict=True)):
             segments[row, begin:end] = number + 1
             prefix[row, begin : rng.integers(begin, end + 1)] = 1
     return segments, prefix
 
 
-SEGMENTS, PREFIX = documents(np.random.default_rng(1))
 CASES = {
     # name: kv heads, segments, prefix, window, window of the layer, soft cap
     "causal": (1, False, False, None, None, None),
@@ -49,11 +53,11 @@ CASES = {
 }
 
 
-def dense(segments, prefix, window):
-    """bool [B, L, L] from the words of the definition."""
-    i, j = np.arange(L)[:, None], np.arange(L)[None]
-    same = np.ones((B, L, L), bool) if segments is None else segments[:, :, None] == segments[:, None, :]
-    last = np.broadcast_to(i, (B, L, L)).copy()
+def dense(segments, prefix, window, length):
+    """bool [B, length, length] from the words of the definition."""
+    i, j, shape = np.arange(length)[:, None], np.arange(length)[None], (B, length, length)
+    same = np.ones(shape, bool) if segments is None else segments[:, :, None] == segments[:, None, :]
+    last = np.broadcast_to(i, shape).copy()
     if prefix is not None:
         ends = np.where(same & (prefix != 0)[:, None, :], j, -1).max(axis=-1, keepdims=True)
         last = np.maximum(last, ends)
@@ -69,30 +73,32 @@ def naive(q, k, v, allowed, scale, soft_cap):
     return jnp.einsum("bnij,bjnd->bind", jax.nn.softmax(logits, axis=-1), v)
 
 
-def draw(kv_heads, dtype):
+def draw(kv_heads, dtype, length):
     rng = np.random.default_rng(0)
-    shapes = [(B, L, N, H), (B, L, kv_heads, H), (B, L, kv_heads, H), (B, L, N, H)]
+    shapes = [(B, length, number, H) for number in (N, kv_heads, kv_heads, N)]
     return [jnp.asarray(rng.standard_normal(shape), dtype) for shape in shapes]
 
 
-def compare(mesh, case, order, dtype=np.float32):
+def compare(mesh, case, order, dtype=np.float32, length=L, part="tiles"):
     """Output and gradients of queries, keys and values, of the ring and of the naive formula in float32."""
     kv_heads, packed, prefixed, window, own_window, soft_cap = CASES[case]
-    segments, prefix = SEGMENTS if packed else None, PREFIX if prefixed else None
-    *inputs, d_out = draw(kv_heads, dtype)
+    segments, prefix = (
+        x if is_given else None for x, is_given in zip(documents(length), (packed, prefixed), strict=True)
+    )
+    *inputs, d_out = draw(kv_heads, dtype, length)
     smallest = min((size for size in (window, own_window) if size is not None), default=None)
-    allowed = dense(segments, prefix, smallest)
+    allowed = dense(segments, prefix, smallest, length)
     mesh = MESHES[mesh].make_mesh(jax.devices()[: np.prod([max(n, 1) for n in dataclasses.astuple(MESHES[mesh])])])
-    index = places(L, mesh.shape["context"], order)
+    index = places(length, mesh.shape["context"], order)
     back = np.argsort(index)
 
     def on_mesh(d_out, *inputs):
         moved = [None if x is None else jnp.asarray(x)[:, index] for x in (segments, prefix)]
-        mask = make_mask(*moved, None if order == "contiguous" else jnp.broadcast_to(index, (B, L)))
+        mask = make_mask(*moved, None if order == "contiguous" else jnp.broadcast_to(index, (B, length)))
         mask = dataclasses.replace(mask, window=None if own_window is None else jnp.int32(own_window))
 
         def op(*inputs):
-            return ring.attention_ring(*inputs, mask, scale=0.37, window=window, soft_cap=soft_cap)
+            return ring.attention_ring(*inputs, mask, scale=0.37, window=window, soft_cap=soft_cap, part=part)
 
         with activation_rules(mesh, rules.fsdp_model()):
             out, pull = jax.vjp(op, *(x[:, index] for x in inputs))
@@ -126,3 +132,32 @@ def test_bfloat16(order):
     for name, one, other in zip(("out", "d_q", "d_k", "d_v"), got, expected, strict=True):
         assert one.dtype == jnp.bfloat16
         np.testing.assert_allclose(one.astype(np.float32), other, rtol=0.02, atol=0.03, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("mesh", "case", "order"),
+    [
+        ("context=4", "causal", "zigzag"),
+        ("context=4", "packed prefix window cap", "zigzag"),
+        ("context=4", "packed", "contiguous"),
+        ("fsdp=2 context=2 model=2", "causal, cap", "contiguous"),
+        ("fsdp=2 context=2 model=2", "packed prefix", "zigzag"),
+        ("context=2 model=4", "packed, both windows, cap", "zigzag"),
+    ],
+)
+def test_splash_on_each_device(mesh, case, order):
+    got, expected = compare(mesh, case, order, length=LONG, part="splash")
+    for name, one, other in zip(("out", "d_q", "d_k", "d_v"), got, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=5e-6, err_msg=name)
+
+
+def test_tiles_are_no_longer_than_halves():
+    assert [tiles.tile_length(length) for length in (8192, 1536, 640, 96, 7)] == [512, 384, 320, 48, 7]
+    # 2 x 127 tiles of one token each would be many.
+    assert tiles.tile_length(2 * 8191) == 8191
+
+
+def test_parts_that_splash_takes():
+    assert [length for length in (64, 128, 640, 768, 8192, 32768, 65536) if ring_splash.is_fit(length)] == [
+        *(128, 768, 8192, 32768)
+    ]

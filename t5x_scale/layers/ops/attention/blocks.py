@@ -27,11 +27,13 @@ class Span(NamedTuple):
     Attributes:
       first, last: the first and the last key.
       segments: the segment it has to share with a key, or None.
+      key_segments: those of the keys, or None where queries are their own keys.
     """
 
     first: jax.Array
     last: jax.Array
     segments: jax.Array | None
+    key_segments: jax.Array | None = None
 
 
 class Plan(NamedTuple):
@@ -122,7 +124,8 @@ def _live(span: Span, block_q: int, block_kv: int) -> jax.Array:
     first, last = (x.reshape(B, -1, block_q, 1) for x in (span.first, span.last))
     live = (first.min(2) < begins + block_kv) & (last.max(2) >= begins)
     if span.segments is not None:
-        q, k = (span.segments.reshape(B, -1, block) for block in (block_q, block_kv))
+        of_keys = span.segments if span.key_segments is None else span.key_segments
+        q, k = span.segments.reshape(B, -1, block_q), of_keys.reshape(B, -1, block_kv)
         live &= (q.min(2)[:, :, None] <= k.max(2)[:, None]) & (q.max(2)[:, :, None] >= k.min(2)[:, None])
     return live
 

@@ -21,12 +21,16 @@ from jax.sharding import PartitionSpec as P
 
 from t5x_scale.core.errors import UserError
 from t5x_scale.layers.masks import Mask
-from t5x_scale.layers.ops.attention import tiles
+from t5x_scale.layers.ops.attention import ring_splash, tiles
 from t5x_scale.layers.ops.attention.case import SAVED, Case
+from t5x_scale.layers.ops.attention.online import Vectors
 from t5x_scale.partitioning.length_order import length_axis
-from t5x_scale.partitioning.shardings import current_rules, dividing, to_spec
+from t5x_scale.partitioning.shardings import current_platform, current_rules, dividing, to_spec
 
 Entry = str | tuple[str, ...] | None
+
+# What attends on a device: modules with the same functions.
+PARTS = {"tiles": tiles, "splash": ring_splash}
 
 
 class _Layout(NamedTuple):
@@ -38,6 +42,7 @@ class _Layout(NamedTuple):
     heads: Entry
     kv_heads: Entry
     soft_cap: float | None
+    part: str
 
     @property
     def queries(self) -> P:
@@ -53,16 +58,6 @@ class _Layout(NamedTuple):
 
     def of_vectors(self, vectors: Any) -> Any:
         return jax.tree.map(lambda x: P(self.batch if x.shape[0] > 1 else None, self.ring), vectors)
-
-
-class _Vectors(NamedTuple):
-    """The mask, int32 [B or 1, L] each: of queries and of keys, see `tiles`."""
-
-    first: Any
-    last: Any
-    query_segments: Any
-    index: Any
-    key_segments: Any
 
 
 def unsupported(case: Case) -> str | None:
@@ -87,10 +82,14 @@ def attention_ring(
     window: int | None = None,
     soft_cap: float | None = None,
     bias_BNLS: None = None,
+    part: str | None = None,
 ) -> jax.Array:
     """`attention` of a sequence to itself, its length split over a mesh axis; the arguments are those of `attention`.
 
     A query that sees no key gets 0.
+
+    Args:
+      part: a key of `PARTS`; by default splash on TPUs, for parts of a length that it takes.
 
     Returns:
       [B, L, N, H] in the dtype of `q_BLNH`, split as it is.
@@ -98,12 +97,12 @@ def attention_ring(
     Raises:
       UserError: the length does not divide over the axis.
     """
-    layout = _layout(q_BLNH.shape, k_BLKH.shape[2], soft_cap)
+    layout = _layout(q_BLNH.shape, k_BLKH.shape[2], soft_cap, part)
     q = (q_BLNH * scale).astype(q_BLNH.dtype)
     return _attend(layout, q, k_BLKH, v_BLKH, _vectors(mask, q.shape[1], window))
 
 
-def _layout(shape: tuple[int, ...], kv_heads: int, soft_cap: float | None) -> _Layout:
+def _layout(shape: tuple[int, ...], kv_heads: int, soft_cap: float | None, part: str | None) -> _Layout:
     mesh, rules = current_rules()
     ring = length_axis(mesh, rules)
     if shape[1] % mesh.shape[ring]:
@@ -111,14 +110,17 @@ def _layout(shape: tuple[int, ...], kv_heads: int, soft_cap: float | None) -> _L
     specs = dividing(mesh, to_spec(rules, ("batch", "length", "act_heads"), mesh), shape)
     batch, _, heads = (*specs, None, None, None)[:3]
     of_keys = dividing(mesh, P(heads), (kv_heads,))[0]
-    return _Layout(mesh, batch, ring, heads, of_keys, soft_cap)
+    if part is None:
+        is_fit = current_platform() == "tpu" and ring_splash.is_fit(shape[1] // mesh.shape[ring])
+        part = "splash" if is_fit else "tiles"
+    return _Layout(mesh, batch, ring, heads, of_keys, soft_cap, part)
 
 
-def _vectors(mask: Mask, length: int, window: int | None) -> _Vectors:
+def _vectors(mask: Mask, length: int, window: int | None) -> Vectors:
     natural = jnp.arange(length, dtype=jnp.int32)[None]
     index = natural if mask.query_index is None else mask.query_index
     sizes = [size for size in (window, mask.window) if size is not None]
-    return _Vectors(
+    return Vectors(
         first=index - functools.reduce(jnp.minimum, sizes) + 1 if sizes else None,
         last=index if mask.last_visible is None else mask.last_visible,
         query_segments=mask.query_segments,
@@ -128,12 +130,12 @@ def _vectors(mask: Mask, length: int, window: int | None) -> _Vectors:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _attend(layout: _Layout, q: jax.Array, k: jax.Array, v: jax.Array, vectors: _Vectors) -> jax.Array:
+def _attend(layout: _Layout, q: jax.Array, k: jax.Array, v: jax.Array, vectors: Vectors) -> jax.Array:
     return _forward(layout, q, k, v, vectors)[0]
 
 
-def _forward(layout: _Layout, q: jax.Array, k: jax.Array, v: jax.Array, vectors: _Vectors):
-    # A loop over layers would otherwise find that masks are the same in all of them, and make each, L x L, in front of it.
+def _forward(layout: _Layout, q: jax.Array, k: jax.Array, v: jax.Array, vectors: Vectors):
+    # A loop over layers would otherwise find that masks are the same in all of them, and make them, L x L, beforehand.
     q, vectors = jax.lax.optimization_barrier((q, vectors))
     out, log_z = jax.shard_map(
         functools.partial(_forward_shard, layout),
@@ -164,22 +166,18 @@ def _backward(layout: _Layout, saved: Any, d_out: jax.Array):
 _attend.defvjp(_forward, _backward)
 
 
-def _forward_shard(layout: _Layout, q: jax.Array, k: jax.Array, v: jax.Array, vectors: _Vectors):
-    heads = _heads_of_shard(layout, q.shape[2], k.shape[2])
-    queries, keys = _to_tiles(q, k, v, vectors, heads)
+def _forward_shard(layout: _Layout, q: jax.Array, k: jax.Array, v: jax.Array, vectors: Vectors):
+    part, heads = PARTS[layout.part], _heads_of_shard(layout, q.shape[2], k.shape[2])
+    queries, keys = part.prepare(q, *(jnp.take(x, heads, axis=2) for x in (k, v)), vectors)
 
     def step(carry: Any, _: None) -> Any:
         keys, seen = carry
         # Does not wait for the attention below. The last turn brings everything home, where nobody needs it.
         following = _pass_on(layout, keys)
-        return (following, tiles.attend(layout.soft_cap, queries, keys, seen)), None
+        return (following, part.attend(layout.soft_cap, queries, keys, seen)), None
 
-    (_, seen), _ = jax.lax.scan(step, (keys, tiles.nothing_seen(queries)), length=layout.mesh.shape[layout.ring])
-    seen = tiles.Seen(*(tiles.join(x, 3) for x in seen))
-    weights = jnp.where(seen.weights > 0, seen.weights, 1.0)
-    out = (seen.values / weights[..., None]).astype(q.dtype)
-    log_z = seen.largest + jnp.log(weights)
-    return _to_rows(out), log_z.reshape(log_z.shape[0], -1, log_z.shape[-1])
+    (_, seen), _ = jax.lax.scan(step, (keys, part.nothing_seen(queries)), length=layout.mesh.shape[layout.ring])
+    return part.finish(queries, seen)
 
 
 def _backward_shard(
@@ -187,59 +185,34 @@ def _backward_shard(
     q: jax.Array,
     k: jax.Array,
     v: jax.Array,
-    vectors: _Vectors,
+    vectors: Vectors,
     out: jax.Array,
     log_z: jax.Array,
     d_out: jax.Array,
 ):
-    heads = _heads_of_shard(layout, q.shape[2], k.shape[2])
-    queries, keys = _to_tiles(q, k, v, vectors, heads)
-    d_out, out = (_by_head(x, len(heads)) for x in (d_out, out))
-    mean = jnp.sum(d_out.astype(jnp.float32) * out.astype(jnp.float32), axis=-1)
-    saved = tiles.Saved(d_out, log_z.reshape(mean.shape), mean)
-    saved = tiles.cut(saved, tiles.SAVED, queries.q.shape[4])
+    part, heads = PARTS[layout.part], _heads_of_shard(layout, q.shape[2], k.shape[2])
+    queries, keys = part.prepare(q, *(jnp.take(x, heads, axis=2) for x in (k, v)), vectors)
+    saved = part.save(queries, out, log_z, d_out)
 
     def step(carry: Any, _: None) -> Any:
         keys, d_q, made, so_far = carry
         # Gradients follow their keys one turn behind, so that they too need not wait for the attention below.
         so_far = _pass_on(layout, jax.tree.map(jnp.add, so_far, made))
         following = _pass_on(layout, keys)
-        d_q, made = tiles.attend_backward(layout.soft_cap, queries, saved, keys, d_q)
+        d_q, made = part.attend_backward(layout.soft_cap, queries, saved, keys, d_q)
         return (following, d_q, made, so_far), None
 
     none = tuple(jnp.zeros(x.shape, jnp.float32) for x in (keys.k, keys.v))
     start = (keys, jnp.zeros(queries.q.shape, jnp.float32), none, none)
     (_, d_q, *rest), _ = jax.lax.scan(step, start, length=layout.mesh.shape[layout.ring])
-    d_kv = _pass_on(layout, jax.tree.map(jnp.add, *rest))
-    d_k, d_v = (_all_heads(layout, tiles.join(x, 2), heads, k.shape[2]).astype(k.dtype) for x in d_kv)
-    return _to_rows(tiles.join(d_q, 3).astype(q.dtype)), d_k, d_v
+    d_q, d_k, d_v = part.restore(queries, d_q, *_pass_on(layout, jax.tree.map(jnp.add, *rest)))
+    d_k, d_v = (_all_heads(layout, x, heads, k.shape[2]).astype(k.dtype) for x in (d_k, d_v))
+    return d_q.astype(q.dtype), d_k, d_v
 
 
 def _pass_on(layout: _Layout, arrays: Any) -> Any:
     size = layout.mesh.shape[layout.ring]
     return jax.lax.ppermute(arrays, layout.ring, [(i, (i + 1) % size) for i in range(size)])
-
-
-def _to_tiles(
-    q: jax.Array, k: jax.Array, v: jax.Array, vectors: _Vectors, heads: jax.Array
-) -> tuple[tiles.Queries, tiles.Keys]:
-    """A shard's queries and keys as tiles, the keys being those of the kv `heads` that its queries read."""
-    k, v = (jnp.swapaxes(jnp.take(x, heads, axis=2), 1, 2) for x in (k, v))
-    queries = tiles.Queries(_by_head(q, len(heads)), vectors.first, vectors.last, vectors.query_segments)
-    keys = tiles.Keys(k, v, vectors.index, vectors.key_segments)
-    size = tiles.tile_length(q.shape[1])
-    return tiles.cut(queries, tiles.QUERIES, size), tiles.cut(keys, tiles.KEYS, size)
-
-
-def _by_head(x: jax.Array, kv_heads: int) -> jax.Array:
-    """[B, L, N, H] to [B, K, G, L, H]."""
-    x = jnp.swapaxes(x, 1, 2)
-    return x.reshape(x.shape[0], kv_heads, -1, *x.shape[2:])
-
-
-def _to_rows(x: jax.Array) -> jax.Array:
-    """The inverse of `_by_head`."""
-    return jnp.swapaxes(x.reshape(x.shape[0], -1, *x.shape[3:]), 1, 2)
 
 
 def _heads_of_shard(layout: _Layout, query_heads: int, kv_heads: int) -> jax.Array:
@@ -257,8 +230,7 @@ def _heads_of_shard(layout: _Layout, query_heads: int, kv_heads: int) -> jax.Arr
 
 
 def _all_heads(layout: _Layout, x: jax.Array, heads: jax.Array, kv_heads: int) -> jax.Array:
-    """Gradients [B, heads, L, H] of a shard's kv heads to [B, L, K, H], those of the other devices added."""
-    x = jnp.swapaxes(x, 1, 2)
+    """Gradients [B, L, heads, H] of a shard's kv heads to [B, L, K, H], those of the other devices added."""
     if layout.heads == layout.kv_heads:
         return x
     x = jnp.zeros((*x.shape[:2], kv_heads, x.shape[3]), x.dtype).at[:, :, heads].add(x)

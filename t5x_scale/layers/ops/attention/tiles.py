@@ -1,9 +1,7 @@
-"""Attention of the queries to the keys that one device holds at a time, tile by tile.
+"""What one device of a ring attends to at a time, in plain array operations, tile by tile.
 
-What is known of a query while only some of its keys were seen is the weighted sum of their values, the largest
-logit and the sum of the weights (online softmax, Milakov and Gimelshein 2018). Arrays come cut into tiles along the
-length, tiles first, and no more scores exist at once than those of one tile of queries with one of keys. A pair of
-tiles whose indices or segments never meet is skipped.
+Arrays are cut into tiles along the length, tiles first, and no more scores exist at once than those of one tile of
+queries with one of keys. A pair of tiles whose indices or segments never meet is skipped.
 """
 
 from __future__ import annotations
@@ -13,8 +11,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-# Small enough that adding two of them stays finite in float32.
-_MASKED = -1e30
+from t5x_scale.layers.ops.attention import online
+from t5x_scale.layers.ops.attention.online import MASKED, Seen, Vectors
+
 # What a tile is to be no smaller than, and no larger than where the length divides so.
 _SMALLEST, _LARGEST = 128, 512
 
@@ -25,14 +24,7 @@ _OVER_ROWS = (((2,), (2,)), ((0, 1), (0, 1)))
 
 
 class Queries(NamedTuple):
-    """Queries and which keys they see: those with `first <= index <= last` and their own segment.
-
-    Attributes:
-      q: [B, K, G, L, H], scaled; query head `g` of kv head `k`.
-      first: int32 [B or 1, L], or None without a window.
-      last: int32 [B or 1, L].
-      segments: int32 [B, L] or None.
-    """
+    """Queries [B, K, G, L, H], G heads a kv head, and which keys they see, as in `Vectors`; all in tiles."""
 
     q: Any
     first: Any
@@ -41,7 +33,7 @@ class Queries(NamedTuple):
 
 
 class Keys(NamedTuple):
-    """Keys and values [B, K, S, H], their places int32 [B or 1, S] and segments [B, S] or None."""
+    """Keys and values [B, K, S, H], their places int32 [B or 1, S] and segments [B, S] or None; all in tiles."""
 
     k: Any
     v: Any
@@ -49,59 +41,52 @@ class Keys(NamedTuple):
     segments: Any
 
 
-class Seen(NamedTuple):
-    """What the keys seen so far gave, float32: sums of values [B, K, G, L, H]; largest logit, weights [B, K, G, L]."""
-
-    values: Any
-    largest: Any
-    weights: Any
-
-
 class Saved(NamedTuple):
-    """What the backward pass knows: the gradient of the output, log Z, and their product's mean [B, K, G, L]."""
+    """What the backward pass knows of queries: the gradient of their output [B, K, G, L, H], log Z, and the sum of the
+    products of output and gradient, [B, K, G, L]; all in tiles."""
 
     d_out: Any
     log_z: Any
     mean: Any
 
 
-# The dimension of each array that is the length.
-QUERIES, KEYS, SEEN, SAVED = Queries(3, 1, 1, 1), Keys(2, 2, 1, 1), Seen(3, 3, 3), Saved(3, 3, 3)
-
-
-def tile_length(length: int) -> int:
-    """How long tiles are. Two make up `length` if it is even: the halves of the zigzag order are not alike."""
-    half = length // 2 if length % 2 == 0 else length
-    divisors = [size for size in range(1, half + 1) if half % size == 0]
-    fitting = [size for size in divisors if _SMALLEST <= size <= _LARGEST]
-    return max(fitting) if fitting else min(size for size in divisors if size >= min(_SMALLEST, half))
-
-
-def cut(arrays: Any, lengths: Any, tile: int) -> Any:
-    """[..., L, ...] to [L / tile, ..., tile, ...], `lengths` telling the dimension of each array."""
-
-    def one(x: jax.Array, axis: int) -> jax.Array:
-        x = x.reshape(*x.shape[:axis], x.shape[axis] // tile, tile, *x.shape[axis + 1 :])
-        return jnp.moveaxis(x, axis, 0)
-
-    return type(lengths)(*(None if x is None else one(x, axis) for x, axis in zip(arrays, lengths, strict=True)))
-
-
-def join(x: jax.Array, axis: int) -> jax.Array:
-    """The inverse of `cut` for one array."""
-    x = jnp.moveaxis(x, 0, axis)
-    return x.reshape(*x.shape[:axis], -1, *x.shape[axis + 2 :])
+def prepare(q_BLNH: jax.Array, k_BLKH: jax.Array, v_BLKH: jax.Array, vectors: Vectors) -> tuple[Queries, Keys]:
+    """A device's queries, and its keys in the form in which they travel."""
+    size = tile_length(q_BLNH.shape[1])
+    q = _cut(_by_head(q_BLNH, k_BLKH.shape[2]), 3, size)
+    k, v = (_cut(jnp.swapaxes(x, 1, 2), 2, size) for x in (k_BLKH, v_BLKH))
+    first, last, of_queries, index, of_keys = (None if x is None else _cut(x, 1, size) for x in vectors)
+    return Queries(q, first, last, of_queries), Keys(k, v, index, of_keys)
 
 
 def nothing_seen(queries: Queries) -> Seen:
-    """Where every query begins; arrays in tiles."""
-    rows = queries.q.shape[:-1]
-    zeros = jnp.zeros(rows, jnp.float32)
-    return Seen(jnp.zeros(queries.q.shape, jnp.float32), jnp.full(rows, _MASKED, jnp.float32), zeros)
+    """Where the queries begin."""
+    return online.nothing_seen(queries.q.shape)
+
+
+def finish(queries: Queries, seen: Seen) -> tuple[jax.Array, jax.Array]:
+    """The output [B, L, N, H] and log Z [B, N, L] after all keys."""
+    out, log_z = online.finish(Seen(*(_join(x, 3) for x in seen)))
+    return _to_rows(out).astype(queries.q.dtype), log_z.reshape(log_z.shape[0], -1, log_z.shape[-1])
+
+
+def save(queries: Queries, out: jax.Array, log_z: jax.Array, d_out: jax.Array) -> Saved:
+    """What `finish` gave, and the gradient of the output, for the backward pass."""
+    _, _, K, _, tile, _ = queries.q.shape
+    mean = jnp.sum(d_out.astype(jnp.float32) * out.astype(jnp.float32), axis=-1, keepdims=True)
+    log_z = jnp.swapaxes(log_z, 1, 2)[..., None]
+    d_out, log_z, mean = (_cut(_by_head(x, K), 3, tile) for x in (d_out, log_z, mean))
+    return Saved(d_out, log_z[..., 0], mean[..., 0])
+
+
+def restore(queries: Queries, d_q: jax.Array, d_k: jax.Array, d_v: jax.Array) -> tuple[jax.Array, ...]:
+    """Gradients as [B, L, N, H] and [B, L, K, H]."""
+    del queries
+    return _to_rows(_join(d_q, 3)), *(jnp.swapaxes(_join(x, 2), 1, 2) for x in (d_k, d_v))
 
 
 def attend(soft_cap: float | None, queries: Queries, keys: Keys, seen: Seen) -> Seen:
-    """Adds what the queries see of these keys; all in tiles."""
+    """Adds what the queries see of these keys."""
     live = _live(queries, keys)
 
     def row(_: None, own: Any) -> tuple[None, Seen]:
@@ -119,7 +104,7 @@ def attend(soft_cap: float | None, queries: Queries, keys: Keys, seen: Seen) -> 
 def attend_backward(
     soft_cap: float | None, queries: Queries, saved: Saved, keys: Keys, d_q: jax.Array
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    """Adds to the gradient of the queries, and makes those of these keys and values; all in tiles, float32."""
+    """Adds to the gradient of the queries, and makes those of these keys and values, float32."""
     live = _live(queries, keys)
     zeros = (jnp.zeros(keys.k.shape, jnp.float32), jnp.zeros(keys.v.shape, jnp.float32))
 
@@ -144,13 +129,21 @@ def attend_backward(
     return jax.lax.cond(jnp.any(live), all_rows, lambda: (d_q, zeros))
 
 
+def tile_length(length: int) -> int:
+    """How long tiles are. Two make up `length` if it is even: the halves of the zigzag order are not alike."""
+    half = length // 2 if length % 2 == 0 else length
+    divisors = [size for size in range(1, half + 1) if half % size == 0]
+    fitting = [size for size in divisors if _SMALLEST <= size <= _LARGEST]
+    return max(fitting) if fitting else min(size for size in divisors if size >= min(_SMALLEST, half))
+
+
 def _add(soft_cap: float | None, queries: Queries, keys: Keys, seen: Seen) -> Seen:
     logits, allowed, _ = _logits(soft_cap, queries, keys)
     largest = jnp.maximum(seen.largest, jnp.max(logits, axis=-1))
     # A query that has seen nothing yet would take a masked logit for its largest.
     weights = jnp.where(allowed, jnp.exp(logits - largest[..., None]), 0.0)
     fading = jnp.exp(seen.largest - largest)
-    values = _by_head(_dot(_rows(weights).astype(keys.v.dtype), keys.v, _WITH_VALUES), largest.shape)
+    values = _dot(_rows(weights).astype(keys.v.dtype), keys.v, _WITH_VALUES).reshape(seen.values.shape)
     return Seen(
         values=seen.values * fading[..., None] + values,
         largest=largest,
@@ -163,19 +156,19 @@ def _add_gradients(soft_cap: float | None, queries: Queries, saved: Saved, keys:
     weights = jnp.where(allowed, jnp.exp(logits - saved.log_z[..., None]), 0.0)
     d_out = _rows(saved.d_out)
     d_v = _dot(_rows(weights).astype(keys.v.dtype), d_out, _OVER_ROWS)
-    d_weights = _by_head(_dot(d_out, keys.v, _WITH_KEYS), logits.shape[:-1])
+    d_weights = _dot(d_out, keys.v, _WITH_KEYS).reshape(logits.shape)
     d_logits = weights * (d_weights - saved.mean[..., None])
     if slope is not None:
         d_logits *= slope
     d_logits = _rows(d_logits).astype(keys.k.dtype)
     d_k = _dot(d_logits, _rows(queries.q), _OVER_ROWS)
-    d_q += _by_head(_dot(d_logits, keys.k, _WITH_VALUES), logits.shape[:-1])
+    d_q += _dot(d_logits, keys.k, _WITH_VALUES).reshape(d_q.shape)
     return d_q, (d_kv[0] + d_k, d_kv[1] + d_v)
 
 
 def _logits(soft_cap: float | None, queries: Queries, keys: Keys):
     """Masked logits [B, K, G, L, S] in float32, which of them are seen, and the slope of the soft cap or None."""
-    logits = _by_head(_dot(_rows(queries.q), keys.k, _WITH_KEYS), queries.q.shape[:-1])
+    logits = _dot(_rows(queries.q), keys.k, _WITH_KEYS).reshape(*queries.q.shape[:-1], -1)
     slope = None
     if soft_cap is not None:
         capped = jnp.tanh(logits / soft_cap)
@@ -187,7 +180,7 @@ def _logits(soft_cap: float | None, queries: Queries, keys: Keys):
     if queries.segments is not None:
         allowed &= queries.segments[:, :, None] == keys.segments[:, None, :]
     allowed = allowed[:, None, None]
-    return jnp.where(allowed, logits, _MASKED), allowed, slope
+    return jnp.where(allowed, logits, MASKED), allowed, slope
 
 
 def _live(queries: Queries, keys: Keys) -> jax.Array:
@@ -217,6 +210,24 @@ def _rows(x: jax.Array) -> jax.Array:
     return x.reshape(*x.shape[:2], -1, x.shape[-1])
 
 
-def _by_head(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """The inverse of `_rows`, for `shape` [B, K, G, L]."""
-    return x.reshape(*shape, x.shape[-1])
+def _by_head(x: jax.Array, kv_heads: int) -> jax.Array:
+    """[B, L, N, H] to [B, K, G, L, H]."""
+    x = jnp.swapaxes(x, 1, 2)
+    return x.reshape(x.shape[0], kv_heads, -1, *x.shape[2:])
+
+
+def _to_rows(x: jax.Array) -> jax.Array:
+    """The inverse of `_by_head`."""
+    return jnp.swapaxes(x.reshape(x.shape[0], -1, *x.shape[3:]), 1, 2)
+
+
+def _cut(x: jax.Array, axis: int, tile: int) -> jax.Array:
+    """[..., L, ...] to [L / tile, ..., tile, ...], `axis` being the length."""
+    x = x.reshape(*x.shape[:axis], x.shape[axis] // tile, tile, *x.shape[axis + 1 :])
+    return jnp.moveaxis(x, axis, 0)
+
+
+def _join(x: jax.Array, axis: int) -> jax.Array:
+    """The inverse of `_cut`."""
+    x = jnp.moveaxis(x, 0, axis)
+    return x.reshape(*x.shape[:axis], -1, *x.shape[axis + 2 :])
