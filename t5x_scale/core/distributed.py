@@ -186,7 +186,9 @@ def _join_pathways() -> None:
         raise UserError("JAX_PLATFORMS asks for Pathways (proxy), and JAX_BACKEND_TARGET does not say where it is")
     try:
         importlib.import_module("pathwaysutils").initialize()
-    except ImportError as error:
+    except ModuleNotFoundError as error:
+        if error.name != "pathwaysutils":
+            raise
         raise UserError(
             "JAX_PLATFORMS asks for Pathways (proxy), whose package is missing: pip install 't5x_scale[pathways]'"
         ) from error

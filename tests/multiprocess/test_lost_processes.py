@@ -63,6 +63,18 @@ def test_the_other_never_comes(runner, settings, tmp_path, index):
     assert not (tmp_path / "run").exists()
 
 
+def test_one_process_has_something_to_mend(runner, settings, tmp_path):
+    given = {**settings, "MODEL_DIR": str(tmp_path / "run"), "TRAIN_STEPS": 5}
+    given["ProcessConfig__heartbeat_timeout_seconds"] = HEARTBEAT
+    place = (f"--coordinator_address={free_address()}", "--num_processes=2")
+    right, wrong = (
+        runner.start("train", *place, f"--process_id={index}", env=devices(4), **given, BATCH_SIZE=size)
+        for index, size in ((0, 8), (1, 12))
+    )
+    check_ends(wrong, (1,), "does not divide over data=2 x fsdp=4 = 8 devices")
+    check_ends(right, ENDS, LOST)
+
+
 def test_half_of_a_place(runner, settings, tmp_path):
     process = runner.run("train", "--num_processes=2", code=1, MODEL_DIR=str(tmp_path), TRAIN_STEPS=5, **settings)
     assert process.err.startswith("t5x_scale: error: JAX_NUM_PROCESSES is set, and so must be JAX_COORDINATOR_ADDRESS")
