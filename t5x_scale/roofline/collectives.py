@@ -29,12 +29,12 @@ class Collective:
 
     Attributes:
       kind: one of `KINDS`.
-      axes: mesh axes that it spans; none is known of a transfer that the host makes.
+      axes: mesh axes that it spans, or `dcn` of a transfer between slices that the hosts make.
       size: devices of a group.
       slices: slices that a group spans.
       payload: bytes on a device of the larger side: what is reduced, the gathered result, what is exchanged.
       seconds: on its links, undisturbed.
-      resources: links that it occupies: ("ici", dimension) or ("dcn",).
+      resources: links that it occupies: ("ici", dimension, direction) or ("dcn",).
       op_name: where it comes from.
       is_async: whether it is an asynchronous pair.
     """
@@ -134,12 +134,12 @@ def _make(
     kind: str, instruction: Instruction, payload: float, machine: Machine, constants: Constants, is_async: bool
 ) -> Collective:
     if kind == "collective-permute":
-        members, route = _permuted(instruction, machine)
+        members, route, resources = _permuted(instruction, machine)
     else:
         members = _members(instruction, machine)
         route = _as_compiled(find_route(machine, members), instruction)
+        resources = tuple(("ici", dim, way) for dim in route.dims or (0,) for way in (1, -1))
     timed = {"ragged-all-to-all": "all-to-all", "collective-broadcast": "all-gather"}.get(kind, kind)
-    resources = tuple(("ici", dim) for dim in route.dims) or (("ici", 0),)
     if route.slices > 1:
         resources += (("dcn",),)
     return Collective(
@@ -162,27 +162,29 @@ def _members(instruction: Instruction, machine: Machine) -> np.ndarray:
     return parse_groups(instruction.attributes[match.end() :], machine.num_devices)[0]
 
 
-def _permuted(instruction: Instruction, machine: Machine) -> tuple[np.ndarray, Route]:
-    """Sender and receiver of the longest way of a permutation, and the links between."""
+def _permuted(instruction: Instruction, machine: Machine) -> tuple[np.ndarray, Route, tuple[tuple, ...]]:
+    """Of a permutation: sender and receiver of its longest way, the links between, and which directions it occupies.
+
+    All devices send at once, so that a way of several links shares each of them with as many others.
+    """
     match = _PAIRS.search(instruction.attributes)
-    text = instruction.attributes[match.end() :].split("}}")[0] + "}}" if match else ""
-    pairs = parse_pairs(text)
+    pairs = parse_pairs(instruction.attributes[match.end() :].split("}}")[0] + "}" if match else "")
     pairs = pairs[pairs[:, 0] != pairs[:, 1]]
     if not len(pairs):
-        return np.array([0]), Route(1, 1, (), (), 1.0, 0)
-    crosses = (machine.slices[pairs[:, 0]] != machine.slices[pairs[:, 1]]).any()
-    slices = 2 if crosses else 1
+        return np.array([0]), Route(1, 1, (), (), 1.0, 0), ()
+    slices = 2 if (machine.slices[pairs[:, 0]] != machine.slices[pairs[:, 1]]).any() else 1
     if machine.coords is None:
-        return pairs[0], Route(2 * slices, slices, (), (), 1.0, 1)
-    steps = np.abs(machine.coords[pairs[:, 0]] - machine.coords[pairs[:, 1]])
+        return pairs[0], Route(2 * slices, slices, (), (), 1.0, 1), (("ici", 0, 1),)
+    steps = machine.coords[pairs[:, 1]] - machine.coords[pairs[:, 0]]
     for dim, size in enumerate(machine.torus):
         if machine.wraps(dim):
-            steps[:, dim] = np.minimum(steps[:, dim], size - steps[:, dim])
-    hops = steps.sum(axis=1)
-    longest = int(hops.argmax())
+            steps[:, dim] = (steps[:, dim] + (size - 1) // 2) % size - (size - 1) // 2
+    hops = np.abs(steps).sum(axis=1)
     dims = tuple(np.flatnonzero(steps.any(axis=0)).tolist())
-    route = Route(2 * slices, slices, dims, (2,) * len(dims), 1.0, max(int(hops.max()), 1))
-    return pairs[longest], route
+    load = max(1.0, float(np.abs(steps).mean(axis=0).max()))
+    route = Route(2 * slices, slices, dims, (2,) * len(dims), 1.0 / load, max(int(hops.max()), 1))
+    ways = tuple(("ici", dim, 1 if steps[:, dim].mean() >= 0 else -1) for dim in dims)
+    return pairs[int(hops.argmax())], route, ways
 
 
 def _as_compiled(route: Route, instruction: Instruction) -> Route:

@@ -199,5 +199,5 @@ def _ici_bytes(route: Route, kind: str, payload: float) -> float:
         longest = max(route.extents, default=route.within)
         return payload * longest / (8 if route.lanes >= 2 * len(route.extents) else 4)
     if kind == "collective-permute":
-        return payload
+        return payload / route.lanes
     return _passes(kind) * payload * (1 - 1 / route.within) / route.lanes

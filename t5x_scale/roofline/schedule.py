@@ -21,6 +21,8 @@ from t5x_scale.roofline.loops import trip_count
 # What takes no time: names for what is already there, and numbers of the device.
 _FREE = {"parameter", "constant", "get-tuple-element", "tuple", "bitcast", "after-all", "partition-id", "replica-id",
          "opt-barrier", "add-dependency", "domain", "send-done", "recv"}  # fmt: skip
+# Of the time that links are still busy, what a transfer may take to count as small.
+_SMALL = 0.1
 _MATMUL, _KERNEL, _OTHER = "matmul", "kernel", "other"
 
 
@@ -211,8 +213,14 @@ class _Stream:
             self.pending[instruction.name] = (self._occupy((("host",),), seconds), None)
 
     def _occupy(self, resources: tuple[tuple, ...], seconds: float) -> float:
-        """The moment at which a transfer that is asked for now is over."""
-        start = max([self.result.seconds, *(self.free_at[resource] for resource in resources)])
+        """The moment at which a transfer that is asked for now is over.
+
+        Large ones follow one another; the packets of a small one find their way between those of a large one.
+        """
+        now = self.result.seconds
+        start = max([now, *(self.free_at[resource] for resource in resources)])
+        if seconds < _SMALL * (start - now):
+            return now + 2 * seconds
         for resource in resources:
             self.free_at[resource] = start + seconds
             self.occupied[resource] += seconds

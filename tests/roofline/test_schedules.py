@@ -198,6 +198,27 @@ def test_a_collective_in_steps_counts_once_and_runs_beside_the_work_between(cycl
     assert result.seconds == pytest.approx(cycles / 1e6 + exposed)
 
 
+def permute(name, shift):
+    pairs = ",".join(f"{{{16 * i},{16 * ((i + shift) % 4)}}}" for i in range(4))
+    return f"  %{name} = f32[750000]{{0}} collective-permute-start(%x), source_target_pairs={{{pairs}}}\n"
+
+
+@pytest.mark.parametrize(("shifts", "seconds"), [((1,), 3.0), ((1, 1), 6.0), ((1, 3), 3.0), ((2,), 6.0)])
+def test_permutations_share_links_of_the_same_direction(shifts, seconds):
+    text = HEAD + ENTRY + "".join(permute(f"s{i}", shift) for i, shift in enumerate(shifts))
+    text += "".join(f"  %d{i} = f32[750000]{{0}} collective-permute-done(%s{i})\n" for i in range(len(shifts)))
+    result = walk(text + "  ROOT %r = f32[750000]{0} copy(%d0)\n}\n")
+    assert sum(use.exposed for use in result.uses.values()) == pytest.approx(seconds)
+
+
+def test_a_small_transfer_does_not_wait_for_a_large_one():
+    text = HEAD + ENTRY
+    text += "  %s = f32[750000]{0} all-reduce-start(%x), replica_groups=[1,64]<=[64], to_apply=%add\n"
+    text += "  %few = f32[8]{0} slice(%x), slice={[0:8]}\n"
+    text += "  ROOT %r = f32[8]{0} all-reduce(%few), replica_groups=[1,64]<=[64], to_apply=%add\n}\n"
+    assert walk(text).uses["r"].exposed < 1e-4
+
+
 def test_links_limit_how_fast_turns_of_a_loop_follow_each_other():
     text = HEAD + ENTRY
     text += "  %s = f32[750000]{0} all-reduce-start(%x), replica_groups=[1,64]<=[64], to_apply=%add\n"
