@@ -4,9 +4,7 @@ Dropless: an expert takes all tokens that choose it, however many, so there is n
 and what a token gets does not depend on the others of its batch. The tokens are sorted by expert and go through
 products in groups.
 
-Where experts are split over a mesh axis, each device of it sees the tokens of all, passes them through its own experts
-and the results are added. That is right on every mesh and never moves an expert, but every token travels to every
-device of the axis; an exchange of just the tokens and experts that meet (all-to-all) is not built yet.
+Where experts are split over a mesh axis, no expert ever moves: tokens travel to them, see `expert_rows`.
 
 Experts that choose their tokens (expert choice, Zhou et al. 2022, arXiv 2202.09368) are not offered: whether a token is
 among an expert's best depends on the tokens after it. A decoder trained so has seen the future, and cannot do the same
@@ -22,11 +20,10 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from t5x_scale.layers import routing
+from t5x_scale.layers.expert_rows import ExpertRows
 from t5x_scale.layers.initializers import FanIn, Initializer, Normal
 from t5x_scale.layers.masks import Mask
 from t5x_scale.layers.mlp import to_activation
-from t5x_scale.layers.ops.grouped_matmul import grouped_matmul
-from t5x_scale.layers.ops.permute import permute
 from t5x_scale.partitioning.axes import Axes
 from t5x_scale.partitioning.shardings import constrain
 from t5x_scale.partitioning.shards import Parameter, Rows, sum_over_shards
@@ -54,6 +51,9 @@ class MoeMlp(nn.Module):
       output_init: of `wo`.
       balance_loss: coefficient of `routing.balance_loss` (Switch Transformer, ST-MoE: 1e-2); 0 is none.
       router_z_loss: coefficient of `routing.router_z_loss` (ST-MoE: 1e-3); 0 is none.
+      exchange_buffer: on a mesh that splits experts and tokens over the same axis, room for what one device sends to
+        another, in multiples of what that is when all experts are used alike, see `expert_rows`. It changes what
+        travels, not the result; 0 sends all tokens to all.
       dtype: of the experts' products; the router's are float32.
       param_dtype: of the stored parameters.
     """
@@ -72,6 +72,7 @@ class MoeMlp(nn.Module):
     output_init: Initializer = FanIn()
     balance_loss: float = 1e-2
     router_z_loss: float = 1e-3
+    exchange_buffer: float = 2.0
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
@@ -98,6 +99,7 @@ class MoeMlp(nn.Module):
             self.gated,
             self.kernel_init,
             self.output_init,
+            self.exchange_buffer,
             self.dtype,
             self.param_dtype,
             name="experts",
@@ -142,22 +144,19 @@ class Experts(nn.Module):
     gated: bool
     kernel_init: Initializer
     output_init: Initializer
+    exchange_buffer: float
     dtype: Any
     param_dtype: Any
 
     @nn.compact
     def __call__(self, x: jax.Array, expert: jax.Array, gate: jax.Array) -> jax.Array:
         """[B, L, D] to [B, L, D], each token through its experts [B, L, k], weighted by their gates [B, L, k]."""
-        activation = to_activation(self.activation)
-
-        def apply(x: jax.Array, expert: jax.Array, gate: jax.Array, numbers: jax.Array, *kernels: jax.Array):
-            return _apply_experts(activation, x, expert, gate, numbers[0], kernels)
-
+        work = ExpertRows(to_activation(self.activation), self.num_experts, self.exchange_buffer)
         by_token = ("batch", "length", None)
         rows = [Rows(array, by_token) for array in (x.astype(self.dtype), expert, gate)]
         # The numbers of the experts are split as the experts are, and so tell a device which are its own.
         numbers = Parameter(jnp.arange(self.num_experts, dtype=jnp.int32), ("expert",), ("expert",))
-        y = sum_over_shards(apply, rows, [numbers, *self._kernels()])
+        y = sum_over_shards(work.apply, rows, [numbers, *self._kernels()], work.apply_across)
         return constrain(y, ("batch", "length", "act_embed"))
 
     def _kernels(self) -> list[Parameter]:
@@ -192,28 +191,3 @@ class ExpertKernels(nn.Module):
 def _kernel(module: nn.Module, init: Initializer, shape: tuple[int, ...], axes: Axes, fan_in: int) -> jax.Array:
     draw = nn.with_logical_partitioning(lambda key, shape, dtype: init(key, shape, dtype, fan_in), axes)
     return module.param("kernel", draw, shape, module.param_dtype)
-
-
-def _apply_experts(activation, x, expert, gate, first, kernels):
-    """The sum over those chosen experts that are among `kernels`, of which the first is number `first`.
-
-    Args:
-      activation: of the experts.
-      x: [B, L, D].
-      expert, gate: [B, L, k].
-      first: int32.
-      kernels: each [e, in, out].
-    """
-    *expand, contract = kernels
-    k, number = expert.shape[-1], len(contract)
-    local = expert.reshape(-1) - first
-    # Behind all groups: the choices of other experts, and padding.
-    local = jnp.where((local >= 0) & (local < number), local, number)
-    order = jnp.argsort(local, stable=True)
-    back = jnp.argsort(order)
-    sizes = jnp.sum(local[:, None] == jnp.arange(number), axis=0, dtype=jnp.int32)
-    rows = permute(jnp.repeat(x.reshape(-1, x.shape[-1]), k, axis=0), order, back)
-    inner = [grouped_matmul(rows, kernel, sizes) for kernel in expand]
-    h = activation(inner[0]) if len(inner) == 1 else activation(inner[0]) * inner[1]
-    y = permute(grouped_matmul(h, contract, sizes), back, order).reshape(*gate.shape, -1)
-    return jnp.sum(y.astype(jnp.float32) * gate[..., None], axis=-2).astype(x.dtype)

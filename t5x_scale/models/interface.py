@@ -248,7 +248,7 @@ def _by_name(noted: Any) -> dict[str, list[jax.Array]]:
 
 
 # How the forward pass is compiled, not what it computes.
-_EXECUTION = ("remat", "scan_layers", "implementation", "parent", "name")
+_EXECUTION = ("remat", "scan_layers", "implementation", "exchange_buffer", "parent", "name")
 # Kinds of settings that give parameters their meaning; initialisers and factories do not.
 _MEANINGFUL = (*SIMPLE, tuple, ModelConfig, RopeScaling)
 

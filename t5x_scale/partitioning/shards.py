@@ -29,7 +29,10 @@ class Parameter(NamedTuple):
 
 
 def sum_over_shards(
-    function: Callable[..., jax.Array], rows: Sequence[Rows], parameters: Sequence[Parameter]
+    function: Callable[..., jax.Array],
+    rows: Sequence[Rows],
+    parameters: Sequence[Parameter],
+    across: Callable[..., jax.Array] | None = None,
 ) -> jax.Array:
     """`function(*rows, *parameters)`, where it is a sum over the shards of the parameters.
 
@@ -41,6 +44,10 @@ def sum_over_shards(
     Args:
       function: takes arrays, gives one array whose first dimensions are those of the rows.
       rows: what is different for every token.
+      across: `across(axes, mesh_axes, *rows, *parameters)` is the sum over the shards of the parameters along `axes`,
+        of rows that the same axes split: given, it is called instead where there are such axes, and rows stay where
+        they are. The parameters are split in order along them, or along them first. `mesh_axes` are all that split
+        anything.
       parameters: what is the same. They are gathered over the mesh axes that only store them, and their gradients
         scattered over them.
 
@@ -54,6 +61,9 @@ def sum_over_shards(
     mesh, rules = context
     used = [gathered_spec(to_spec(rules, p.used, mesh, p.array.shape)) for p in parameters]
     summed = _axes_of(used)
+    split = _axes_of(dividing(mesh, to_spec(rules, r.axes, mesh), r.array.shape) for r in rows)
+    shared = () if across is None else _shared(used, split)
+    summed -= set(shared)
     row_specs = [dividing(mesh, _without(to_spec(rules, r.axes, mesh), summed), r.array.shape) for r in rows]
     stored = [
         _storing(to_spec(rules, p.stored, mesh, p.array.shape), spec, p.array.ndim, _axes_of(row_specs))
@@ -63,19 +73,31 @@ def sum_over_shards(
     # All is said to differ wherever anything does: the gradient of what was the same is then summed.
     alike = [tuple(sorted(_axes_of(specs) - _axes_of([spec]))) for spec in specs]
     kept = [*row_specs, *used]
-    # Where a stage of a pipeline is one of many under `vmap`, its axis differs too, which jaxprs made before do not say.
+    # Where a stage of a pipeline is one of many under `vmap`, its axis differs too, which jaxprs made before do not
+    # say.
     is_checked = mesh.shape["stage"] == 1
 
     @functools.partial(jax.checkpoint, policy=_is_no_gather, prevent_cse=False)
     def share(*shards: jax.Array) -> jax.Array:
         if is_checked:
             shards = [jax.lax.pcast(x, axes, to="varying") for x, axes in zip(shards, alike, strict=True)]
-        return function(*(_gather_shard(x, *pair) for x, *pair in zip(shards, specs, kept, strict=True)))
+        whole = (_gather_shard(x, *pair) for x, *pair in zip(shards, specs, kept, strict=True))
+        return across(shared, tuple(sorted(_axes_of(specs))), *whole) if shared else function(*whole)
 
     def on_shard(*shards: jax.Array) -> jax.Array:
         return jax.lax.psum(share(*shards), tuple(sorted(summed))) if summed else share(*shards)
 
     return jax.shard_map(on_shard, mesh=mesh, in_specs=specs, out_specs=row_specs[0], check_vma=is_checked)(*arrays)
+
+
+def _shared(used: Sequence[PartitionSpec], split: set[str]) -> tuple[str, ...]:
+    """The mesh axes of parameters that split the rows too, if they are the first of every dimension that has any."""
+    found = set()
+    for names in (_names(entry) for spec in used for entry in spec):
+        shared = tuple(name for name in names if name in split)
+        if shared:
+            found.add(shared if names[: len(shared)] == shared else ())
+    return found.pop() if len(found) == 1 else ()
 
 
 def _storing(stored: PartitionSpec, used: PartitionSpec, rank: int, split: set[str]) -> PartitionSpec:

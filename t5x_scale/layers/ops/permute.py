@@ -1,4 +1,4 @@
-"""Rows in another order, and their gradients in the old one."""
+"""Rows in another order or other places, and their gradients back where they were."""
 
 from __future__ import annotations
 
@@ -26,3 +26,28 @@ def _backward(saved: tuple[jax.Array, jax.Array], d_rows: jax.Array):
 
 
 permute.defvjp(_forward, _backward)
+
+
+@jax.custom_vjp
+def move(x_MD: jax.Array, source_N: jax.Array, target_M: jax.Array) -> jax.Array:
+    """`y[n] = x[source[n]]`, or 0 where `source[n]` is M: [N, D].
+
+    Args:
+      x_MD: rows.
+      source_N: which of them comes to each place; M where none does.
+      target_M: to which place each of them goes, N where to none: `source[target[m]] = m`, and no row goes to two.
+        The gradient needs it, as that of `permute` needs `back`.
+    """
+    return jnp.take(x_MD, source_N, axis=0, mode="fill", fill_value=0)
+
+
+def _move_forward(x: jax.Array, source: jax.Array, target: jax.Array):
+    return move(x, source, target), (source, target)
+
+
+def _move_backward(saved: tuple[jax.Array, jax.Array], d_rows: jax.Array):
+    source, target = saved
+    return move(d_rows, target, source), None, None
+
+
+move.defvjp(_move_forward, _move_backward)
