@@ -161,3 +161,28 @@ def test_parts_that_splash_takes():
     assert [length for length in (64, 128, 640, 768, 8192, 32768, 65536) if ring_splash.is_fit(length)] == [
         *(128, 768, 8192, 32768)
     ]
+
+
+@pytest.mark.parametrize("part", ["tiles", "splash"])
+def test_stages_of_a_pipeline_side_by_side(part):
+    mesh = MeshConfig(fsdp=2, stage=2, context=2).make_mesh()
+    length = L if part == "tiles" else LONG // 2
+    one, other = (draw(2, np.float32, length), [-x for x in draw(2, np.float32, length)])
+    segments = jnp.asarray(documents(length)[0])
+
+    def both(d_out, *inputs):
+        def op(d_out, *inputs):
+            mask = make_mask(segments)
+            out, pull = jax.vjp(lambda *x: ring.attention_ring(*x, mask, scale=0.37, part=part), *inputs)
+            return out, *pull(d_out)
+
+        with activation_rules(mesh, rules.context()):
+            return jax.vmap(op, spmd_axis_name="stage")(d_out, *inputs)
+
+    *inputs, d_out = (jnp.stack(pair) for pair in zip(one, other, strict=True))
+    got = jax.jit(both, compiler_options=FAST)(d_out, *inputs)
+    allowed = dense(np.asarray(segments), None, None, length)
+    for stage, (*inputs, d_out) in enumerate((one, other)):
+        out, pull = jax.vjp(lambda *x: naive(*x, allowed, 0.37, None), *inputs)
+        for result, expected in zip(got, (out, *pull(d_out)), strict=True):
+            np.testing.assert_allclose(result[stage], expected, rtol=0, atol=5e-6)
