@@ -29,12 +29,12 @@ def assumed(*files, **settings):
         # PaLM's own batch on its own machine.
         ("palm/540b", "v4_2x3072", "PalmAdafactor", 2048, 2048, 1),
         ("palm/62b", "v4_512", "PalmAdafactor", 2048, 2048, 1),
-        ("palm/8b", "v4_64", "PalmAdafactor", 2048, 2048, 4),
-        ("llama2/7b", "v5p_64", "AdamW", 1024, 4096, 4),
+        ("palm/8b", "v4_64", "PalmAdafactor", 2048, 2048, 8),
+        ("llama2/7b", "v5p_64", "AdamW", 1024, 4096, 8),
         ("llama2/70b", "v5p_512", "AdamW", 1024, 4096, 1),
-        ("pythia/1b", "v5e_16", "AdamW", 2048, 2048, 16),
+        ("pythia/1b", "v5e_16", "AdamW", 2048, 2048, 32),
         # As many positions as the table has.
-        ("gpt2/1.5b", "h200_1", "AdamW", 4096, 1024, 256),
+        ("gpt2/1.5b", "h200_1", "AdamW", 4096, 1024, 512),
         # One row at least for each part of the mesh: 2,048 of them.
         ("llama/tiny", "v5p_2048", "AdamW", 1024, 4096, 1),
     ],
@@ -60,7 +60,7 @@ def test_never_less_than_a_row_for_each_part_of_the_mesh():
 def test_micro_batches_divide_every_batch_of_a_schedule():
     schedule = ((0, 512), (1000, 1536))
     parts = usual_run.micro_batches(MeshConfig(fsdp=64), fsdp_model(), schedule, {"targets": 2048})
-    assert parts == 4
+    assert parts == 8
     assert all(rows % (64 * parts) == 0 for _, rows in schedule)
 
 

@@ -26,7 +26,7 @@ from t5x_scale.partitioning.shardings import to_spec
 # PaLM's largest batch, 2,048 x 2,048; Llama's batches are of the same size.
 TOKENS_PER_STEP = 2**22
 # Tokens that one device works on at once, where several devices share a token counted in parts.
-TOKENS_AT_ONCE = 2**14
+TOKENS_AT_ONCE = 2**13
 _POSITION_TABLE = "position_embedder/embedding"
 
 
