@@ -49,6 +49,13 @@ class Collective:
     op_name: str
     is_async: bool
 
+    @property
+    def links(self) -> str:
+        """What carries it: `ICI xy`, the dimensions of the torus, or `DCN` between slices, or both."""
+        dims = sorted({resource[1] for resource in self.resources if resource[0] == "ici"})
+        parts = ["ICI " + "".join("xyz"[dim] for dim in dims)] if dims else []
+        return " + ".join(parts + ["DCN"] * (("dcn",) in self.resources))
+
 
 def base_kind(opcode: str) -> str | None:
     """`all-gather-start` -> `all-gather`; None for what is no collective, or the end of one."""

@@ -33,11 +33,12 @@ class ModelFlops:
 
 @dataclasses.dataclass(frozen=True)
 class CollectiveRow:
-    """Collectives of one kind over the same axes. Seconds and bytes are a step's, of one device.
+    """Collectives of one kind over the same axes and links. Seconds and bytes are a step's, of one device.
 
     Attributes:
       kind: `all-gather`, …
       axes: mesh axes, or `dcn` for what the host sends to other slices.
+      links: `ICI xyz`, by dimension of the torus, or `DCN`.
       size: devices of a group.
       slices: that a group spans.
       count: runs a step.
@@ -49,6 +50,7 @@ class CollectiveRow:
 
     kind: str
     axes: tuple[str, ...]
+    links: str
     size: int
     slices: int
     count: float
@@ -188,14 +190,15 @@ def _collective_rows(walk: Walk) -> tuple[CollectiveRow, ...]:
     groups = defaultdict(list)
     for use in walk.uses.values():
         one = use.collective
-        groups[one.kind, one.axes, one.size, one.slices].append(use)
+        groups[one.kind, one.axes, one.links, one.size, one.slices].append(use)
     rows = []
-    for (kind, axes, size, slices), uses in groups.items():
+    for (kind, axes, links, size, slices), uses in groups.items():
         dearest = max(uses, key=lambda use: (use.exposed, use.count * use.collective.seconds))
         rows.append(
             CollectiveRow(
                 kind,
                 axes,
+                links,
                 size,
                 slices,
                 count=sum(use.count for use in uses),

@@ -47,11 +47,23 @@ def _summary(report: Report) -> str:
 def _collectives(report: Report, rows: int) -> str:
     if not report.collectives:
         return ""
-    header = ("collective", "over", "devices", "runs", "a step", "on the links", "exposed", "hidden", "for example")
+    header = (
+        "collective",
+        "over",
+        "links",
+        "devices",
+        "runs",
+        "a step",
+        "on the links",
+        "exposed",
+        "hidden",
+        "for example",
+    )
     table = [
         (
             row.kind,
             "+".join(row.axes) or "-",
+            row.links,
             f"{row.size}" + (f" in {row.slices} slices" if row.slices > 1 else ""),
             f"{row.count:,.0f}",
             _bytes(row.payload),

@@ -64,6 +64,7 @@ def test_a_collective_that_is_no_pair_is_exposed():
     assert result.seconds == pytest.approx(1.0 + REDUCED)
     assert result.uses["r"].exposed == pytest.approx(REDUCED)
     assert result.uses["r"].collective.axes == ("fsdp",)
+    assert result.uses["r"].collective.links == "ICI xyz"
     assert dict(result.busy) == pytest.approx({"other": 1.0})
 
 
@@ -250,5 +251,5 @@ def test_a_transfer_between_slices_ends_with_its_receipt():
     text += "  ROOT %r = f32[750000]{0} get-tuple-element(%vd), index=0\n}\n"
     result = walk(text, slices=2)
     (use,) = result.uses.values()
-    assert (use.collective.kind, use.collective.axes) == ("all-reduce", ("dcn",))
+    assert (use.collective.kind, use.collective.axes, use.collective.links) == ("all-reduce", ("dcn",), "DCN")
     assert use.exposed == pytest.approx(3.0 - 1.0)
