@@ -1,0 +1,56 @@
+"""What a run says of itself: copies that need not be, and how its steps are compiled."""
+
+import dataclasses
+import json
+import logging
+import pathlib
+import sys
+
+import jax
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent / "fakes"))
+
+from gin_files import load_files, load_program
+
+from t5x_scale import run_files
+from t5x_scale.config.load import make_arguments
+from t5x_scale.partitioning.compiler_flags import CompilerFlags
+from t5x_scale.partitioning.mesh import MeshConfig
+from t5x_scale.partitioning.rules import fsdp_model, make_rules
+from t5x_scale.program import Runtime
+
+TINY = "gin/models/palm/tiny.gin"
+
+
+def runtime_of_8b(rules):
+    program = load_program("gin/models/palm/8b.gin", hardware="gin/hardware/v4_64.gin")
+    mesh = MeshConfig(fsdp=16, model=4)
+    return Runtime(dataclasses.replace(program, mesh=mesh, rules=rules), mesh.make_abstract_mesh())
+
+
+def test_large_copies_are_warned_of(caplog):
+    rules = make_rules({**fsdp_model(), "mlp": None})
+    with caplog.at_level(logging.WARNING):
+        run_files.warn_of_copies(runtime_of_8b(rules))
+    # 32 x 4096 x 16384 in float32 over 16 devices, which four devices hold alike.
+    wanted = "decoder/layers/mlp/{}/kernel: 512 MiB on each of model=4 devices that hold the same"
+    texts = [record.getMessage() for record in caplog.records]
+    assert all(any(text.startswith(wanted.format(name)) for text in texts) for name in ("wi_0", "wi_1", "wo"))
+    assert len(texts) == 3
+
+
+def test_the_shipped_rules_leave_none(caplog):
+    with caplog.at_level(logging.WARNING):
+        run_files.warn_of_copies(runtime_of_8b(fsdp_model()))
+    assert not caplog.records
+
+
+def test_compiler_options_are_on_record():
+    settings = {"CompilerFlags__extra": {"xla_cpu_enable_fast_min_max": True}}
+    files = (TINY, "gin/optim/adamw.gin", "gin/runs/pretrain.gin", "gin/hardware/cpu_1.gin")
+    made = make_arguments(load_files("train", files, **settings))
+    program = made["program"]
+    assert isinstance(program.compiler, CompilerFlags)
+    record = run_files.make_record(program.make(jax.devices()[:1]), made["data"], train_steps=10)
+    assert record["environment"]["compiler_options"] == {"xla_cpu_enable_fast_min_max": True}
+    json.dumps(record)
