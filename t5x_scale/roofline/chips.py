@@ -25,6 +25,7 @@ class Chip:
       hbm_bandwidth: of that memory.
       clock: cycles a second of the compiler's `estimated_cycles`; 0 where it gives none.
       devices: devices that JAX lists a chip; what a compiled program uses is the chip's share of one device.
+      cores: of the chip.
       matrix_width: rows of a matrix unit.
       torus: dimensions of the torus of links between chips; 0 where there is none.
       link_bandwidth: of one link between chips, in one direction.
@@ -40,6 +41,7 @@ class Chip:
     hbm_bandwidth: float
     clock: float = 0.0
     devices: int = 1
+    cores: int = 1
     matrix_width: int = 128
     torus: int = 0
     link_bandwidth: float = 0.0
@@ -51,6 +53,11 @@ class Chip:
     def device_peak_flops(self) -> float:
         """Peak of one device as JAX lists them."""
         return self.peak_flops / self.devices
+
+    @property
+    def vector_rate(self) -> float:
+        """Operations a second of one device on single numbers: 8 x 128 lanes a core, taken to do four at once."""
+        return 4 * 1024 * self.cores / self.devices * self.clock
 
 
 # Clocks are derived from the peak and what the compiler's estimates approach on large products, in FLOPs a cycle and
@@ -66,6 +73,7 @@ CHIPS: dict[str, Chip] = {
             hbm_bytes=32 * _GIB,  # Cloud.
             hbm_bandwidth=1200e9,  # Cloud.
             clock=275e12 / 2**18,  # derived: 1.05 GHz.
+            cores=2,  # Cloud.
             torus=3,  # Cloud.
             link_bandwidth=50e9,  # 2,400 Gbit/s a chip, six ports.
             dcn_bandwidth=81e12 / 8 / 6144,  # PaLM: the burst of all 6,144 chips, 81 Tbit/s; a lower bound.
@@ -92,6 +100,7 @@ CHIPS: dict[str, Chip] = {
             hbm_bytes=95 * _GIB,  # Cloud.
             hbm_bandwidth=2765e9,  # Cloud.
             clock=459e12 / 2**18,  # derived: 1.75 GHz.
+            cores=2,  # Cloud.
             torus=3,  # Cloud.
             link_bandwidth=1200e9 / 12,  # Cloud.
             dcn_bandwidth=50e9 / 8,  # Cloud.
@@ -120,6 +129,7 @@ CHIPS: dict[str, Chip] = {
             hbm_bandwidth=7380e9,
             clock=2307e12 / 2**20,  # derived: 2.20 GHz.
             devices=2,
+            cores=2,  # Cloud.
             matrix_width=256,
             torus=3,  # Cloud.
             link_bandwidth=1200e9 / 12,

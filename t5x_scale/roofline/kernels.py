@@ -1,7 +1,7 @@
 """What hand-written kernels cost, of which the compiler knows nothing.
 
-A Pallas call carries no `estimated_cycles`. What it states itself (`pallas_call(cost_estimate=…)`) is believed;
-otherwise attention kernels are recognised by their names and counted from the shapes of queries and keys.
+A Pallas call carries no `estimated_cycles`. Attention kernels are recognised by their names and counted from the shapes
+of queries and keys; what others state themselves (`pallas_call(cost_estimate=…)`) is believed.
 """
 
 from __future__ import annotations
@@ -18,22 +18,25 @@ _STATED = re.compile(r'"?cost_estimate"?:\s*\{([^}]*)\}')
 # Products of a queries-by-keys square with the head size that a phase makes: the forward pass 2; the backward pass
 # computes the scores again, then the gradients of values, weights, queries and keys, together or in two kernels.
 _PRODUCTS = {"fwd": 2, "dq": 3, "dkv": 4, "bwd": 5}
+# What a causal mask leaves of eight blocks by eight, where nothing is known of the blocks.
+_CAUSAL = 9 / 16
 
 
 @dataclasses.dataclass(frozen=True)
 class KernelModel:
-    """How attention kernels run.
+    """How kernels run.
 
     Attributes:
-      active_share: of the blocks that a kernel visits those that it computes; None is what a causal mask leaves of
-        them.
-      efficiency: share of the peak that a kernel reaches on active blocks, with a head as wide as the matrix unit.
-      matrix_width: rows of the matrix unit; narrower heads leave the rest idle.
+      active_share: of the blocks that an attention kernel visits those that it computes; None is what a causal mask
+        leaves of them.
+      vector_operations: on each score of an attention kernel, forward or backward: mask, maximum, exponential, sum and
+        what moves between registers. The matrix unit waits meanwhile.
+      efficiency: share of the peak that other kernels reach.
     """
 
     active_share: float | None = None
+    vector_operations: float = 12.0
     efficiency: float = 0.6
-    matrix_width: int = 128
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,16 +54,19 @@ def is_kernel(instruction: Instruction) -> bool:
 
 
 def kernel_cost(computation: Computation, instruction: Instruction, chip: Chip, model: KernelModel) -> KernelCost:
-    """The cost of a Pallas call: stated, counted from shapes (attention), or its bytes."""
+    """The cost of a Pallas call: counted from shapes (attention), stated, or its bytes."""
     name = kernel_name(instruction)
     moved = (computation.operand_bytes(instruction) + instruction.bytes) / (chip.hbm_bandwidth / chip.devices)
-    stated = _stated(instruction)
-    if stated is not None and stated[0] > 0:
-        flops, width = stated[0], model.matrix_width
-    else:
-        flops, width = _attention_flops(instruction, computation.operands(instruction), model)
-    efficiency = model.efficiency * min(1.0, width / model.matrix_width)
-    return KernelCost(name, flops, max(flops / (chip.device_peak_flops * efficiency), moved))
+    attention = _attention(instruction, computation.operands(instruction), model)
+    if attention is None:
+        flops = _stated_flops(instruction)
+        return KernelCost(name, flops, max(flops / (chip.device_peak_flops * model.efficiency), moved))
+    scores, products, head = attention
+    flops = 2.0 * products * scores * head
+    # A head narrower than the matrix unit leaves the rest of it idle.
+    matrix = flops / (chip.device_peak_flops * min(1.0, head / chip.matrix_width))
+    vector = scores * model.vector_operations / chip.vector_rate if chip.clock else 0.0
+    return KernelCost(name, flops, max(matrix + vector, moved))
 
 
 def kernel_name(instruction: Instruction) -> str:
@@ -69,16 +75,16 @@ def kernel_name(instruction: Instruction) -> str:
     return parts[-1] if parts else instruction.find(r"kernel_name\W+(\w+)") or "kernel"
 
 
-def _stated(instruction: Instruction) -> tuple[float, float] | None:
+def _stated_flops(instruction: Instruction) -> float:
     match = _STATED.search(instruction.attributes)
-    if match is None:
-        return None
-    numbers = dict(re.findall(r'"?(\w+)"?:\s*"?([\d.e+]+)', match.group(1)))
-    return float(numbers.get("flops", 0)), float(numbers.get("bytes_accessed", 0))
+    numbers = dict(re.findall(r'"?(\w+)"?:\s*"?([\d.e+]+)', match.group(1))) if match else {}
+    return float(numbers.get("flops", 0))
 
 
-def _attention_flops(instruction: Instruction, operands: list[Instruction], model: KernelModel) -> tuple[float, int]:
-    """(FLOPs, head size) of an attention kernel; (0, the matrix unit's width) of any other.
+def _attention(
+    instruction: Instruction, operands: list[Instruction], model: KernelModel
+) -> tuple[float, int, int] | None:
+    """(scores, products made with them, head size) of an attention kernel; None of any other.
 
     The first two large floating-point operands are queries and keys. Splash kernels also bring a table of the blocks
     that they visit, [heads or 1, query blocks, visits], and the sizes of blocks in their metadata: rows that lie behind
@@ -91,19 +97,16 @@ def _attention_flops(instruction: Instruction, operands: list[Instruction], mode
     arrays = [operand.arrays[0] for operand in operands if operand.arrays]
     floats = [array for array in arrays if _is_float(array)]
     if phase is None or len(floats) < 2:
-        return 0.0, model.matrix_width
+        return None
     queries, keys = floats[0], floats[1]
-    pairs = float(queries.size // queries.dims[-1] * keys.dims[-2])
-    share = model.active_share
+    scores, share = float(queries.size // queries.dims[-1] * keys.dims[-2]), model.active_share
     table = next((array for array in arrays if array.dtype.startswith(("s", "u")) and len(array.dims) == 3), None)
     blocks = _blocks(instruction, phase)
     if table is not None and blocks is not None:
-        visits = table.dims[-1] * table.dims[-2]
-        pairs = float(math.prod(queries.dims[:-2])) * visits * blocks[0] * blocks[1]
-        width = min(table.dims[-2:])
+        visits, width = table.dims[-1] * table.dims[-2], min(table.dims[-2:])
+        scores = float(math.prod(queries.dims[:-2])) * visits * blocks[0] * blocks[1]
         share = (width + 1) / (2 * width) if share is None else share
-    share = 0.5625 if share is None else share
-    return 2.0 * _PRODUCTS[phase] * pairs * queries.dims[-1] * share, queries.dims[-1]
+    return scores * (_CAUSAL if share is None else share), _PRODUCTS[phase], queries.dims[-1]
 
 
 def _blocks(instruction: Instruction, phase: str) -> tuple[int, int] | None:
@@ -114,4 +117,4 @@ def _blocks(instruction: Instruction, phase: str) -> tuple[int, int] | None:
 
 
 def _is_float(array: Array) -> bool:
-    return array.dtype in ("bf16", "f32", "f16") and len(array.dims) >= 3
+    return array.dtype in ("bf16", "f32", "f16") and len(array.dims) >= 2

@@ -149,7 +149,7 @@ def analyse(
     """
     module = parse(text)
     constants = constants or Constants()
-    kernels = kernels or KernelModel(matrix_width=machine.chip.matrix_width)
+    kernels = kernels or KernelModel()
     if flops is not None and flops.active_attention_share is not None:
         kernels = dataclasses.replace(kernels, active_share=flops.active_attention_share)
     walk = Scheduler(module, machine, constants, kernels).walk(module.main)

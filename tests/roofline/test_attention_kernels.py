@@ -50,9 +50,10 @@ def test_rows_behind_one_another_visit_few_blocks():
     assert flops_of(backward) == 24 * 4 * SQUARE * 10 / 16
 
 
-def test_a_stated_cost_is_believed():
+def test_a_stated_cost_is_believed_of_other_kernels():
     stated = 'backend_config={"custom_call_config":{"cost_estimate":{"flops":"1000","bytes_accessed":"10"}}}, '
     assert flops_of(kernel("anything", ROWS, stated)) == 1000
+    assert flops_of(kernel("splash_mha_fwd", ROWS, stated), KernelModel(active_share=1.0)) == 2 * SQUARE
 
 
 def test_a_kernel_that_is_not_known_costs_its_bytes():
@@ -63,11 +64,19 @@ def test_a_kernel_that_is_not_known_costs_its_bytes():
     assert cost.seconds == pytest.approx(4 * 16 * 2048 * 128 * 2 / CHIP.hbm_bandwidth)
 
 
+def test_products_and_work_on_scores_follow_each_other():
+    computation = kernel("splash_mha_fwd_no_residuals", ROWS)
+    cost = kernel_cost(computation, computation.root, CHIP, KernelModel(active_share=1.0, vector_operations=10.0))
+    scores = 16 * 2048 * 2048
+    expected = 2 * SQUARE / CHIP.peak_flops + scores * 10.0 / (2 * 4096 * CHIP.clock)
+    assert cost.seconds == pytest.approx(expected)
+
+
 def test_a_narrow_head_leaves_part_of_a_wide_matrix_unit_idle():
     computation = kernel("splash_mha_fwd_no_residuals", ROWS)
-    narrow = kernel_cost(computation, computation.root, CHIP, KernelModel(matrix_width=256))
-    whole = kernel_cost(computation, computation.root, CHIP, KernelModel(matrix_width=128))
-    assert narrow.seconds == pytest.approx(2 * whole.seconds)
+    model = KernelModel(active_share=1.0, vector_operations=0.0)
+    cost = kernel_cost(computation, computation.root, CHIPS["v6e"], model)
+    assert cost.seconds == pytest.approx(2 * 2 * SQUARE / CHIPS["v6e"].peak_flops)
 
 
 def test_other_custom_calls_are_no_kernels():
