@@ -14,10 +14,11 @@ from t5x_scale.step import StepConfig
 
 TOLERANCE = 5e-5
 MESHES = {
-    "one": MeshConfig(fsdp=1),
-    "context=2": MeshConfig(fsdp=1, context=2),
-    "context=4": MeshConfig(fsdp=1, context=4),
-    "fsdp=2 model=2 context=2": MeshConfig(fsdp=2, model=2, context=2),
+    "one": (MeshConfig(fsdp=1), rules.context()),
+    "context=2": (MeshConfig(fsdp=1, context=2), rules.context()),
+    "context=4": (MeshConfig(fsdp=1, context=4), rules.context()),
+    "fsdp=2 model=2 context=2": (MeshConfig(fsdp=2, model=2, context=2), rules.context()),
+    "sequence: fsdp=2 model=2 context=2": (MeshConfig(fsdp=2, model=2, context=2), rules.sequence()),
 }
 OPTIMIZERS = {"parallel": "palm_adafactor", "serial": "adamw", "experts": "adamw"}
 _RECORDS = {}
@@ -48,15 +49,15 @@ def lengthened(batches):
     ]
 
 
-def train(numerics, block, mesh, prefixed, order):
-    key = (block, mesh, prefixed, order)
+def train(numerics, block, mesh, prefixed, order="zigzag", **options):
+    key = (block, mesh, prefixed, order, *options)
     if key in _RECORDS:
         return _RECORDS[key]
     batches = lengthened(numerics.BATCHES)
     batches = with_prefixes(batches, 16) if prefixed else batches
-    config, optimizer = MESHES[mesh], numerics.OPTIMIZERS[OPTIMIZERS[block]]
-    step = StepConfig(loss_chunk_length=5, context_order=order, micro_batches=2 if block == "serial" else 1)
-    program = Program(numerics.make_model(block), optimizer, config, rules.context(), step)
+    (config, table), optimizer = MESHES[mesh], numerics.OPTIMIZERS[OPTIMIZERS[block]]
+    step = StepConfig(loss_chunk_length=5, context_order=order, **options)
+    program = Program(numerics.make_model(block), optimizer, config, table, step)
     runtime = program.make(jax.devices()[: np.prod(dataclasses.astuple(config))])
     shardings = jax.tree.map(lambda leaf: leaf.sharding, runtime.abstract_state)
     params = numerics.initial_params(block)
@@ -69,22 +70,26 @@ def train(numerics, block, mesh, prefixed, order):
     return _RECORDS.setdefault(key, np.asarray(record))
 
 
+LAYERED = {"accumulation": "layered", "micro_batches": 2}
+
+
 @pytest.mark.parametrize(
-    ("block", "mesh", "prefixed", "order"),
+    ("block", "mesh", "prefixed", "order", "options"),
     [
-        ("parallel", "context=4", True, "zigzag"),
-        ("parallel", "context=2", False, "contiguous"),
-        ("parallel", "fsdp=2 model=2 context=2", False, "zigzag"),
-        ("serial", "context=2", True, "contiguous"),
-        ("serial", "context=4", False, "zigzag"),
-        ("serial", "fsdp=2 model=2 context=2", True, "zigzag"),
-        ("experts", "context=2", False, "zigzag"),
+        ("parallel", "context=4", True, "zigzag", {}),
+        ("parallel", "context=2", False, "contiguous", {}),
+        ("parallel", "fsdp=2 model=2 context=2", False, "zigzag", {}),
+        ("parallel", "sequence: fsdp=2 model=2 context=2", False, "zigzag", {}),
+        ("serial", "context=2", True, "contiguous", {"micro_batches": 2}),
+        ("serial", "context=4", False, "zigzag", {"micro_batches": 2}),
+        ("serial", "fsdp=2 model=2 context=2", True, "zigzag", LAYERED),
+        ("experts", "context=2", False, "zigzag", {}),
     ],
 )
-def test_the_losses_are_those_of_one_device(numerics, block, mesh, prefixed, order):
-    expected = train(numerics, block, "one", prefixed, "zigzag")
+def test_the_losses_are_those_of_one_device(numerics, block, mesh, prefixed, order, options):
+    expected = train(numerics, block, "one", prefixed)
     assert expected[:3, 0].mean() - expected[-3:, 0].mean() > 0.1
-    got = train(numerics, block, mesh, prefixed, order)
+    got = train(numerics, block, mesh, prefixed, order, **options)
     np.testing.assert_allclose(got[:, :2], expected[:, :2], rtol=0, atol=TOLERANCE)
     np.testing.assert_array_equal(got[:, 3], expected[:, 3])
     np.testing.assert_allclose(got[:, 5], expected[:, 5], rtol=1e-3)
@@ -92,5 +97,5 @@ def test_the_losses_are_those_of_one_device(numerics, block, mesh, prefixed, ord
 
 def test_the_prefix_counts(numerics):
     """Otherwise the comparison above would say nothing of it."""
-    causal, prefixed = (train(numerics, "serial", "one", prefixed, "zigzag") for prefixed in (False, True))
+    causal, prefixed = (train(numerics, "serial", "one", prefixed) for prefixed in (False, True))
     assert np.abs(causal[:, 0] - prefixed[:, 0]).max() > 1e-3
