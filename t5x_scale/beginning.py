@@ -7,14 +7,16 @@ import logging
 
 import jax
 
-from t5x_scale.checkpoint.restore import restore_parameters
-from t5x_scale.conversion.sources import is_own, open_source
+from t5x_scale.checkpoint.layout import read_document
+from t5x_scale.checkpoint.restore import OriginReport, restore_parameters
+from t5x_scale.conversion.sources import is_own, open_source, recorded_architecture
 from t5x_scale.conversion.starting import (
     Surgery,
     apply_transforms,
     check_optimizer_choice,
     check_optimizer_state,
     start_from,
+    warn_of_differences,
 )
 from t5x_scale.core.errors import UserError
 from t5x_scale.core.files import to_path, write_text
@@ -95,8 +97,7 @@ def begin(model_dir: str, runtime: Runtime, beginning: Beginning) -> TrainState:
     if not path:
         return runtime.init_state()
     if is_own(path) and not beginning.transforms and beginning.optimizer == "reset":
-        # As it is, it is read in parallel and verified on the devices.
-        params, report = restore_parameters(path, runtime.abstract_params)
+        params, report = _restore(path, runtime)
         _write_origin(model_dir, report.render())
         return runtime.state_from(params)
     opt_state = runtime.abstract_state.opt_state if beginning.optimizer == "restore" else None
@@ -108,10 +109,20 @@ def begin(model_dir: str, runtime: Runtime, beginning: Beginning) -> TrainState:
 def load_parameters(runtime: Runtime, path: str) -> tuple[Params, str]:
     """The parameters of a checkpoint of any kind in the shards of a model, and what to call it."""
     if is_own(path):
-        params, report = restore_parameters(path, runtime.abstract_params)
+        params, report = _restore(path, runtime)
         return params, report.source
     started = start_from(path, (), runtime.abstract_params, None, find_architecture(runtime))
     return started.params, path
+
+
+def _restore(path: str, runtime: Runtime) -> tuple[Params, OriginReport]:
+    """The parameters of a checkpoint of ours as they are: read in parallel, and verified on the devices."""
+    params, report = restore_parameters(path, runtime.abstract_params)
+    asked = find_architecture(runtime)
+    if asked is not None:
+        saved = recorded_architecture(read_document(to_path(report.source)).metadata)
+        warn_of_differences(saved, asked, report.source)
+    return params, report
 
 
 def find_architecture(runtime: Runtime) -> Architecture | None:

@@ -1,12 +1,13 @@
 """What a run begins with is checked before it begins."""
 
+import dataclasses
 import logging
 import pathlib
 import sys
 
 import pytest
 
-from t5x_scale.beginning import Beginning, check_beginning
+from t5x_scale.beginning import Beginning, begin, check_beginning, load_parameters
 from t5x_scale.conversion.output import write_checkpoint
 from t5x_scale.core.errors import UserError
 from t5x_scale.models.assembly import to_model
@@ -16,7 +17,7 @@ from t5x_scale.optim.groups import Groups
 from t5x_scale.optim.schedules import Constant
 from t5x_scale.partitioning.mesh import MeshConfig
 from t5x_scale.program import Program
-from t5x_scale.surgery.depth import ExpandBlocks
+from t5x_scale.surgery.depth import ExpandBlocks, SelectLayers, Stack
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent / "surgery"))
 from toy import make_architecture, make_weights
@@ -62,3 +63,23 @@ def test_a_list_of_other_layers_is_said(base, caplog):
     with caplog.at_level(logging.WARNING):
         check(base, 6, ExpandBlocks(every=2), trained=[2, 3])
     assert "made layers 2, 5, and FrozenLayers trains 2-3" in caplog.text
+
+
+def test_another_meaning_of_the_same_shapes_is_said(base, tmp_path, caplog):
+    other = dataclasses.replace(SMALL, rope_base=5e5)
+    runtime = Program(to_model(other), ADAMW, MeshConfig(fsdp=8)).make()
+    for start in (
+        lambda: begin(str(tmp_path), runtime, Beginning(str(base))),
+        lambda: begin(str(tmp_path), runtime, Beginning(str(base), (Stack(2), SelectLayers([(0, 4)])))),
+        lambda: load_parameters(runtime, str(base)),
+    ):
+        caplog.clear()
+        with caplog.at_level(logging.WARNING):
+            start()
+        assert [message.split(": ", 1)[1] for message in caplog.messages] == ["rope_base: 10000.0 -> 500000.0"]
+    caplog.clear()
+    # Nor does it matter what is said of experts that the model has none of.
+    same = dataclasses.replace(SMALL, gate_scale=2.0)
+    write_checkpoint(tmp_path / "same", make_weights(same), source="a test")
+    load_parameters(Program(to_model(SMALL), ADAMW, MeshConfig(fsdp=8)).make(), str(tmp_path / "same"))
+    assert not caplog.messages

@@ -85,7 +85,7 @@ def start_from(
     # Before surgeries the model is another one than the run's.
     source = _open_together(path, None if transforms else architecture, parameters_only=abstract_opt_state is None)
     weights = apply_transforms(source.weights, transforms)
-    _warn_of_differences(weights.architecture, architecture, source.place)
+    warn_of_differences(weights.architecture, architecture, source.place)
     params = load_parameters(weights.leaves, abstract_params, source.place)
     opt_state = None
     if abstract_opt_state is not None:
@@ -140,11 +140,13 @@ def _zeros(leaf: jax.ShapeDtypeStruct) -> jax.Array:
     return jax.jit(lambda: jnp.zeros(leaf.shape, leaf.dtype), out_shardings=leaf.sharding)()
 
 
-def _warn_of_differences(saved: Architecture | None, asked: Architecture | None, place: str) -> None:
+def warn_of_differences(saved: Architecture | None, asked: Architecture | None, place: str) -> None:
+    """Says what a model computes otherwise with the parameters of `place` than the one that they were trained in."""
     if saved is None or asked is None:
         LOGGER.warning("what the model computes cannot be compared with %s: only shapes are", place)
         return
-    for difference in name_differences(saved, asked):
+    # What has no meaning for either is not compared.
+    for difference in name_differences(saved.normalized(), asked.normalized()):
         LOGGER.warning("this run computes otherwise than %s: %s", place, difference)
 
 
