@@ -131,7 +131,7 @@ def _summed_forward(projection, z_loss, chunk_length, hidden, table, targets, we
     def on_device(hidden, table, targets, weights):
         head, to_stored = _share(projection, plan, hidden.dtype, table)
         result, d_hidden, d_table = scan(head, hidden, targets, weights)
-        return result, (d_hidden, to_stored(_turn(projection, d_table)).astype(table.dtype))
+        return result, (d_hidden, to_stored(d_table).astype(table.dtype))
 
     scattered = hidden.shape[-1] % math.prod(plan.mesh.shape[name] for name in plan.idle_axes) == 0
     d_hidden = P(*_padded(plan.tokens), plan.idle_axes if scattered else None)
@@ -166,9 +166,17 @@ def _share(projection, plan, dtype, table):
 
     The gradient is summed over the tokens of all devices on this way: once, whatever the number of chunks.
     """
-    part = plan.share(table.astype(dtype))
-    head = _Head(_turn(projection, part.array), part.first, part.end, plan.idle_axes, plan.token_axes)
-    return head, functools.partial(plan.give_share, like=table.astype(jnp.float32))
+    # Turned while it is a shard: of the whole table, and of its gradient, there is no second copy.
+    shard, plan = _turn(projection, table), plan.turned if projection.vocab_first else plan
+    part = plan.share(shard.astype(dtype))
+
+    def to_stored(d_table: jax.Array) -> jax.Array:
+        d_shard = plan.give_share(d_table, like=shard.astype(jnp.float32))
+        # A compiler that adds up gradients of a shared table before it sums over devices would keep this one whole, by
+        # the vocabulary, until the backward pass ends.
+        return jax.lax.optimization_barrier(_turn(projection, d_shard))
+
+    return _Head(part.array, part.first, part.end, plan.idle_axes, plan.token_axes), to_stored
 
 
 def _scan_losses(projection, z_loss, chunk_length, head, hidden, targets, weights):

@@ -71,12 +71,23 @@ class TablePlan:
         """Those that split the features, likewise."""
         return self._if_idle(1 - self.rows)
 
+    @property
+    def turned(self) -> TablePlan:
+        """The plan of the transposed table."""
+        stored = (*self.stored, None, None)[:2]
+        return dataclasses.replace(self, stored=PartitionSpec(*stored[::-1]), rows=1 - self.rows)
+
     def _if_idle(self, dimension: int) -> Names:
         names = self._stored_names(dimension)
         return names if set(names) <= set(self.idle_axes) else ()
 
     def _stored_names(self, dimension: int) -> Names:
         return _names(self.stored[dimension]) if dimension < len(self.stored) else ()
+
+    @property
+    def gathered_features(self) -> int:
+        """How many shards `take` puts together along the features."""
+        return 1 if self.feature_axes else self._size(self._stored_names(1 - self.rows))
 
     def take(self, shard: jax.Array) -> jax.Array:
         """From the stored shard to one that lacks nothing along the axes of the tokens. Linear."""

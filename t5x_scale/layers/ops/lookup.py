@@ -14,6 +14,9 @@ from t5x_scale.partitioning.axes import Axes
 from t5x_scale.partitioning.shardings import constrain, gather
 from t5x_scale.partitioning.tables import TablePlan, plan_table
 
+# Entries of a table's gradient that a device sums in float32 at once, before they are summed over devices: a gibibyte.
+_LARGEST = 2**28
+
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def lookup(table: jax.Array, indices: jax.Array, axes: Axes, dtype: Any) -> jax.Array:
@@ -56,11 +59,17 @@ def _backward(axes: Axes, dtype: Any, saved: tuple[jax.Array, jax.Array], d_rows
         number = len(shard) if plan.row_axes else len(table)
         d_rows = _spread(plan, d_rows, table.shape[1])
         local, is_here = _local(plan, number, len(table), indices)
-        varying = plan.token_axes + plan.row_axes + plan.feature_axes
-        zeros = jax.lax.pcast(jnp.zeros((number, d_rows.shape[-1]), jnp.float32), varying, to="varying")
-        d_part = zeros.at[local].add(_only(is_here, d_rows.astype(jnp.float32)))
-        # All tokens of the device are in it: over devices it is summed once.
-        return plan.give(d_part, like=shard.astype(jnp.float32)).astype(shard.dtype)
+        blocks = _to_blocks(plan, number, _only(is_here, d_rows))
+        like = shard[:, : shard.shape[1] // len(blocks)].astype(jnp.float32)
+
+        def add(d_rows: jax.Array) -> jax.Array:
+            varying = plan.token_axes + plan.row_axes + plan.feature_axes
+            zeros = jax.lax.pcast(jnp.zeros((number, d_rows.shape[-1]), jnp.float32), varying, to="varying")
+            # All tokens of the device are in it: over devices it is summed once.
+            return plan.give(zeros.at[local].add(d_rows.astype(jnp.float32)), like)
+
+        d_shard = add(blocks[0]) if len(blocks) == 1 else jnp.moveaxis(jax.lax.map(add, blocks), 0, 1)
+        return d_shard.reshape(shard.shape).astype(shard.dtype)
 
     in_specs = (plan.stored, _rows_spec(plan, table.shape[1]), plan.tokens)
     d_table = jax.shard_map(on_device, mesh=plan.mesh, in_specs=in_specs, out_specs=plan.stored)
@@ -68,6 +77,19 @@ def _backward(axes: Axes, dtype: Any, saved: tuple[jax.Array, jax.Array], d_rows
 
 
 lookup.defvjp(_forward, _backward)
+
+
+def _to_blocks(plan: TablePlan, number: int, d_rows: jax.Array) -> jax.Array:
+    """[..., D] to [blocks, ..., D / blocks], so that `number` rows of a block have at most `_LARGEST` entries.
+
+    Each block has as many features of every shard that is gathered.
+    """
+    shards = plan.gathered_features
+    features = d_rows.shape[-1] // shards
+    least = -(-number * d_rows.shape[-1] // _LARGEST)
+    blocks = next((n for n in range(least, features) if features % n == 0), features)
+    split = d_rows.reshape(*d_rows.shape[:-1], shards, blocks, -1)
+    return jnp.moveaxis(split, -2, 0).reshape(blocks, *d_rows.shape[:-1], -1)
 
 
 def _local(plan: TablePlan, number: int, total: int, indices: jax.Array) -> tuple[jax.Array, jax.Array | None]:

@@ -73,6 +73,13 @@ def test_rows_and_gradient(name, batch, length):
     check(name, batch=batch, length=length)
 
 
+@pytest.mark.parametrize("name", MESHES)
+def test_gradients_that_are_summed_in_blocks(name, monkeypatch):
+    """Blocks of two features or, where a device has no more, one of each shard that it gathers."""
+    monkeypatch.setattr("t5x_scale.layers.ops.lookup._LARGEST", 2 * 24)
+    check(name)
+
+
 def test_features_that_cannot_be_shared_out():
     check("fsdp x model", features=18)
 
