@@ -21,8 +21,10 @@ LOST = (
     "another process of this run has ended or cannot be reached; its own log says why. The same command on every "
     "machine resumes from the newest checkpoint"
 )
-# What the runtime says when a collective, a barrier or the coordination service misses a process.
-_SIGNS = ("gloo", "coordination service", "heartbeat", "unavailable:", "deadline_exceeded:", "barrier failed")
+# What is said when a collective, a barrier or the coordination service misses a process: the first by anyone, the
+# others only by JAX's runtime, since a bucket may be unavailable too.
+_SIGNS = ("gloo", "coordination service", "heartbeat", "barrier failed", LOST.lower())
+_RUNTIME_SIGNS = ("unavailable:", "deadline_exceeded:")
 # Long enough for processes that end with the same error to wait for each other.
 _GRACE_SECONDS = 10.0
 
@@ -73,6 +75,7 @@ def join_run(config: ProcessConfig = ProcessConfig()) -> None:
     """
     global _joined
     import jax  # Not at the top: the rest of core is usable without JAX.
+    from jax._src import distributed
 
     platforms = (jax.config.jax_platforms or "").split(",")
     if "proxy" in platforms:
@@ -85,16 +88,18 @@ def join_run(config: ProcessConfig = ProcessConfig()) -> None:
     words = LastWords(f"t5x_scale: error: {_cannot_join(late)}")
     try:
         jax.distributed.initialize(**_arguments(place, config))
-        count, index = jax.process_count(), jax.process_index()
     except Exception as error:
         words.cancel()
         # Whatever the network throws: name resolution, a port in use, a deadline, ….
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(_cannot_join(reason)) from error
-    if count == 1:
+    # Not `jax.process_count`, which starts the devices.
+    state = distributed.global_state
+    if state.num_processes == 1:
         words.cancel()
         return
-    words.change(f"t5x_scale: error: process {index} of {count} was ended by force: it was killed, or {LOST}")
+    name = f"process {state.process_id} of {state.num_processes}"
+    words.change(f"t5x_scale: error: {name} was ended by force: it was killed, or {LOST}")
     _joined = _Joined(config, words)
     # Before JAX's own, so that what goes wrong in parting is covered too.
     atexit.register(_part)
@@ -106,10 +111,9 @@ def wait_for_all(name: str) -> None:
     Raises:
       UserError: not all of them came within `ProcessConfig.barrier_timeout_seconds`.
     """
-    import jax
     from jax._src import distributed  # The public barrier is a collective of devices, which waits for ever.
 
-    if jax.process_count() == 1:
+    if distributed.global_state.num_processes == 1:
         return
     seconds = (_joined.config if _joined else ProcessConfig()).barrier_timeout_seconds
     try:
@@ -120,9 +124,13 @@ def wait_for_all(name: str) -> None:
 
 def has_lost_others(error: BaseException | None) -> bool:
     """Whether an error comes of another process that is gone."""
-    while is_joined() and error is not None:
-        text = str(error).lower()
-        if any(sign in text for sign in _SIGNS) or LOST.lower() in text:
+    if not is_joined():
+        return False
+    import jax
+
+    while error is not None:
+        signs = _SIGNS + (_RUNTIME_SIGNS if isinstance(error, jax.errors.JaxRuntimeError) else ())
+        if any(sign in str(error).lower() for sign in signs):
             return True
         error = error.__cause__ or error.__context__
     return False

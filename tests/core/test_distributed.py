@@ -104,5 +104,8 @@ def test_whose_fault_it_is(joined):
     assert has_lost_others(UserError(f"waited up to 3 s: {LOST}"))
     assert not has_lost_others(ValueError("the shapes differ"))
     outer = UserError("saving the checkpoint of step 3 failed")
-    outer.__cause__ = RuntimeError("DEADLINE_EXCEEDED: Barrier timed out")
+    outer.__cause__ = jax.errors.JaxRuntimeError("DEADLINE_EXCEEDED: Barrier timed out")
     assert has_lost_others(outer)
+    # A bucket, not a process.
+    outer.__cause__ = ValueError("UNAVAILABLE: 503 Service Unavailable")
+    assert not has_lost_others(outer)
