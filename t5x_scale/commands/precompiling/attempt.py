@@ -105,7 +105,7 @@ def attempt(
     analysis = compiled.memory_analysis()
     prediction = predict(runtime, compiled.as_text(), analysis, rows, data.sequence_length, topology)
     taken = prediction.memory if prediction else measure_memory(parse(compiled.as_text()), analysis)
-    memory = measure(runtime, taken)
+    memory = measure(runtime, taken, getattr(analysis, "peak_memory_in_bytes", None))
     refusal, advice = "", ()
     if not memory.fits:
         refusal = f"it does not fit: it needs {bytes_text(memory.total)}, and a device has {bytes_text(memory.usable)}"

@@ -33,6 +33,8 @@ class StepMemory:
       results: beyond the state, which takes the place of the old one.
       program: the code.
       host: temporaries in the host's memory, of this device.
+      peak: the most that exists at once, without the program; None where the compiler does not say. It may be less than
+        the parts together, since temporaries are counted by the room they are given, and parts of it serve twice.
       usable: what a program may take of a device; None where nobody says.
     """
 
@@ -44,22 +46,13 @@ class StepMemory:
     results: int
     program: int
     host: int = 0
+    peak: int | None = None
     usable: int | None = None
 
     @property
-    def total(self) -> int:
-        """Of the device's own memory."""
-        state = self.parameters + self.optimizer_state + self.inputs
-        return state + self.activations + self.temporaries + self.results + self.program
-
-    @property
-    def fits(self) -> bool:
-        """Whether it does; the compiler refuses most of what does not."""
-        return self.usable is None or self.total <= self.usable
-
-    def lines(self) -> list[str]:
-        """A table."""
-        rows = {
+    def parts(self) -> dict[str, int]:
+        """What it consists of, by name."""
+        return {
             "parameters": self.parameters,
             "optimiser state": self.optimizer_state,
             "batch and metrics": self.inputs,
@@ -68,14 +61,28 @@ class StepMemory:
             "results beyond the donated state": self.results,
             "program": self.program,
         }
+
+    @property
+    def total(self) -> int:
+        """Of the device's own memory, at once."""
+        together = sum(self.parts.values())
+        return together if not self.peak else min(together, self.peak + self.program)
+
+    @property
+    def fits(self) -> bool:
+        """Whether it does; the compiler refuses most of what does not."""
+        return self.usable is None or self.total <= self.usable
+
+    def lines(self) -> list[str]:
+        """A table."""
         whole = "" if self.usable is None else f"  of {bytes_text(self.usable)}, {self.total / self.usable:.0%}"
-        lines = [f"  {name:34}{bytes_text(size):>14}" for name, size in rows.items()]
-        lines.append(f"  {'a device in all':34}{bytes_text(self.total):>14}{whole}")
+        lines = [f"  {name:34}{bytes_text(size):>14}" for name, size in self.parts.items()]
+        lines.append(f"  {'a device, at once':34}{bytes_text(self.total):>14}{whole}")
         return lines + ([f"  {'and of its host':34}{bytes_text(self.host):>14}"] if self.host else [])
 
 
-def measure(runtime: Runtime, taken: Memory) -> StepMemory:
-    """The memory of a step of `runtime`, of which the compiler said what it takes in all."""
+def measure(runtime: Runtime, taken: Memory, peak: int | None = None) -> StepMemory:
+    """The memory of a step of `runtime`, of which the compiler said what it takes in all, and at once."""
     state = runtime.abstract_state
     parameters, optimizer_state = shard_bytes(state.params), shard_bytes(state.opt_state)
     activations = min(taken.stacked, taken.temporaries)
@@ -88,6 +95,7 @@ def measure(runtime: Runtime, taken: Memory) -> StepMemory:
         results=taken.results,
         program=taken.program,
         host=taken.host,
+        peak=peak or None,
         usable=USABLE_HBM.get(runtime.mesh.devices.flat[0].device_kind),
     )
 
