@@ -93,13 +93,13 @@ def open_source(
                 "with --gin_file=gin/models/<family>/<size>.gin and --gin_file=gin/runs/convert.gin behind it"
             )
         return Source(read_t5x(where, architecture), "T5X", str(where))
-    try:
-        prefix = _PARAMETERS if parameters_only else ""
-        return _open_own(path, architecture, prefix=prefix, verify=verify, on_progress=on_progress)
-    except UserError as error:
-        if "holds no finished checkpoint" in str(error) and where.is_dir():
-            raise UserError(f"{error}; nor is it a Hugging Face directory (config.json) or a T5X checkpoint") from error
-        raise
+    if not is_own(path):
+        raise UserError(
+            f"{where} holds no finished checkpoint, nor is it a Hugging Face directory (config.json) or a T5X "
+            f"checkpoint; {_WANTED}"
+        )
+    prefix = _PARAMETERS if parameters_only else ""
+    return _open_own(path, architecture, prefix=prefix, verify=verify, on_progress=on_progress)
 
 
 def _nearest(path: files.Path) -> str:

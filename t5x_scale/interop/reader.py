@@ -9,11 +9,9 @@ from collections.abc import Mapping
 from t5x_scale.core import files
 from t5x_scale.core.errors import UserError
 from t5x_scale.data.vocabulary import JSON_FILE, MODEL_FILE, Vocabulary, vocabulary_from_files
-from t5x_scale.interop.hugging_face import GENERATION_FILE, is_hugging_face, read_directory
+from t5x_scale.interop.hugging_face import GENERATION_FILE, read_directory
 from t5x_scale.interop.registry import find_family, read_weights
 from t5x_scale.models.weights import Weights
-
-__all__ = ["check_tokenizer", "is_hugging_face", "open_vocabularies", "read_hugging_face"]
 
 LOGGER = logging.getLogger("t5x_scale.interop")
 

@@ -13,8 +13,9 @@ from t5x_scale.core import lazy
 from t5x_scale.core.errors import UserError
 from t5x_scale.core.leaves import Leaf, Origin
 from t5x_scale.data.vocabulary import load_vocabulary, tokenizer_files
+from t5x_scale.interop.hugging_face import is_hugging_face
 from t5x_scale.interop.model_card import make_model_card
-from t5x_scale.interop.reader import is_hugging_face, read_hugging_face
+from t5x_scale.interop.reader import read_hugging_face
 from t5x_scale.interop.safetensors_files import read_tensors
 from t5x_scale.interop.writer import trim_vocabulary, write_hugging_face
 from t5x_scale.models.architecture import Architecture
