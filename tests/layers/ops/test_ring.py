@@ -66,7 +66,7 @@ def dense(segments, prefix, window, length):
 
 
 def naive(q, k, v, allowed, scale, soft_cap):
-    k, v = (jnp.repeat(x, N // x.shape[2], axis=2) for x in (k, v))
+    k, v = (jnp.repeat(x, q.shape[2] // x.shape[2], axis=2) for x in (k, v))
     logits = jnp.einsum("bind,bjnd->bnij", q, k) * scale
     logits = logits if soft_cap is None else soft_cap * jnp.tanh(logits / soft_cap)
     logits = jnp.where(allowed[:, None], logits, -jnp.inf)
@@ -161,6 +161,23 @@ def test_parts_that_splash_takes():
     assert [length for length in (64, 128, 640, 768, 8192, 32768, 65536) if ring_splash.is_fit(length)] == [
         *(128, 768, 8192, 32768)
     ]
+
+
+def test_heads_that_devices_share_unevenly():
+    """Six query heads on two devices read three kv heads: the first device 0, 0, 1, the other 1, 2, 2."""
+    mesh = MeshConfig(fsdp=1, context=2, model=2).make_mesh(jax.devices()[:4])
+    rng = np.random.default_rng(0)
+    *inputs, d_out = (jnp.asarray(rng.standard_normal((B, L, n, H)), jnp.float32) for n in (6, 3, 3, 6))
+
+    def on_mesh(d_out, *inputs):
+        with activation_rules(mesh, rules.context()):
+            out, pull = jax.vjp(lambda *x: ring.attention_ring(*x, make_mask(), scale=0.37), *inputs)
+            return out, *pull(d_out)
+
+    got = jax.jit(on_mesh, compiler_options=FAST)(d_out, *inputs)
+    out, pull = jax.vjp(lambda *x: naive(*x, dense(None, None, None, L), 0.37, None), *inputs)
+    for one, other in zip(got, (out, *pull(d_out)), strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=5e-6)
 
 
 @pytest.mark.parametrize("part", ["tiles", "splash"])
