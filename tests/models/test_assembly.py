@@ -16,6 +16,9 @@ from architectures import architectures
 
 from t5x_scale.core.errors import UserError
 from t5x_scale.core.trees import flatten
+from t5x_scale.interop.families.fields import ACTIVATION_NAMES
+from t5x_scale.layers import mlp, routing
+from t5x_scale.models import architecture, composition
 from t5x_scale.models.architecture import Architecture, RopeScalingValues, shortest_cycle
 from t5x_scale.models.assembly import axes_of, from_description, shapes_of, to_model
 from t5x_scale.models.config import ModelConfig
@@ -27,6 +30,20 @@ LAYERS, ATTENTION = "decoder/layers", "decoder/layers/self_attention"
 def described(architecture):
     """What a checkpoint has on record."""
     return json.loads(json.dumps(to_model(architecture).architecture()))
+
+
+def test_the_words_of_an_architecture_are_those_of_its_parts():
+    """They are written down twice: one side knows no JAX, the other no architecture."""
+    assert architecture.ROUTERS == routing.ROUTERS
+    assert set(ACTIVATION_NAMES) <= set(mlp.ACTIVATIONS)
+    for words, parts in (
+        (architecture.BLOCKS, composition.BLOCKS),
+        (architecture.NORMS, composition.NORMS),
+        (architecture.MLPS, composition.MLPS),
+        (architecture.POSITIONS, composition.POSITIONS),
+        (architecture.ROPE_SCALINGS, composition.SCALINGS),
+    ):
+        assert words == tuple(parts)
 
 
 @settings(max_examples=25, deadline=None)
