@@ -13,8 +13,8 @@ import optax
 from t5x_scale.core.trees import flatten, unflatten
 from t5x_scale.optim import transforms
 from t5x_scale.optim.interface import (
-    LAYERS,
     NO_OPTIONS,
+    STACKS,
     Axes,
     AxesTree,
     Options,
@@ -24,9 +24,6 @@ from t5x_scale.optim.interface import (
     matching_state_axes,
 )
 from t5x_scale.optim.palm_adafactor import adafactor_chain, moment_weight
-
-# Dimensions that count matrices rather than being a side of one: never factored.
-STACKS = (LAYERS, "expert")
 
 
 @dataclasses.dataclass(frozen=True)

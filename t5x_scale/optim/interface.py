@@ -26,6 +26,8 @@ Params = Mapping[str, Any]
 AxesTree = Mapping[str, Any]
 
 LAYERS = "layers"
+# Dimensions that count matrices rather than being a side of one.
+STACKS = (LAYERS, "expert")
 MOMENTUM_DTYPES = ("float32", "bfloat16")
 
 

@@ -12,8 +12,8 @@ import optax
 from t5x_scale.core.trees import flatten, map_with_path, unflatten
 from t5x_scale.optim import transforms
 from t5x_scale.optim.interface import (
-    LAYERS,
     NO_OPTIONS,
+    STACKS,
     Axes,
     AxesTree,
     LeafOptions,
@@ -23,8 +23,6 @@ from t5x_scale.optim.interface import (
     check_config,
     matching_state_axes,
 )
-
-STACKS = (LAYERS, "expert")
 
 
 @dataclasses.dataclass(frozen=True)
