@@ -211,6 +211,20 @@ class Runtime:
         """What the steps are compiled with beside XLA's defaults, for the devices of this mesh."""
         return self.program.compiler.options(self.mesh.devices.flat[0].device_kind)
 
+    def check_compiler_options(self) -> None:
+        """Checks that the compiler knows its options, before anything long is begun.
+
+        Raises:
+          UserError: naming the one it does not know.
+        """
+        if not self.compiler_options:
+            return
+        nothing = jax.ShapeDtypeStruct((), jnp.float32, sharding=self._replicated)
+        try:
+            jax.jit(lambda x: x, compiler_options=self.compiler_options).lower(nothing).compile()
+        except jax.errors.JaxRuntimeError as error:
+            raise self._said(error, "nothing") from error
+
     @property
     def _optimizer(self) -> Optimizer:
         if self.program.optimizer is None:

@@ -1,5 +1,6 @@
 """What a run says of itself: copies that need not be, and how its steps are compiled."""
 
+import contextlib
 import dataclasses
 import json
 import logging
@@ -7,6 +8,7 @@ import pathlib
 import sys
 
 import jax
+import pytest
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent / "fakes"))
 
@@ -14,6 +16,7 @@ from gin_files import load_files, load_program
 
 from t5x_scale import run_files
 from t5x_scale.config.load import make_arguments
+from t5x_scale.core.errors import UserError
 from t5x_scale.partitioning.compiler_flags import CompilerFlags
 from t5x_scale.partitioning.mesh import MeshConfig
 from t5x_scale.partitioning.rules import fsdp_model, make_rules
@@ -43,6 +46,20 @@ def test_the_shipped_rules_leave_none(caplog):
     with caplog.at_level(logging.WARNING):
         run_files.warn_of_copies(runtime_of_8b(fsdp_model()))
     assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        ({"xla_no_such_option": True}, "the compiler has no option 'xla_no_such_option': take it away with"),
+        ({}, None),
+        ({"xla_cpu_enable_fast_min_max": True}, None),
+    ],
+)
+def test_an_option_that_the_compiler_does_not_know(extra, message):
+    program = dataclasses.replace(load_program(TINY), compiler=CompilerFlags(extra=extra))
+    with pytest.raises(UserError, match=message) if message else contextlib.nullcontext():
+        program.make(jax.devices()[:1]).check_compiler_options()
 
 
 def test_compiler_options_are_on_record():

@@ -79,6 +79,7 @@ def train(
     run_files.check_data(runtime, data, evaluation.batch_size)
     beginning = Beginning(initial_checkpoint_path, tuple(initial_transforms), initial_optimizer)
     run_files.check_run(model_dir, run_files.make_record(runtime, data, train_steps, beginning), train_steps)
+    runtime.check_compiler_options()
     run_files.warn_of_copies(runtime)
     if not CheckpointManager(model_dir).steps():
         check_beginning(runtime, beginning)
