@@ -82,13 +82,13 @@ def _check_new_layers(weights: Weights, runtime: Runtime, path: str) -> None:
     if frozen is None or not new or set(frozen.trained_layers(num_layers)) == set(new):
         return
     trained = render_layers(frozen.trained_layers(num_layers))
-    text = f"of {path} block expansion made layers {render_layers(new)}, and FrozenLayers trains {trained}"
+    text = f"block expansion made layers {render_layers(new)} of {path}, and FrozenLayers trains {trained}"
     if frozen.train_every is None:
         logger.warning("%s", text)
         return
     every = new[0] + 1
-    remedy = f"FrozenLayers.trained = {list(new)}" if num_layers % every else f"TRAIN_EVERY = {every}"
-    raise UserError(f"{text}: set {remedy}, or list in FrozenLayers.trained what shall train")
+    remedy = "" if num_layers % every else f"set FrozenLayers.train_every (TRAIN_EVERY) to {every}, or "
+    raise UserError(f"{text}: {remedy}list what shall train in FrozenLayers.trained")
 
 
 def begin(model_dir: str, runtime: Runtime, beginning: Beginning) -> TrainState:

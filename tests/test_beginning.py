@@ -49,20 +49,21 @@ def test_the_new_layers_of_an_expanded_model_are_those_that_train(base, caplog):
 @pytest.mark.parametrize(
     ("num_layers", "every", "train_every", "message"),
     [
-        (6, 2, 2, "made layers 2, 5, and FrozenLayers trains 1, 3, 5: set TRAIN_EVERY = 3, or list"),
-        (5, 3, 1, "made layers 3, and FrozenLayers trains 0-4: set FrozenLayers.trained = [3], or list"),
+        (6, 2, 2, ", and FrozenLayers trains 1, 3, 5: set FrozenLayers.train_every (TRAIN_EVERY) to 3, or list what"),
+        (5, 3, 1, ", and FrozenLayers trains 0-4: list what shall train in FrozenLayers.trained"),
     ],
 )
 def test_a_rhythm_that_misses_them_is_refused(base, num_layers, every, train_every, message):
     with pytest.raises(UserError) as error:
         check(base, num_layers, ExpandBlocks(every=every), train_every=train_every)
     assert message in str(error.value)
+    assert f"block expansion made layers {'2, 5' if every == 2 else '3'} of {base}" in str(error.value)
 
 
 def test_a_list_of_other_layers_is_said(base, caplog):
     with caplog.at_level(logging.WARNING):
         check(base, 6, ExpandBlocks(every=2), trained=[2, 3])
-    assert "made layers 2, 5, and FrozenLayers trains 2-3" in caplog.text
+    assert f"made layers 2, 5 of {base}, and FrozenLayers trains 2-3" in caplog.text
 
 
 def test_another_meaning_of_the_same_shapes_is_said(base, tmp_path, caplog):
