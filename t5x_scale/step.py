@@ -5,6 +5,7 @@ micro-batch scan -> model -> token losses -> gradients -> clip, refuse what is n
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -19,9 +20,11 @@ from t5x_scale.core.errors import UserError, did_you_mean
 from t5x_scale.losses import Projection, TokenLosses, cross_entropy
 from t5x_scale.models.interface import DecoderModel, OutputHead
 from t5x_scale.models.layered import run_layered
+from t5x_scale.models.pipeline import PipelineConfig, run_pipelined
 from t5x_scale.models.stack import Run, split_rows
 from t5x_scale.optim import guards
 from t5x_scale.partitioning import length_order
+from t5x_scale.partitioning.stages import num_stages, split_over_stages
 from t5x_scale.train_state import TrainState
 
 # One float32 of each step, in this order; see `metric_names`. The learning rate is the schedule's at this step; an
@@ -54,6 +57,8 @@ class StepConfig:
         normalised once, by the weight of the whole batch, so their number changes memory and not the result.
       accumulation: `plain`, for each micro-batch through all layers, or `layered`, for each layer through all
         micro-batches: a layer's weights are then gathered once a step, and more is saved (see `models.layered`).
+      pipeline: how each micro-batch, cut into smaller ones, flows through the stages of the mesh; None is no pipeline.
+        With `layered`, weights are gathered once a round (see `models.pipeline`), and `micro_batches` stays 1.
       max_grad_norm: gradients are scaled down to this global norm (PaLM: 1.0); None is no clipping.
       z_loss: coefficient of (log Z)^2 (PaLM: 1e-4).
       loss_chunk_length: positions whose logits exist at once.
@@ -63,6 +68,7 @@ class StepConfig:
 
     micro_batches: int = 1
     accumulation: str = "plain"
+    pipeline: PipelineConfig | None = None
     max_grad_norm: float | None = 1.0
     z_loss: float = 1e-4
     loss_chunk_length: int = 128
@@ -74,9 +80,38 @@ class StepConfig:
         if self.accumulation not in ACCUMULATIONS:
             hint = did_you_mean(str(self.accumulation), ACCUMULATIONS) or f"; known are {', '.join(ACCUMULATIONS)}"
             raise UserError(f"StepConfig.accumulation: unknown '{self.accumulation}'{hint}")
+        if self.pipeline is not None and self.accumulation == "layered" and self.micro_batches > 1:
+            raise UserError(
+                f"StepConfig.micro_batches = {self.micro_batches}: in a layered pipeline the batch is cut by "
+                "PipelineConfig.micro_batches alone"
+            )
         length_order.check_order(self.context_order)
         if self.max_grad_norm is not None and self.max_grad_norm <= 0:
             raise UserError(f"max_grad_norm is {self.max_grad_norm}; expected a positive number or None")
+
+    def for_evaluation(self) -> StepConfig:
+        """The same without gradients to accumulate."""
+        return dataclasses.replace(self, micro_batches=1, accumulation="plain")
+
+    @property
+    def parts(self) -> int:
+        """Parts of the batch that go through the whole model one after another."""
+        return 1 if self.accumulation == "layered" else self.micro_batches
+
+    @property
+    def run(self) -> Run | None:
+        """Who runs the layers for such a part; None is one layer after another."""
+        is_layered = self.accumulation == "layered"
+        if self.pipeline is not None:
+            return functools.partial(run_pipelined, config=self.pipeline, gather_once=is_layered)
+        return functools.partial(run_layered, micro_batches=self.micro_batches) if is_layered else None
+
+    @property
+    def chunk_length(self) -> int:
+        """`loss_chunk_length` for a part: where it is cut only inside, the head sees all of its rows at once, and as
+        many fewer positions keep the logits as small."""
+        inside = self.pipeline.micro_batches if self.pipeline is not None else self.micro_batches // self.parts
+        return max(self.loss_chunk_length // inside, 1)
 
 
 def metric_names(model: DecoderModel) -> tuple[str, ...]:
@@ -142,6 +177,7 @@ def make_train_step(
 
 def make_eval_step(model: DecoderModel, config: StepConfig) -> Callable[[Any, Batch], TokenLosses]:
     """Returns `(params, batch) -> TokenLosses` (sums, so that batches can be added), to be jitted."""
+    config = config.for_evaluation()
 
     def eval_step(params: Any, batch: Batch) -> TokenLosses:
         return _losses(model, config, params, length_order.in_order(batch, config.context_order))[0]
@@ -151,10 +187,11 @@ def make_eval_step(model: DecoderModel, config: StepConfig) -> Callable[[Any, Ba
 
 def make_row_eval_step(model: DecoderModel, config: StepConfig) -> Callable[[Any, Batch], TokenLosses]:
     """Returns `(params, batch) -> TokenLosses` whose sums are those of each row, [B], to be jitted."""
+    config = config.for_evaluation()
 
     def row_eval_step(params: Any, batch: Batch) -> TokenLosses:
         batch = length_order.in_order(batch, config.context_order)
-        head, hidden = model.head(params), model.hidden(params, batch).hidden
+        head, hidden = model.head(params), model.hidden(params, batch, run=config.run).hidden
 
         def losses(*row: jax.Array) -> TokenLosses:
             return _cross_entropy(config, head, *(x[None] for x in row))
@@ -164,10 +201,15 @@ def make_row_eval_step(model: DecoderModel, config: StepConfig) -> Callable[[Any
     return row_eval_step
 
 
-def _losses(model: DecoderModel, config: StepConfig, params: Any, batch: Batch, run: Run | None = None) -> Sums:
-    head, output = model.head(params), model.hidden(params, batch, run=run)
+def _losses(model: DecoderModel, config: StepConfig, params: Any, batch: Batch) -> Sums:
+    if config.pipeline is None and num_stages() > 1:
+        raise UserError(
+            f"the mesh has stage={num_stages()} and StepConfig.pipeline is None: give gin/sharding/pipeline.gin"
+        )
+    head, output = model.head(params), model.hidden(params, batch, run=config.run)
     weights = batch[fields.LOSS_WEIGHTS]
-    losses = _cross_entropy(config, head, output.hidden, batch[fields.TARGET_TOKENS], weights)
+    with contextlib.nullcontext() if config.pipeline is None else split_over_stages(len(weights)):
+        losses = _cross_entropy(config, head, output.hidden, batch[fields.TARGET_TOKENS], weights)
     # A row's auxiliary loss is a mean over its tokens. It stands beside the cross-entropy of each of them and is
     # weighed with it, and so is a sum over rows, normalised like the others by the weight of the whole batch.
     return losses, {name: jnp.sum(jnp.sum(weights, axis=1) * loss) for name, loss in output.auxiliary.items()}
@@ -187,7 +229,7 @@ def _cross_entropy(
         weights,
         projection=Projection(head.scale, head.vocab_first, head.soft_cap),
         z_loss=config.z_loss,
-        chunk_length=config.loss_chunk_length,
+        chunk_length=config.chunk_length,
     )
 
 
@@ -196,21 +238,15 @@ def _accumulate(
 ) -> tuple[Sums, Any]:
     """Sums of losses and of gradients over the batch; neither is normalised."""
 
-    parts, run = config.micro_batches, None
-    if config.accumulation == "layered" and parts > 1:
-        # The embedding and the head see all rows at once: as many fewer positions keep the logits as small.
-        config = dataclasses.replace(config, loss_chunk_length=max(config.loss_chunk_length // parts, 1))
-        parts, run = 1, functools.partial(run_layered, micro_batches=parts)
-
     def total(params: Any, batch: Batch) -> tuple[jax.Array, Sums]:
-        sums = _losses(model, config, stop_frozen(params), batch, run)
+        sums = _losses(model, config, stop_frozen(params), batch)
         return _total(*sums), sums
 
     def sums_and_gradients(batch: Batch) -> tuple[Sums, Any]:
         (_, sums), grads = jax.value_and_grad(total, has_aux=True)(params, batch)
         return sums, grads
 
-    if parts == 1:
+    if config.parts == 1:
         return sums_and_gradients(batch)
 
     def add(carry: Any, part: Batch) -> tuple[Any, None]:
@@ -219,5 +255,5 @@ def _accumulate(
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), params)
     zero = jnp.zeros((), jnp.float32)
     sums = (TokenLosses(*(zero,) * len(TokenLosses._fields)), dict.fromkeys(model.auxiliary_names, zero))
-    split = {name: split_rows(x, parts) for name, x in batch.items()}
+    split = {name: split_rows(x, config.parts) for name, x in batch.items()}
     return jax.lax.scan(add, (sums, zeros), split)[0]

@@ -22,8 +22,8 @@ class Held(NamedTuple):
     """A parameter while it is held.
 
     Attributes:
-      value: gathered, in the dtype in which it is used.
-      tap: zeros that nobody reads, stored like the parameter; its gradient is the parameter's.
+      value: in the dtype in which it is used. Carries no gradient.
+      tap: float32 zeros that nobody reads, stored like the parameter; its gradient is the parameter's.
     """
 
     value: jax.Array
@@ -31,35 +31,45 @@ class Held(NamedTuple):
 
 
 def hold(params: Any, axes: Any, dtypes: Any) -> Any:
-    """`Held` for every leaf: cast to its dtype, then gathered over the mesh axes that only store it."""
-    return jax.tree.map(lambda x, dtype, names: Held(*_hold(x, names, dtype)), params, dtypes, axes)
+    """`Held` for every leaf, cast to its dtype. `axes` and `dtypes` are trees of the same structure."""
+
+    def one(x: jax.Array, dtype: Any, names: Axes) -> Held:
+        return Held(jax.lax.stop_gradient(x).astype(dtype), _tap(x, names))
+
+    return jax.tree.map(one, params, dtypes, axes)
+
+
+def gather_held(held: Any, axes: Any) -> Any:
+    """The same with values gathered over the mesh axes that only store them."""
+    return map_held(lambda x, names: Held(gather(x.value, names), x.tap), held, axes)
+
+
+def map_held(function: Callable[..., Any], held: Any, *trees: Any) -> Any:
+    """`jax.tree.map` over trees whose leaves are `Held`."""
+    return jax.tree.map(function, held, *trees, is_leaf=lambda x: isinstance(x, Held))
 
 
 def use(held: Any) -> Any:
     """The parameters of a tree of `Held`."""
-    return jax.tree.map(lambda x: _use(*x), held, is_leaf=lambda x: isinstance(x, Held))
+    return map_held(lambda x: _use(*x), held)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def _hold(x: jax.Array, axes: Axes, dtype: Any) -> tuple[jax.Array, jax.Array]:
-    return _gathered(x, axes, dtype)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _tap(x: jax.Array, axes: Axes) -> jax.Array:
+    return jnp.zeros(x.shape, jnp.float32)
 
 
-def _gathered(x: jax.Array, axes: Axes, dtype: Any) -> tuple[jax.Array, jax.Array]:
-    return gather(x.astype(dtype), axes), jnp.zeros(x.shape, jnp.float32)
-
-
-def _hold_forward(x: jax.Array, axes: Axes, dtype: Any):
-    # Not a call of `_hold`: a policy of remat has to see what it is made of. An empty slice carries the dtype to the
+def _tap_forward(x: jax.Array, axes: Axes):
+    # Not a call of `_tap`: a policy of remat has to see what it is made of. An empty slice carries the dtype to the
     # backward pass and costs nothing.
-    return _gathered(x, axes, dtype), x[:0]
+    return jnp.zeros(x.shape, jnp.float32), x[:0]
 
 
-def _hold_backward(axes: Axes, dtype: Any, like: jax.Array, gradients: tuple[jax.Array, jax.Array]):
-    return (constrain(gradients[1], axes).astype(like.dtype),)
+def _tap_backward(axes: Axes, like: jax.Array, gradient: jax.Array):
+    return (constrain(gradient, axes).astype(like.dtype),)
 
 
-_hold.defvjp(_hold_forward, _hold_backward)
+_tap.defvjp(_tap_forward, _tap_backward)
 
 
 @jax.custom_vjp
@@ -81,11 +91,12 @@ _use.defvjp(_use_forward, _use_backward)
 def while_held(rules: Rules) -> Rules:
     """The rules that hold for a layer whose parameters are held: they are not stored in parts."""
 
-    def used(name: str) -> tuple[str, ...]:
-        kept = tuple(axis for axis in rules[name] if axis not in STORAGE_AXES)
-        return FirstOf(kept) if isinstance(rules[name], FirstOf) else kept
+    def used(rule: tuple[str, ...]) -> tuple[str, ...]:
+        # Of alternatives the first one is where the parameter lies.
+        chosen = rule[:1] if isinstance(rule, FirstOf) else rule
+        return type(rule)(axis for axis in chosen if axis not in STORAGE_AXES)
 
-    return {name: used(name) if name in PARAMETER_AXES else axes for name, axes in rules.items()}
+    return {name: used(rule) if name in PARAMETER_AXES else rule for name, rule in rules.items()}
 
 
 def dtypes_of_use(function: Callable[..., Any], params: Any, *args: Any) -> Any:

@@ -13,13 +13,13 @@ from typing import Any
 import jax
 
 from t5x_scale.layers.masks import Mask
-from t5x_scale.models.held import dtypes_of_use, hold, use, while_held
+from t5x_scale.models.held import dtypes_of_use, gather_held, hold, use, while_held
 from t5x_scale.models.stack import Noted, Rows, Stack, join_rows, split_rows
 from t5x_scale.partitioning.shardings import activation_rules, current_rules
 
 # Cheap, and what they make of a parameter must not be kept: it is whole on every device.
 _CHEAP = {"convert_element_type", "sharding_constraint", "broadcast_in_dim", "reshape", "transpose", "squeeze", "slice"}
-_CHEAP |= {"pvary", "pcast", "copy"}
+_CHEAP |= {"dynamic_slice", "concatenate", "select_n", "stop_gradient", "pvary", "pcast", "copy"}
 
 
 def run_layered(
@@ -37,14 +37,14 @@ def run_layered(
 
     def layer(x: jax.Array, own: tuple[Any, Any]) -> tuple[jax.Array, Noted]:
         params, window = own
-        held = hold(params, stack.axes, dtypes)
+        held = gather_held(hold(params, stack.axes, dtypes), stack.axes)
 
         def one(_: None, part: tuple[jax.Array, Any]) -> tuple[None, tuple[jax.Array, Noted]]:
             return None, _one_layer(stack, use(held), window, part[0], *rows.join(part[1]))
 
         return jax.lax.scan(_checkpoint(one, stack.policy), None, (x, rows.split))[1]
 
-    x, noted = jax.lax.scan(_checkpoint(layer, stack.policy or _is_dear), x, (stack.params, stack.windows))
+    x, noted = jax.lax.scan(_checkpoint(layer, stack.policy or is_dear), x, (stack.params, stack.windows))
     # [layers, parts, rows] to [layers, B].
     return join_rows(x), {name: jax.vmap(join_rows)(values) for name, values in noted.items()}
 
@@ -69,5 +69,6 @@ def _checkpoint(function: Any, policy: Any) -> Any:
     return function if policy is None else jax.checkpoint(function, policy=policy, prevent_cse=False)
 
 
-def _is_dear(primitive: Any, *_: Any, **__: Any) -> bool:
+def is_dear(primitive: Any, *_: Any, **__: Any) -> bool:
+    """The policy of who saves everything, but for what is cheaply made again, of parameters above all."""
     return primitive.name not in _CHEAP

@@ -126,3 +126,8 @@ def expert() -> Rules:
     slower its products. The number of experts must divide over both axes.
     """
     return make_rules({**fsdp_model(), "expert": ("expert", "model"), "act_expert": ("expert", "model")})
+
+
+def pipeline(table: Rules | None = None) -> Rules:
+    """`table` (`fsdp_model` if None) with the layers split over `stage` (see `models.pipeline`)."""
+    return make_rules({**(fsdp_model() if table is None else table), "layers": "stage"})
