@@ -16,21 +16,27 @@ from golden_files import MODELS, check_golden, collectives_text, files_of, load_
 from t5x_scale.partitioning.topologies import topology_devices
 
 LAYERS = 2
-MACHINES = [name for name in MODELS if name.startswith(("v", "tpu"))]
+# Name -> machine and the sizes of its mesh that differ from its file.
+CASES = {name: (name, {}) for name in MODELS if name.startswith(("v", "tpu"))}
+CASES["v5p_64_experts"] = ("v5p_64", {"fsdp": 8, "expert": 8})
+CASES["v5p_64_model"] = ("v5p_64", {"fsdp": 16, "model": 4})
 
 
-@pytest.mark.parametrize("hardware", MACHINES)
-def test_collectives_of_a_step(hardware):
+@pytest.mark.parametrize("name", CASES)
+def test_collectives_of_a_step(name):
+    hardware, sizes = CASES[name]
     files = files_of(hardware)
-    made = load_run(*files, ModelConfig__num_layers=LAYERS, MICRO_BATCHES=1, REMAT="full")
+    settings = {f"MeshConfig__{axis}": size for axis, size in sizes.items()}
+    made = load_run(*files, ModelConfig__num_layers=LAYERS, MICRO_BATCHES=1, REMAT="full", **settings)
     program, data = made["program"], made["data"]
     devices = topology_devices(made["topology"], program.mesh.dcn_data * program.mesh.dcn_stage)
     runtime = program.make(devices)
-    rows = runtime.batch_sharding.num_devices // runtime.mesh.shape["model"]
+    # A row for all devices that share one.
+    rows = runtime.mesh.size // runtime.mesh.shape["model"]
     compiled = runtime.compile_step(rows, data.sequence_length, 1, data.field_names)
     title = (
         f"{files[0]} with {LAYERS} layers on {made['topology']}, {mesh_text(runtime.mesh)}, "
         f"{rows} x {data.sequence_length} tokens"
     )
     found = collectives_text(compiled.as_text(), runtime.mesh)
-    check_golden(f"collectives/{hardware}.txt", f"{title}\n\n{found}")
+    check_golden(f"collectives/{name}.txt", f"{title}\n\n{found}")

@@ -41,6 +41,12 @@ MESHES = {
     "fsdp=2 expert=2 model=2": (8, MeshConfig(fsdp=2, expert=2, model=2), rules.fsdp_model()),
     "data=2 expert=2 context=2": (8, MeshConfig(data=2, fsdp=1, expert=2, context=2), rules.fsdp_model()),
     "fsdp=4 expert=2": (8, MeshConfig(fsdp=4, expert=2), rules.fsdp()),
+    "model=4": (4, MeshConfig(fsdp=1, model=4), rules.fsdp_model()),
+    "expert=4": (4, MeshConfig(fsdp=1, expert=4), rules.fsdp()),
+    "fsdp=2 expert=4": (8, MeshConfig(fsdp=2, expert=4), rules.fsdp()),
+    "vocabulary over fsdp=2, model=4": (8, MeshConfig(fsdp=2, model=4), rules.fsdp_model_vocab_fsdp()),
+    "length over model=4, fsdp=2": (8, MeshConfig(fsdp=2, model=4), rules.sequence()),
+    "experts over expert=2 model=2, fsdp=2": (8, MeshConfig(fsdp=2, expert=2, model=2), rules.expert()),
 }
 # The same program after the same passes on the same partitions, with less work by LLVM: a fifth of the time.
 FAST = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
@@ -56,8 +62,9 @@ def make_model(block: str, remat: str = "none", scan_layers: bool = True) -> Dec
     config, layer = dataclasses.replace(CONFIG, num_kv_heads=2), SerialBlock
     if block == "experts":
         config = dataclasses.replace(config, mlp_dim=16, num_experts=4, num_experts_per_token=2)
-        # Coefficients at which a wrong gradient would show in the losses.
-        layer = functools.partial(SerialBlock, mlp=functools.partial(MoeMlp, balance_loss=0.1, router_z_loss=0.01))
+        # Coefficients at which a wrong gradient would show in the losses, and a buffer that some batches overflow.
+        mlp = functools.partial(MoeMlp, balance_loss=0.1, router_z_loss=0.01, exchange_buffer=1.5)
+        layer = functools.partial(SerialBlock, mlp=mlp)
     return DecoderModel(config, functools.partial(Decoder, block=layer, head=Head, **options))
 
 
@@ -87,7 +94,22 @@ def make_batches() -> list[dict[str, np.ndarray]]:
     return batches
 
 
+def with_prefixes(batches: list[dict[str, np.ndarray]]) -> list[dict[str, np.ndarray]]:
+    """The same with a prefix in each packed document, from none of it to all."""
+    rng = np.random.default_rng(1)
+    result = []
+    for batch in batches:
+        second, position = batch[fields.SEGMENT_IDS] == 2, batch[fields.POSITIONS]
+        lengths = np.stack([(~second).sum(axis=1), second.sum(axis=1)], axis=1)
+        reach = rng.integers(0, lengths + 1)
+        result.append(
+            {**batch, fields.PREFIX: (position < np.where(second, reach[:, 1:], reach[:, :1])).astype(np.int32)}
+        )
+    return result
+
+
 BATCHES = make_batches()
+PREFIXED = with_prefixes(BATCHES)
 
 
 @functools.cache
@@ -106,7 +128,7 @@ def make_runtime(block, optimizer, mesh="one", micro_batches=1, **model):
 
 
 @functools.cache
-def train(block, optimizer, mesh="one", micro_batches=1, seed=0, repeat=0, **model):
+def train(block, optimizer, mesh="one", micro_batches=1, seed=0, repeat=0, prefixed=False, **model):
     """Trains `STEPS` steps; returns (metrics [STEPS, M], parameters) as numpy. `repeat` is a cache-breaker."""
     runtime = make_runtime(block, optimizer, mesh, micro_batches, **model)
     params = initial_params(block, seed)
@@ -117,7 +139,7 @@ def train(block, optimizer, mesh="one", micro_batches=1, seed=0, repeat=0, **mod
     state = jax.device_put(state, shardings)
     record = runtime.make_record(STEPS)
     step = None
-    for batch in BATCHES:
+    for batch in PREFIXED if prefixed else BATCHES:
         batch = jax.device_put(batch, runtime.batch_sharding)
         step = step or runtime.train_step.lower(state, batch, record).compile(FAST)
         state, record = step(state, batch, record)

@@ -78,10 +78,21 @@ def test_micro_batches(numerics, micro_batches):
         "fsdp=2 expert=2 model=2",
         "data=2 expert=2 context=2",
         "fsdp=4 expert=2",
+        "expert=4",
+        "fsdp=2 expert=4",
+        "experts over expert=2 model=2, fsdp=2",
     ],
 )
 def test_meshes(numerics, mesh):
     _check(numerics, mesh=mesh)
+
+
+def test_tokens_are_exchanged_where_that_is_less(numerics):
+    """On the mesh of the test above: two experts of four, 1.5 times the room of an even use, are less than all."""
+    runtime = numerics.make_runtime("experts", "adamw", "fsdp=2 expert=4")
+    text = runtime.compile_step(8, 12, 1, tuple(numerics.BATCHES[0])).as_text()
+    assert " all-to-all(" in text
+    assert " conditional(" in text
 
 
 def test_micro_batches_on_a_mesh(numerics):
