@@ -6,12 +6,12 @@ import hashlib
 
 import numpy as np
 
+from t5x_scale.core.mixing import GOLDEN, mix
+
 MAX_SIZE = 2**62
 # Part of the format of a run: another number is another order. Four rounds of a perfect round function would do
 # (Luby and Rackoff 1988); this one is a hash of two multiplications, and small sizes have few bits to mix.
 _ROUNDS = 8
-_MIX = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
-_GOLDEN = 0x9E3779B97F4A7C15
 
 
 def order_key(seed: int, epoch: int, source: str) -> int:
@@ -72,9 +72,9 @@ def permute_each(indices: np.ndarray, sizes: np.ndarray, keys: np.ndarray) -> np
 
 
 def _round_keys(keys: np.ndarray) -> np.ndarray:
-    """`_ROUNDS` numbers from each, uint64 [_ROUNDS, n], by SplitMix64 (Steele, Lea and Flood 2014)."""
-    steps = np.array([(number + 1) * _GOLDEN % 2**64 for number in range(_ROUNDS)], np.uint64)
-    return _mix(keys + steps[:, None])
+    """`_ROUNDS` numbers from each, uint64 [_ROUNDS, n], by SplitMix64."""
+    steps = np.arange(1, _ROUNDS + 1, dtype=np.uint64) * GOLDEN
+    return mix(keys + steps[:, None])
 
 
 def _encrypt(values: np.ndarray, halves: np.ndarray, keys: np.ndarray) -> np.ndarray:
@@ -84,15 +84,8 @@ def _encrypt(values: np.ndarray, halves: np.ndarray, keys: np.ndarray) -> np.nda
     left, right = values >> shift, values & ((one << halves) - one)
     for key in keys:
         # The high bits are the ones that all lower bits have reached.
-        left, right = right, left ^ (_mix(right ^ key) >> top)
+        left, right = right, left ^ (mix(right ^ key) >> top)
     return (left << shift) | right
-
-
-def _mix(values: np.ndarray) -> np.ndarray:
-    """SplitMix64's finaliser: every bit of the result depends on every bit of the argument."""
-    values = (values ^ (values >> np.uint64(30))) * _MIX[0]
-    values = (values ^ (values >> np.uint64(27))) * _MIX[1]
-    return values ^ (values >> np.uint64(31))
 
 
 def to_rows(rows: np.ndarray | slice, size: int) -> np.ndarray:

@@ -17,6 +17,7 @@ import numpy as np
 
 from t5x_scale.core import lazy
 from t5x_scale.core.lazy import LazyArray, Region
+from t5x_scale.core.mixing import GOLDEN, mix
 
 BLOCK_BYTES = 32 * 2**20
 PART_ELEMENTS = 2**18
@@ -197,8 +198,8 @@ def drop(array: LazyArray, rate: float, seed: int, name: str) -> LazyArray:
 def coins(shape: Sequence[int], probability: float, seed: int, name: str) -> LazyArray:
     """Booleans that are true with a probability, each a hash of (seed, name, index).
 
-    The hash is the finaliser of SplitMix64 (Steele, Lea and Flood 2014) over the index in row-major order: counters
-    need no stream for each row, so a stack of thin matrices costs no more than a table.
+    The hash is that of `core.mixing` over the index in row-major order: counters need no stream for each row, so a
+    stack of thin matrices costs no more than a table.
     """
     shape = tuple(shape)
     key = np.frombuffer(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:8], "<u8")[0]
@@ -208,19 +209,9 @@ def coins(shape: Sequence[int], probability: float, seed: int, name: str) -> Laz
         for axis, part in enumerate(region):
             stride = np.uint64(math.prod(shape[axis + 1 :]))
             index = index[..., None] + np.arange(part.start, part.stop, dtype=np.uint64) * stride
-        return _mix(index) >> np.uint64(11) < np.uint64(probability * 2**53)
+        return mix(index * GOLDEN) >> np.uint64(11) < np.uint64(probability * 2**53)
 
     return LazyArray(shape, np.dtype(bool), read)
-
-
-def _mix(z: np.ndarray) -> np.ndarray:
-    """Changes `z` in place; products wrap around."""
-    z *= np.uint64(0x9E3779B97F4A7C15)
-    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-        z ^= z >> np.uint64(shift)
-        z *= np.uint64(factor)
-    z ^= z >> np.uint64(31)
-    return z
 
 
 def _matrix(array: LazyArray, index: tuple[int, ...]) -> LazyArray:

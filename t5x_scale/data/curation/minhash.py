@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from t5x_scale.core.errors import UserError
-from t5x_scale.data.curation.words import mix, ngrams, split_normalised
+from t5x_scale.core.mixing import mix
+from t5x_scale.data.curation.words import ngrams, split_normalised
 
 MINHASH = "minhash"
 # What every place of a text without n-grams holds.

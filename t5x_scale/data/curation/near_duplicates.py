@@ -17,9 +17,9 @@ from typing import Any, ClassVar
 import numpy as np
 
 from t5x_scale.core.errors import UserError
+from t5x_scale.core.mixing import mix
 from t5x_scale.data.curation.grouping import BUCKET_DOCUMENTS, Parts, Rows, keep_first
 from t5x_scale.data.curation.minhash import EMPTY, MINHASH
-from t5x_scale.data.curation.words import mix
 
 logger = logging.getLogger(__name__)
 

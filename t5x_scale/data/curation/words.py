@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from t5x_scale.core.mixing import GOLDEN, mix
+
 # Classes of a character.
 SPACE, OTHER, IN_WORD, ALONE = range(4)
 # Letters (category Lo) of scripts without spaces between words: first and last code point.
@@ -35,7 +37,6 @@ _JOINERS = (0x200C, 0x200D)
 _LAST_CODE_POINT = 0x10FFFF
 # Longer runs are no words (base64, DNA, text that lost its spaces): their characters are words of their own.
 LONG_WORD = 40
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 class Words(NamedTuple):
@@ -44,13 +45,6 @@ class Words(NamedTuple):
     hashes: np.ndarray
     lengths: np.ndarray
     alone: np.ndarray
-
-
-def mix(values: np.ndarray) -> np.ndarray:
-    """A bijection of uint64 whose every output bit depends on every input bit (the finaliser of SplitMix64)."""
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))
 
 
 def code_points(text: str) -> np.ndarray:
@@ -82,7 +76,7 @@ def ngrams(hashes: np.ndarray, n: int) -> np.ndarray:
     if count <= 0:
         return np.empty(0, np.uint64)
     # The order of the words counts: each place of an n-gram has an odd factor of its own.
-    factors = mix(np.arange(1, n + 1, dtype=np.uint64) * _GOLDEN) | np.uint64(1)
+    factors = mix(np.arange(1, n + 1, dtype=np.uint64) * GOLDEN) | np.uint64(1)
     total = np.zeros(count, np.uint64)
     for place in range(n):
         total += hashes[place : place + count] * factors[place]
@@ -104,7 +98,7 @@ def _split(text: str, least: int, longest: int | None) -> Words:
         starts = np.flatnonzero(begins)
         lengths = np.diff(starts, append=len(points))
     places = np.arange(len(points)) - np.repeat(starts, lengths)
-    characters = mix((points.astype(np.uint64) << np.uint64(32)) + places.astype(np.uint64) + _GOLDEN)
+    characters = mix((points.astype(np.uint64) << np.uint64(32)) + places.astype(np.uint64) + GOLDEN)
     return Words(np.add.reduceat(characters, starts), lengths, kinds[starts] == ALONE)
 
 

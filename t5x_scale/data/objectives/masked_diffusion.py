@@ -9,13 +9,12 @@ import numpy as np
 
 from t5x_scale.core import batch as batch_lib
 from t5x_scale.core.errors import UserError, did_you_mean
+from t5x_scale.core.mixing import GOLDEN
 from t5x_scale.data.objectives.denoisers import sentinel_ids
 from t5x_scale.data.objectives.interface import Example, OneToOne, Piece, RowKeys
 from t5x_scale.data.objectives.randomness import draw_words, to_unit
 
 MASK_NAMES = ("[MASK]", "<mask>", "<|mask|>")
-# 2^64 over the golden ratio: multiples of it, modulo 2^64, are spread evenly however many are taken.
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,4 +123,5 @@ def _draw_masked(words: np.ndarray, rates: np.ndarray, count: int) -> np.ndarray
 def _even_words(keys: RowKeys) -> np.ndarray:
     """uint64 [n], spread evenly over neighbouring rows, from a start that the seed decides."""
     start = np.random.Philox(key=np.array([keys.seed, 2**64 - 1], np.uint64)).random_raw()
-    return keys.rows.astype(np.uint64) * _GOLDEN + np.uint64(start)
+    # 2^64 over the golden ratio: multiples of it, modulo 2^64, are spread evenly however many are taken.
+    return keys.rows.astype(np.uint64) * GOLDEN + np.uint64(start)

@@ -19,6 +19,7 @@ import numpy as np
 
 from t5x_scale.core.describe import digest
 from t5x_scale.core.errors import UserError
+from t5x_scale.core.mixing import GOLDEN, mix
 from t5x_scale.data.objectives import Objective
 from t5x_scale.data.rows.packing import Fit, pack
 from t5x_scale.data.token_store import TokenStore
@@ -76,7 +77,7 @@ class PlanSettings:
         """The fixed random number of the piece that begins at each token, uint64 [n]."""
         text = f"{self.seed}/{self.store.fingerprint}".encode()
         key = np.frombuffer(hashlib.sha256(text).digest()[:8], "<u8")[0]
-        return _mix(_mix(np.asarray(starts).astype(np.uint64)) + key)
+        return _scatter(_scatter(np.asarray(starts).astype(np.uint64)) + key)
 
     def longest_pieces(self, choices: np.ndarray) -> np.ndarray:
         """The most tokens of the pieces of these choices, int64 [n], none less than `longest_piece`."""
@@ -98,7 +99,7 @@ class PlanSettings:
     def describe(self) -> dict[str, Any]:
         """The settings as JSON values."""
         lengths = np.unique(np.linspace(1, self.longest_piece, 64).astype(np.int64))
-        choices = _mix(np.arange(64, dtype=np.uint64))
+        choices = _scatter(np.arange(64, dtype=np.uint64))
         sample = self.packed_lengths(lengths, choices[: len(lengths)])
         return {
             "format_version": FORMAT_VERSION,
@@ -216,7 +217,7 @@ def make_blocks(settings: PlanSettings, summary: Summary) -> Iterator[dict[str, 
         choices = settings.choices(pieces.starts)
         packed = settings.packed_lengths(pieces.lengths, choices)
         # A second number: what a piece becomes must not decide where it comes.
-        order = np.argsort(_mix(choices), kind="stable")
+        order = np.argsort(_scatter(choices), kind="stable")
         order = order[packed[order] > 0]
         summary.pieces_left_out += len(choices) - len(order)
         rows = pack(packed[order], settings.length, settings.fit)
@@ -314,9 +315,6 @@ def _read_documents(store: TokenStore, block: int, blocks: int, stretch: int) ->
     return _Texts.join(parts)
 
 
-def _mix(values: np.ndarray) -> np.ndarray:
-    """The output function of SplitMix64 (Steele, Lea and Flood 2014), uint64 [n] to uint64 [n]: a random bijection."""
-    values = values + np.uint64(0x9E3779B97F4A7C15)
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))
+def _scatter(values: np.ndarray) -> np.ndarray:
+    """The number that SplitMix64 gives after each state, uint64 [n] to uint64 [n]: a random bijection."""
+    return mix(values + GOLDEN)
