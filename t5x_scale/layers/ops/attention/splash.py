@@ -21,8 +21,8 @@ from t5x_scale.layers.ops.attention.case import SAVED, Case
 from t5x_scale.layers.ops.attention.sharded import Vectors, has_split_length, over_mesh, to_vectors
 from t5x_scale.partitioning.shardings import current_platform
 
-# Queries and keys of one block, in all three kernels. Larger blocks visit more of what a mask hides, smaller ones
-# spend more time on moving between them and read keys more often. Blocks of 1024 with heads of 256 do not fit the vector
+# Queries and keys of one block, in all three kernels. Larger blocks visit more of what a mask hides; smaller ones spend
+# more time on moving between them and read keys more often. Blocks of 1024 with heads of 256 do not fit into the vector
 # memory of v4. Visited of all blocks, at blocks of 256, 512 and 1024: causal rows of 2048 .56 .63 .75, of 8192 .52 .53
 # .56; rows of 2048 packed with documents of 300 tokens on average .30 .45 .75, of 8192 .08 .13 .24.
 BLOCK = 512
