@@ -14,21 +14,10 @@ from t5x_scale.checkpoint import integrity, layout, multihost
 from t5x_scale.checkpoint.layout import DamagedError, Document
 from t5x_scale.core import files, trees
 from t5x_scale.core.errors import UserError, did_you_mean
+from t5x_scale.core.leaves import Origin, OriginLine, render_lines
 from t5x_scale.core.zarr_arrays import first_line
 
 PARAMETERS = "params"
-
-
-@dataclasses.dataclass(frozen=True)
-class LeafOrigin:
-    """Where one parameter came from."""
-
-    path: str
-    kind: str
-    source_path: str
-    shape: tuple[int, ...]
-    saved_dtype: str
-    dtype: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,17 +26,11 @@ class OriginReport:
 
     source: str
     step: int
-    leaves: tuple[LeafOrigin, ...]
+    leaves: tuple[OriginLine, ...]
 
     def render(self) -> str:
-        """One line a leaf: path, shape, what was done, and the cast where there was one."""
-        width = max((len(leaf.path) for leaf in self.leaves), default=0)
-        lines = [f"{len(self.leaves)} parameters from {self.source} (step {self.step})"]
-        for leaf in self.leaves:
-            cast = "" if leaf.saved_dtype == leaf.dtype else f", cast {leaf.saved_dtype} to {leaf.dtype}"
-            shape = "x".join(map(str, leaf.shape)) or "scalar"
-            lines.append(f"{leaf.path:<{width}}  {shape:>16}  {leaf.kind} from {leaf.source_path}{cast}")
-        return "\n".join(lines) + "\n"
+        """The step, and a line a parameter; see `core.leaves.render_lines`."""
+        return f"from {self.source}\n{render_lines(self.leaves)}"
 
 
 def restore_parameters(path: str | os.PathLike, abstract_params: Mapping[str, Any]) -> tuple[Any, OriginReport]:
@@ -82,12 +65,17 @@ def restore_parameters(path: str | os.PathLike, abstract_params: Mapping[str, An
         arrays = read_verified_leaves(step_path, document, saved)
         params = {name: _cast(arrays.pop(source), wanted[name]) for name, source in sources.items()}
         origins = tuple(
-            LeafOrigin(name, "restored", source, tuple(params[name].shape), str(saved[source].dtype), str(leaf.dtype))
+            OriginLine(name, tuple(leaf.shape), str(leaf.dtype), _origin(source, saved[source].dtype, leaf.dtype))
             for (name, source), leaf in zip(sources.items(), wanted.values(), strict=True)
         )
         return trees.unflatten(params), OriginReport(str(step_path), step, origins)
 
     return first_that_verifies(directory, steps, read)[1]
+
+
+def _origin(source: str, saved: Any, wanted: Any) -> Origin:
+    cast = "" if str(saved) == str(wanted) else f"cast {saved} to {wanted}"
+    return Origin("restored", source, cast)
 
 
 def _find_steps(path: str | os.PathLike) -> tuple[files.Path, list[int]]:

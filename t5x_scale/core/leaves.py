@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
+import math
 from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 from t5x_scale.core.lazy import LazyArray
 
@@ -71,27 +74,36 @@ class Leaf:
 Leaves = Mapping[str, Leaf]
 
 
+class OriginLine(NamedTuple):
+    """What a report says of one tensor."""
+
+    path: str
+    shape: tuple[int, ...]
+    dtype: str
+    origin: Origin
+
+
 def render_origins(leaves: Leaves, dropped: Mapping[str, Origin] = {}) -> str:
-    """The origin report: one line a tensor with path, shape, dtype and origin, then a line of totals."""
-    rows = [
-        (path, "x".join(map(str, leaf.shape)) or "scalar", str(leaf.array.dtype), leaf.origin.render())
-        for path, leaf in leaves.items()
-    ]
+    """The origin report of leaves and of what is gone; see `render_lines`."""
+    lines = [OriginLine(path, leaf.shape, str(leaf.array.dtype), leaf.origin) for path, leaf in leaves.items()]
+    return render_lines(lines, dropped)
+
+
+def render_lines(lines: Sequence[OriginLine], dropped: Mapping[str, Origin] = {}) -> str:
+    """An origin report: one line a tensor with path, shape, dtype and origin, then a line of totals."""
+    rows = [(line.path, "x".join(map(str, line.shape)) or "scalar", line.dtype, line.origin.render()) for line in lines]
     rows += [(path, "", "", origin.render()) for path, origin in dropped.items()]
     widths = [max((len(row[column]) for row in rows), default=0) for column in range(3)]
-    lines = [
+    text = [
         f"{path:<{widths[0]}}  {shape:>{widths[1]}}  {dtype:<{widths[2]}}  {origin}"
         for path, shape, dtype, origin in rows
     ]
-    return "\n".join([*lines, summarize(leaves, dropped.values())]) + "\n"
+    return "\n".join([*text, _summarize(lines, dropped.values())]) + "\n"
 
 
-def summarize(leaves: Leaves, dropped: Iterable[Origin] = ()) -> str:
+def _summarize(lines: Sequence[OriginLine], dropped: Iterable[Origin]) -> str:
     """How many tensors and elements there are, by kind of origin."""
-    counts: dict[str, int] = {}
-    kinds: Sequence[str] = [*(leaf.origin.kind for leaf in leaves.values()), *(origin.kind for origin in dropped)]
-    for kind in kinds:
-        counts[kind] = counts.get(kind, 0) + 1
+    counts = collections.Counter(origin.kind for origin in (*(line.origin for line in lines), *dropped))
     parts = ", ".join(f"{counts[kind]} {kind}" for kind in KINDS if kind in counts)
-    elements = sum(leaf.array.size for leaf in leaves.values())
-    return f"{len(leaves)} tensors, {elements:,} elements: {parts}"
+    elements = sum(math.prod(line.shape) for line in lines)
+    return f"{len(lines)} tensors, {elements:,} elements: {parts}"

@@ -43,7 +43,7 @@ with CheckpointManager(run, CheckpointConfig(save_every_steps=1, keep=2)) as man
 assert manager.steps() == [2, 3]
 check(3)
 params, report = restore_parameters(run, abstract["params"])
-assert report.step == 3 and report.leaves[0].source_path == "params/kernel"
+assert report.step == 3 and report.leaves[0].origin.source == "params/kernel"
 
 # A save without its marker does not count, nor do flipped bytes.
 checkpoints = files.to_path(run) / "checkpoints"

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from t5x_scale.core import lazy
-from t5x_scale.core.leaves import Leaf, Origin, render_origins, summarize
+from t5x_scale.core.leaves import Leaf, Origin, render_origins
 
 
 def make_leaf(*kinds):
@@ -26,7 +26,7 @@ def test_the_report_has_a_line_a_tensor_and_the_dropped_ones():
     assert lines[0].split() == ["x/kernel", "2x3", "float32", "restored", "from", "a"]
     assert lines[2].split() == ["z", "dropped", "from", "z"]
     assert lines[3] == "2 tensors, 12 elements: 1 restored, 1 scaled, 1 dropped"
-    assert summarize({}) == "0 tensors, 0 elements: "
+    assert render_origins({}) == "0 tensors, 0 elements: \n"
 
 
 def test_a_leaf_knows_all_its_dimensions():
