@@ -11,7 +11,7 @@ from t5x_scale.models.composition import Part, compose
 from t5x_scale.models.config import ModelConfig
 
 _REMAT = """\
-# What the backward pass keeps of a layer: none (everything), dots, minimal or full (only its input).
+# What the backward pass keeps of a layer: none (everything), dots, minimal, attention or full (only its input).
 REMAT = "full"
 """
 
