@@ -16,33 +16,29 @@ from cloud import QUEUED, call, execute, make_parser, render, start, where
 from create import add_request, make_request
 from delete import make_deletion
 
-from t5x_scale.core.errors import UserError
-
 # Taken away, or never to come; Cloud keeps the request until it is deleted.
 _GONE = ("SUSPENDED", "FAILED")
 
 
-def read_state(arguments: argparse.Namespace) -> str:
-    """The state of the request, empty where there is none."""
+def read_state(arguments: argparse.Namespace) -> str | None:
+    """The state of the request, empty where there is none; None where Cloud does not answer."""
     words = [*QUEUED, "list", *where(arguments), f"--filter=name~/{arguments.name}$", "--format=value(state.state)"]
     if arguments.print:
         print(render(words))
         return _GONE[0]
     looked = start(words, capture_output=True, text=True)
     if looked.returncode:
-        raise UserError(looked.stderr.strip().splitlines()[-1])
+        print(f"no answer: {looked.stderr.strip()}", file=sys.stderr)
+        return None
     return looked.stdout.strip()
 
 
 def keep(arguments: argparse.Namespace) -> int:
     """One look, and what follows from it; returns the exit code of what was done."""
     request, deletion = make_request(arguments), make_deletion(arguments)
-    try:
-        state = read_state(arguments)
-    except UserError as error:
-        # It may be the network. Who cannot ask at all reads this once a minute.
-        print(f"no answer: {error}", file=sys.stderr)
-        return 0
+    state = read_state(arguments)
+    if state is None:
+        return 1
     if state in _GONE:
         return execute(arguments, deletion, request)
     return 0 if state else execute(arguments, request)
@@ -54,9 +50,12 @@ def main() -> int:
     add_request(parser)
     parser.add_argument("--every_seconds", type=int, default=60, help="between two looks")
     arguments = parser.parse_args()
-    while not (code := keep(arguments)) and not arguments.print:
+    # What fails at once is wrong; what fails later may be the network.
+    if (code := keep(arguments)) or arguments.print:
+        return code
+    while True:
         time.sleep(arguments.every_seconds)
-    return code
+        keep(arguments)
 
 
 if __name__ == "__main__":
