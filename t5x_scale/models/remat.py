@@ -22,7 +22,7 @@ from flax import linen as nn
 from t5x_scale.core.errors import UserError, did_you_mean
 from t5x_scale.layers.ops.attention import cudnn
 from t5x_scale.layers.ops.grouped_matmul import PRODUCT
-from t5x_scale.layers.tensor_names import TENSOR_NAMES
+from t5x_scale.layers.tensor_names import CONTEXT, TENSOR_NAMES
 
 Policy = Callable[..., Any]
 
@@ -83,7 +83,8 @@ class Remat:
     def make_policy(self) -> Policy:
         """The policy for `jax.checkpoint`."""
         if not self.offload:
-            return _policies.save_only_these_names(*self.save)
+            policy = _policies.save_only_these_names(*self.save)
+            return _and_kernels(policy) if CONTEXT in self.save else policy
         return _policies.save_and_offload_only_these_names(
             names_which_can_be_saved=list(self.save),
             names_which_can_be_offloaded=list(self.offload),
