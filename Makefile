@@ -17,12 +17,13 @@ REFERENCE_VENV := .venv-torch
 # The TPU compiler is large too, and runs on any machine.
 TPU_VENV := .venv-tpu
 
-.PHONY: help demo continue-demo test test-aot drill beam reference lint format install clean-demo
+.PHONY: help demo continue-demo test test-multiprocess test-aot drill beam reference lint format install clean-demo
 
 help:
 	@echo "make demo    pretrain a small PaLM on real text, kill it, resume it, continue it, sample from it"
 	@echo "make continue-demo   take the demo's model on in five ways, and compare: UL2R, deeper, expanded, …"
 	@echo "make test    every test that needs nothing more than this"
+	@echo "make test-multiprocess   runs of one, two and four processes against each other, and with some of them lost"
 	@echo "make test-aot   programs for TPU slices that are not here, by their own compiler"
 	@echo "make drill   kill a run at random moments, again and again (DRILL=20 kills)"
 	@echo "make beam    build a token store with Apache Beam, in an environment of its own"
@@ -40,7 +41,10 @@ clean-demo:
 	rm -rf runs/demo
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile --ignore=tests/reference --ignore=tests/aot tests
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --ignore=tests/reference --ignore=tests/aot --ignore=tests/multiprocess tests
+
+test-multiprocess: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -q tests/multiprocess
 
 # One compilation at a time: each takes gigabytes.
 test-aot: $(TPU_VENV)/.installed

@@ -31,6 +31,8 @@ EXTRAS = {
     # Cloud TPU VMs: the TPU runtime, and gs:// paths that need no TensorFlow.
     "tpu": ["jax[tpu]>=0.10.2,<0.12", "gcsfs>=2026.6"],
     "gpu": ["jax[cuda13]>=0.10.2,<0.12"],
+    # Pathways on Cloud: one process for all slices (JAX_PLATFORMS=proxy).
+    "pathways": ["pathwaysutils>=0.1.13,<0.2"],
     # Hugging Face tokenizer.json vocabularies.
     "hf": ["tokenizers>=0.22,<0.24"],
     # JSON lines compressed as `.zst`, as the Pile comes.
