@@ -2,6 +2,7 @@
 
 A layer's weights are then gathered once a step on the way forward and once on the way back, whatever the number of
 micro-batches (Lamy-Poirier 2021, "Layered gradient accumulation and modular pipeline parallelism", arXiv 2106.02679).
+Unlike there, gradients are summed over devices for each micro-batch, as without, and kept where they are stored.
 The price is memory: what the backward pass finds saved of a layer is saved of all micro-batches at once, as it is
 without any accumulation; only what a layer computes in between is that of one micro-batch.
 """

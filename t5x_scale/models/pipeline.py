@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -151,7 +151,7 @@ class _Flow:
         self.stack, self.rows, self.schedule, self.gather_once = stack, rows, schedule, gather_once
         # What a layer gets is kept, so that within a turn no layer runs a third time.
         inputs = jax.checkpoint_policies.save_only_these_names(RESIDUAL)
-        policy = stack.policy or is_dear
+        policy = _as_for_one_stage(stack.policy or is_dear)
         self.policy = jax.checkpoint_policies.save_from_both_policies(policy, inputs)
 
     def run(self, x_MBLD: jax.Array) -> tuple[jax.Array, Noted]:
@@ -264,6 +264,18 @@ class _Flow:
 
     def _checkpoint(self, function: Any) -> Any:
         return jax.checkpoint(function, policy=self.policy, prevent_cse=False)
+
+
+def _as_for_one_stage(policy: Callable[..., Any]) -> Callable[..., Any]:
+    """`policy`, to which a product of all stages looks like that of one: without the dimension of stages."""
+
+    def decide(primitive: Any, *args: Any, **params: Any) -> Any:
+        if primitive is jax.lax.dot_general_p:
+            contracted, (left, right) = params["dimension_numbers"]
+            params = {**params, "dimension_numbers": (contracted, (left[1:], right[1:]))}
+        return policy(primitive, *args, **params)
+
+    return decide
 
 
 def _at(x: jax.Array, place: jax.Array) -> jax.Array:

@@ -12,8 +12,11 @@ _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 
 
-def count_collectives(text: str) -> collections.Counter:
-    """`{(kind, shapes of the result): times}` of an HLO module's text; an asynchronous pair counts once."""
+def count_collectives(text: str, kinds: tuple[str, ...] = KINDS) -> collections.Counter:
+    """`{(kind, shapes of the result): times}` of an HLO module's text; an asynchronous pair counts once.
+
+    `kinds` may be other operations, such as `dot`.
+    """
     computations, entry, lines = {}, None, []
     for line in text.splitlines():
         head = _HEAD.match(line)
@@ -30,7 +33,7 @@ def count_collectives(text: str) -> collections.Counter:
             if operation is None:
                 continue
             shapes, kind = re.sub(r"\{[^}]*\}", "", operation[1]), operation[2].removesuffix("-start")
-            if kind in KINDS:
+            if kind in kinds:
                 assert times, f"{kind} in a loop of unknown length"
                 counts[kind, shapes] += times
             known = _TRIPS.search(line)

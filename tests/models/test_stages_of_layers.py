@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import PartitionSpec
 
 from t5x_scale.core import batch as fields
 from t5x_scale.core.errors import UserError
@@ -22,9 +23,11 @@ from t5x_scale.optim import schedules
 from t5x_scale.optim.adamw import AdamW
 from t5x_scale.partitioning import rules
 from t5x_scale.partitioning.mesh import MeshConfig
-from t5x_scale.program import Program
+from t5x_scale.program import Program, Runtime
 from t5x_scale.step import StepConfig, make_record, make_train_step, metric_names
 from t5x_scale.train_state import TrainState
+from tests.fakes.collectives import count_collectives
+from tests.fakes.gin_files import load_program
 
 FAST = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
 CONFIG = ModelConfig(
@@ -66,6 +69,18 @@ def test_losses_of_experts_are_those_of_their_layers_and_rows():
     plain, piped = gradients(experts=4), gradients(experts=4, pipeline=PipelineConfig(2, 2))
     for path, expected in plain.items():
         np.testing.assert_allclose(piped[path], expected, rtol=0, atol=1e-6, err_msg=path)
+
+
+def test_a_pipeline_computes_no_more_again_than_a_loop_over_layers():
+    def products(remat, **config):
+        model = DecoderModel(CONFIG, functools.partial(Decoder, remat=remat))
+        program = Program(model, AdamW(schedules.Constant(1e-3)), MeshConfig(), step=StepConfig(**config))
+        text = program.make(jax.devices()[:1]).compile_step(ROWS, LENGTH, 1).as_text()
+        return count_collectives(text, ("dot",)).total()
+
+    assert products("minimal", micro_batches=2) < products("full", micro_batches=2)
+    for remat in ("minimal", "full"):
+        assert products(remat, pipeline=PipelineConfig(2, 2)) <= products(remat, micro_batches=2)
 
 
 def test_gradients_are_summed_in_float32():
@@ -154,3 +169,20 @@ def test_a_run_may_go_on_in_a_pipeline():
         assert leaf.shape == flatten(model.abstract_params())[path].shape
         if "/layers/" in path:
             assert leaf.sharding.shard_shape(leaf.shape)[0] == 2
+
+
+def test_reachable_from_gin():
+    """The sharding file after the machine, the number of stages, and the knobs beside it."""
+    program = load_program(
+        "gin/models/palm/tiny.gin",
+        hardware="gin/hardware/cpu_8.gin",
+        more=("gin/sharding/pipeline.gin",),
+        MeshConfig__data=1,
+        MeshConfig__stage=2,
+        PipelineConfig__repeats="modular",
+        StepConfig__accumulation="layered",
+    )
+    assert program.step.pipeline == PipelineConfig(16, "modular")
+    runtime = Runtime(program, program.mesh.make_abstract_mesh())
+    kernel = flatten(runtime.abstract_params)["decoder/layers/mlp/wi_0/kernel"]
+    assert kernel.sharding.spec == PartitionSpec("stage", "fsdp", "model")
