@@ -11,6 +11,7 @@ from flax import linen as nn
 
 from t5x_scale.layers.initializers import FanIn, Initializer
 from t5x_scale.layers.ops.matmul import matmul
+from t5x_scale.partitioning.shards import gather_parameter
 
 
 class Linear(nn.Module):
@@ -47,6 +48,8 @@ class Linear(nn.Module):
         )
         y = matmul(x.astype(self.dtype), kernel.astype(self.dtype), self.axes, inputs)
         if self.use_bias:
-            zeros = nn.with_logical_partitioning(nn.initializers.zeros_init(), self.axes[inputs:])
-            y += self.param("bias", zeros, self.out_shape, self.param_dtype).astype(self.dtype)
+            axes = self.axes[inputs:]
+            zeros = nn.with_logical_partitioning(nn.initializers.zeros_init(), axes)
+            bias = self.param("bias", zeros, self.out_shape, self.param_dtype)
+            y += gather_parameter(bias, axes).astype(self.dtype)
         return y

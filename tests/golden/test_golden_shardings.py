@@ -21,6 +21,7 @@ LAYOUTS = {
     "fsdp": ("llama/tiny", "fsdp", {"data": 1, "fsdp": 8, "model": 1}),
     "fsdp_model": ("palm/tiny", "fsdp_model", {"data": 2, "fsdp": 2, "model": 2}),
     "fsdp_model_llama": ("llama/tiny", "fsdp_model", {"data": 1, "fsdp": 4, "model": 2}),
+    "fsdp_model_biases": ("pythia/14m", "fsdp_model", {"data": 1, "fsdp": 4, "model": 2}),
     "fsdp_model_vocab_fsdp": ("palm/tiny", "fsdp_model_vocab_fsdp", {"data": 1, "fsdp": 4, "model": 2}),
     "sequence": ("llama/tiny", "sequence", {"data": 1, "fsdp": 4, "model": 2}),
     "context": ("llama/tiny", "context", {"data": 1, "fsdp": 2, "context": 2, "model": 2}),
