@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -165,16 +166,14 @@ class _Flow:
         # While a round begins, the later stages still work on the one before, with other layers.
         before = jax.tree.map(lambda x: jnp.concatenate([x[:1], x[:-1]]), groups)
         all_but_last, last = (jax.tree.map(lambda x, i=i: x[i], (groups, before)) for i in (slice(0, -1), -1))
-        noted = []
+        firsts, noted = jnp.arange(repeats, dtype=jnp.int32) * parts, []
         if repeats > 1:
-            a_round = self._checkpoint(lambda state, own: self._round(state, *own, turns=parts))
-            firsts = jnp.arange(repeats - 1, dtype=jnp.int32) * parts
-            state, found = jax.lax.scan(a_round, state, (*all_but_last, firsts))
+            a_round = self._checkpoint(functools.partial(self._round, turns=parts))
+            state, found = jax.lax.scan(a_round, state, (*all_but_last, firsts[:-1]))
             noted.append(jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), found))
         # Outside of a loop XLA would find what is computed again, and keep it instead.
-        the_end = lambda state, own: self._round(state, *own, turns=parts + stages - 1)  # noqa: E731
-        the_end = jax.checkpoint(the_end, policy=self.policy)
-        state, found = the_end(state, (*last, jnp.int32((repeats - 1) * parts)))
+        last_round = functools.partial(self._round, turns=parts + stages - 1)
+        state, found = jax.checkpoint(last_round, policy=self.policy)(state, (*last, firsts[-1]))
         noted.append(found)
         # A sum of the first stage's and nothing, which every stage needs a part of.
         first = jnp.arange(stages).reshape(-1, *(1,) * x_MBLD.ndim) == 0
@@ -200,10 +199,15 @@ class _Flow:
         windows = None if stack.windows is None else stack.windows.reshape(repeats, stages, layers)
         return _Groups(held, windows)
 
-    def _round(
-        self, state: _State, now: _Groups, before: _Groups, first: jax.Array, *, turns: int
-    ) -> tuple[_State, Noted]:
-        """`turns` turns from number `first` on, in which the micro-batches enter the groups `now`."""
+    def _round(self, state: _State, own: tuple[_Groups, _Groups, jax.Array], *, turns: int) -> tuple[_State, Noted]:
+        """Some turns, in which the micro-batches enter new groups.
+
+        Args:
+          state: as the turn before left it.
+          own: the new groups, those of the round before, and the number of the first turn.
+          turns: how many.
+        """
+        now, before, first = own
         if self.gather_once:
             axes = self._axes("layers", None)
             now, before = (_Groups(gather_held(group.params, axes), group.windows) for group in (now, before))
