@@ -20,7 +20,9 @@ from t5x_scale.roofline.chips import Chip, find_chip
 
 @dataclasses.dataclass(frozen=True)
 class Constants:
-    """What no page gives: fitted to published step times, or assumed. `calibration` in the README says which.
+    """What no page gives.
+
+    The two stretches are fitted to the rows of `calibration.PUBLISHED` that say so; the others are assumed.
 
     Attributes:
       link_efficiency: share of a link's bandwidth that a large transfer reaches.
@@ -36,7 +38,7 @@ class Constants:
     dcn_efficiency: float = 0.8
     hop_seconds: float = 1e-6
     launch_seconds: float = 5e-6
-    product_stretch: float = 1.0
+    product_stretch: float = 0.92
     vector_stretch: float = 0.5
 
 
