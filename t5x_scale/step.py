@@ -5,7 +5,6 @@ micro-batch scan -> model -> token losses -> gradients -> clip, refuse what is n
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -208,7 +207,7 @@ def _losses(model: DecoderModel, config: StepConfig, params: Any, batch: Batch) 
         )
     head, output = model.head(params), model.hidden(params, batch, run=config.run)
     weights = batch[fields.LOSS_WEIGHTS]
-    with contextlib.nullcontext() if config.pipeline is None else split_over_stages(len(weights)):
+    with split_over_stages(len(weights)):
         losses = _cross_entropy(config, head, output.hidden, batch[fields.TARGET_TOKENS], weights)
     # A row's auxiliary loss is a mean over its tokens. It stands beside the cross-entropy of each of them and is
     # weighed with it, and so is a sum over rows, normalised like the others by the weight of the whole batch.
