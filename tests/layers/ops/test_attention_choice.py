@@ -65,6 +65,7 @@ UNCOVERED = {
     "in a cache": case(length=1, keys=256),
     "not in float16": case(dtype=jnp.float16),
     "from layer to layer at length 65536": case(Mask(window=jnp.int32(5)), length=1 << 16),
+    "does not fit into scalar memory": case(length=1 << 18),
     "a window and a prefix at length 65536": case(make_mask(SEGMENTS, SEGMENTS), window=5, length=1 << 16),
 }
 

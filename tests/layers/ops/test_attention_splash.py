@@ -10,6 +10,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from t5x_scale.layers.masks import NO_WINDOW, Mask, make_mask
+from t5x_scale.layers.ops.attention import splash
 from t5x_scale.layers.ops.attention.splash import attention_splash, fitting_block
 from t5x_scale.partitioning.axes import MESH_AXES
 from t5x_scale.partitioning.rules import fsdp_model
@@ -154,6 +155,23 @@ def test_on_a_mesh(batch, heads, kv_heads):
     if batch == 4:
         # Each device has 2 rows and a quarter of the heads, and nobody gathers them.
         assert f"f32[{batch},{length},{heads},16]" not in compiled.as_text()
+
+
+def test_batches_whose_plans_do_not_fit_go_in_turns(monkeypatch):
+    """Here not even those of one row would, so each row has a turn of its own."""
+    expected, _ = both(384, 2, packed=True, prefixed=True, layers=200)
+    rows = []
+
+    def attend(static, q, *args, original=splash._attend):
+        rows.append(q.shape[0])
+        return original(static, q, *args)
+
+    monkeypatch.setattr(splash, "TABLE_BYTES", 0)
+    monkeypatch.setattr(splash, "_attend", attend)
+    got, _ = both(384, 2, packed=True, prefixed=True, layers=200)
+    assert set(rows) == {1}
+    for x, y in zip(got, expected, strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-6, atol=1e-6)
 
 
 def test_on_stages_that_work_side_by_side():

@@ -29,6 +29,9 @@ BLOCK = 512
 # Shorter lengths take one block, a multiple of the width of a vector register.
 LANES = 128
 
+# What plans may take of the scalar memory, 1 MiB on v4; rows of a batch that need more are attended to in turns.
+TABLE_BYTES = 15 << 16
+
 # Where first and last key share a number: 16 bits for the last, 15 for the first.
 _LAST_BITS = 16
 LONGEST_PACKED = 1 << 15
@@ -52,6 +55,8 @@ def unsupported(case: Case) -> str | None:
     if _packs_both_ends(case.mask, case.window) and length > LONGEST_PACKED:
         what = "a window that differs from layer to layer" if case.mask.window is not None else "a window and a prefix"
         return f"{what} at length {length}: beyond {LONGEST_PACKED} only a window of all layers without prefixes"
+    if _table_bytes(1, length, BLOCK) > TABLE_BYTES:
+        return f"the plan of the blocks of a row of {length} does not fit into scalar memory"
     return None
 
 
@@ -86,7 +91,28 @@ def attention_splash(
     assert bias_BNLS is None
     static = _Static(scale, window, soft_cap, block)
     vectors = to_vectors(mask, q_BLNH.shape[0])
-    return over_mesh(functools.partial(_attend, static), q_BLNH, k_BSKH, v_BSKH, vectors)
+    return over_mesh(functools.partial(_attend_in_turns, static), q_BLNH, k_BSKH, v_BSKH, vectors)
+
+
+def _attend_in_turns(static: _Static, q: jax.Array, k: jax.Array, v: jax.Array, vectors: Vectors) -> jax.Array:
+    B, L = q.shape[:2]
+    rows = max(n for n in range(1, B + 1) if B % n == 0 and (n == 1 or _table_bytes(n, L, static.block) <= TABLE_BYTES))
+    if rows == B:
+        return _attend(static, q, k, v, vectors)
+    window = vectors.window
+    by_rows = jax.tree.map(lambda x: x.reshape(B // rows, rows, *x.shape[1:]), (q, k, v, vectors._replace(window=None)))
+    out = jax.lax.map(lambda turn: _attend(static, *turn[:3], turn[3]._replace(window=window)), by_rows)
+    return out.reshape(q.shape)
+
+
+def _table_bytes(rows: int, length: int, block: int) -> int:
+    """Scalar memory for the two tables, int32, of the larger of the plans; tiles of 8 x 128 are filled up."""
+    blocks = -(-length // fitting_block(length, block))
+
+    def table(shape: tuple[int, int]) -> int:
+        return -(-shape[0] // 8) * 8 * -(-shape[1] // LANES) * LANES * 4
+
+    return 2 * max(table((rows * blocks, blocks)), table((blocks, rows * blocks)))
 
 
 def _attend(static: _Static, q_BLNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, vectors: Vectors) -> jax.Array:
