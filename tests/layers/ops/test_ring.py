@@ -158,9 +158,10 @@ def test_tiles_are_no_longer_than_halves():
 
 
 def test_parts_that_splash_takes():
-    assert [length for length in (64, 128, 640, 768, 8192, 32768, 65536) if ring_splash.is_fit(length)] == [
-        *(128, 768, 8192, 32768)
-    ]
+    lengths = (64, 128, 640, 768, 8192, 32768, 65536)
+    assert [length for length in lengths if ring_splash.is_fit(1, length)] == [128, 768, 8192, 32768]
+    # The plan of so many blocks does not fit into scalar memory.
+    assert not ring_splash.is_fit(64, 32768)
 
 
 def test_heads_that_devices_share_unevenly():

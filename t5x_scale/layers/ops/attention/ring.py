@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from t5x_scale.core.errors import UserError
@@ -111,7 +111,8 @@ def _layout(shape: tuple[int, ...], kv_heads: int, soft_cap: float | None, part:
     batch, _, heads = (*specs, None, None, None)[:3]
     of_keys = dividing(mesh, P(heads), (kv_heads,))[0]
     if part is None:
-        is_fit = current_platform() == "tpu" and ring_splash.is_fit(shape[1] // mesh.shape[ring])
+        rows, length = NamedSharding(mesh, P(batch, ring)).shard_shape(shape[:2])
+        is_fit = current_platform() == "tpu" and ring_splash.is_fit(rows, length)
         part = "splash" if is_fit else "tiles"
     return _Layout(mesh, batch, ring, heads, of_keys, soft_cap, part)
 

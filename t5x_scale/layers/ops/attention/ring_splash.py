@@ -16,7 +16,14 @@ import numpy as np
 from t5x_scale.layers.ops.attention import online
 from t5x_scale.layers.ops.attention.blocks import PADDING, Span, plan_by_keys, plan_by_queries
 from t5x_scale.layers.ops.attention.online import MASKED, Seen, Vectors
-from t5x_scale.layers.ops.attention.splash import LANES, LONGEST_PACKED, fitting_block
+from t5x_scale.layers.ops.attention.splash import (
+    BLOCK,
+    LANES,
+    LONGEST_PACKED,
+    TABLE_BYTES,
+    fitting_block,
+    table_bytes,
+)
 from t5x_scale.partitioning.shardings import current_platform
 
 # Of a query's two numbers in one.
@@ -49,9 +56,10 @@ class Saved(NamedTuple):
     d_out: Any
 
 
-def is_fit(length: int) -> bool:
-    """Whether the kernel takes a device's part of the length."""
-    return length % LANES == 0 and length % fitting_block(length) == 0 and length <= LONGEST_PACKED
+def is_fit(rows: int, length: int) -> bool:
+    """Whether the kernel takes a device's rows and its part of their length."""
+    is_whole = length % LANES == 0 and length % fitting_block(length) == 0
+    return is_whole and length <= LONGEST_PACKED and table_bytes(rows, length, BLOCK) <= TABLE_BYTES
 
 
 def prepare(q_BLNH: jax.Array, k_BLKH: jax.Array, v_BLKH: jax.Array, vectors: Vectors) -> tuple[Queries, Keys]:

@@ -55,7 +55,7 @@ def unsupported(case: Case) -> str | None:
     if _packs_both_ends(case.mask, case.window) and length > LONGEST_PACKED:
         what = "a window that differs from layer to layer" if case.mask.window is not None else "a window and a prefix"
         return f"{what} at length {length}: beyond {LONGEST_PACKED} only a window of all layers without prefixes"
-    if _table_bytes(1, length, BLOCK) > TABLE_BYTES:
+    if table_bytes(1, length, BLOCK) > TABLE_BYTES:
         return f"the plan of the blocks of a row of {length} does not fit into scalar memory"
     return None
 
@@ -96,7 +96,7 @@ def attention_splash(
 
 def _attend_in_turns(static: _Static, q: jax.Array, k: jax.Array, v: jax.Array, vectors: Vectors) -> jax.Array:
     B, L = q.shape[:2]
-    rows = max(n for n in range(1, B + 1) if B % n == 0 and (n == 1 or _table_bytes(n, L, static.block) <= TABLE_BYTES))
+    rows = max(n for n in range(1, B + 1) if B % n == 0 and (n == 1 or table_bytes(n, L, static.block) <= TABLE_BYTES))
     if rows == B:
         return _attend(static, q, k, v, vectors)
     window = vectors.window
@@ -105,7 +105,7 @@ def _attend_in_turns(static: _Static, q: jax.Array, k: jax.Array, v: jax.Array, 
     return out.reshape(q.shape)
 
 
-def _table_bytes(rows: int, length: int, block: int) -> int:
+def table_bytes(rows: int, length: int, block: int) -> int:
     """Scalar memory for the two tables, int32, of the larger of the plans; tiles of 8 x 128 are filled up."""
     blocks = -(-length // fitting_block(length, block))
 
