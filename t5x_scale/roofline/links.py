@@ -38,7 +38,7 @@ class Constants:
     dcn_efficiency: float = 0.8
     hop_seconds: float = 1e-6
     launch_seconds: float = 5e-6
-    product_stretch: float = 0.92
+    product_stretch: float = 0.97
     vector_stretch: float = 0.5
 
 

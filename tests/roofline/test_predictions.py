@@ -141,5 +141,5 @@ def test_a_product_of_the_tpu_compiler():
     assert report.slowest[0].efficiency == pytest.approx(0.93, abs=0.01)
     assert report.bound.startswith("the matrix unit")
     assert report.copied == ()
-    # As it was measured, products are a little faster, and never faster than the peak.
-    assert analyse(TPU_PRODUCT, alone).slowest[0].efficiency == pytest.approx(1.0)
+    # Products were measured to be a little faster than estimated.
+    assert report.slowest[0].efficiency < analyse(TPU_PRODUCT, alone).slowest[0].efficiency <= 1.0
