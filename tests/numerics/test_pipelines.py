@@ -122,8 +122,7 @@ def test_layered_gathers_a_group_once_a_round(numerics):
 
     turns, layers_of_a_stage, kernels, passes = 5, 2, 2, 2
     assert gathers("plain") == turns * layers_of_a_stage * kernels * passes
-    # The backward pass of the only round stands behind its forward pass, and the CPU compiler keeps what it gathered;
-    # tests/aot shows that the TPU compiler does not.
+    # The backward pass of the only round stands behind its forward pass, and the CPU compiler keeps what it gathered.
     assert gathers("layered") <= layers_of_a_stage * kernels * passes
 
 
