@@ -17,7 +17,7 @@ REFERENCE_VENV := .venv-torch
 # The TPU compiler is large too, and runs on any machine.
 TPU_VENV := .venv-tpu
 
-.PHONY: help demo continue-demo test test-multiprocess test-aot golden drill beam reference lint format install clean-demo
+.PHONY: help demo continue-demo test test-multiprocess test-aot test-machines golden drill beam reference lint format install clean-demo
 
 help:
 	@echo "make demo    pretrain a small PaLM on real text, kill it, resume it, continue it, sample from it"
@@ -25,6 +25,7 @@ help:
 	@echo "make test    every test that needs nothing more than this"
 	@echo "make test-multiprocess   runs of one, two and four processes against each other, and with some of them lost"
 	@echo "make test-aot   programs for TPU slices that are not here, by their own compiler"
+	@echo "make test-machines   whole steps for pods of up to 6,144 chips, by the same compiler (an hour)"
 	@echo "make golden  write anew what tests/golden and tests/aot hold shardings and collectives to"
 	@echo "make drill   kill a run at random moments, again and again (DRILL=20 kills)"
 	@echo "make beam    build a token store with Apache Beam, in an environment of its own"
@@ -49,11 +50,14 @@ test-multiprocess: $(VENV)/.installed-test
 
 # One compilation at a time: each takes gigabytes.
 test-aot: $(TPU_VENV)/.installed
-	$(TPU_VENV)/bin/python -m pytest -q tests/aot
+	$(TPU_VENV)/bin/python -m pytest -q --ignore=tests/aot/machines tests/aot
+
+test-machines: $(TPU_VENV)/.installed
+	$(TPU_VENV)/bin/python -m pytest -q tests/aot/machines
 
 golden: $(VENV)/.installed-test $(TPU_VENV)/.installed
 	REWRITE_GOLDEN=1 $(BIN)/python -m pytest -q tests/golden
-	REWRITE_GOLDEN=1 $(TPU_VENV)/bin/python -m pytest -q tests/aot/test_golden_collectives.py
+	REWRITE_GOLDEN=1 $(TPU_VENV)/bin/python -m pytest -q tests/aot/machines/test_golden_collectives.py
 
 drill: $(VENV)/.installed-test
 	DRILL=$(or $(DRILL),20) $(BIN)/python -m pytest -q tests/endtoend/test_drill.py

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "fakes"))
+sys.path.insert(0, str(pathlib.Path(__file__).parents[2] / "fakes"))
 
 from golden_files import MODELS, check_golden, collectives_text, files_of, load_run, mesh_text
 

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "fakes"))
+sys.path.insert(0, str(pathlib.Path(__file__).parents[2] / "fakes"))
 
 from gin_files import ROOT, names
 
