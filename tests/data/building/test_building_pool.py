@@ -130,7 +130,10 @@ KILLED = """
 def start_and_stop(target, number):
     """Starts a build that would never end; stops it when there are parts."""
     process = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(KILLED), os.fspath(target)], stderr=subprocess.PIPE
+        [sys.executable, "-c", textwrap.dedent(KILLED), os.fspath(target)],
+        stderr=subprocess.PIPE,
+        # A shell that runs the tests in the background has its children ignore what Ctrl-C sends.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 60
     while len(list_parts(parts_directory(target))) < 3:
