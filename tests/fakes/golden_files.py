@@ -20,6 +20,7 @@ from t5x_scale.roofline.links import Machine
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 GOLDEN = ROOT / "tests" / "golden"
+REWRITES = bool(os.environ.get("REWRITE_GOLDEN"))
 
 # A model that suits each machine.
 MODELS = {
@@ -79,7 +80,7 @@ def mesh_text(mesh) -> str:
 def check_golden(name: str, text: str) -> None:
     """Compares with tests/golden/<name>, or writes it."""
     path = GOLDEN / name
-    if os.environ.get("REWRITE_GOLDEN"):
+    if REWRITES:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
         return
