@@ -18,12 +18,11 @@ from t5x_scale import __version__
 from t5x_scale.commands import COMMANDS, FLAGS, SUMMARIES, Flag
 from t5x_scale.core import distributed
 from t5x_scale.core.errors import UserError
+from t5x_scale.core.preemption import EXIT_RESUMABLE
 
 EXIT_DONE = 0
 EXIT_ERROR = 1
 EXIT_PIPE = 128 + 13  # What a shell reports of a process ended by SIGPIPE.
-# sysexits' EX_TEMPFAIL: stopped, saved, and the same command resumes.
-EXIT_RESUMABLE = 75
 _GIN_PREFIX = "--gin."
 
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import optax
 
 from t5x_scale.core import batch as fields
-from t5x_scale.core.errors import UserError, did_you_mean
+from t5x_scale.core.errors import UserError, check_choice
 from t5x_scale.losses import Projection, TokenLosses, cross_entropy
 from t5x_scale.models.interface import DecoderModel, OutputHead
 from t5x_scale.models.layered import run_layered
@@ -76,9 +76,7 @@ class StepConfig:
     def __post_init__(self) -> None:
         if self.micro_batches < 1 or self.loss_chunk_length < 1:
             raise UserError(f"micro_batches and loss_chunk_length must be at least 1: {self}")
-        if self.accumulation not in ACCUMULATIONS:
-            hint = did_you_mean(str(self.accumulation), ACCUMULATIONS) or f"; known are {', '.join(ACCUMULATIONS)}"
-            raise UserError(f"StepConfig.accumulation: unknown '{self.accumulation}'{hint}")
+        check_choice("StepConfig.accumulation", self.accumulation, ACCUMULATIONS)
         if self.pipeline is not None and self.accumulation == "layered" and self.micro_batches > 1:
             raise UserError(
                 f"StepConfig.micro_batches = {self.micro_batches}: in a layered pipeline the batch is cut by "

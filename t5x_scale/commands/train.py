@@ -18,7 +18,7 @@ from t5x_scale.checkpoint.resume import compare_run_records
 from t5x_scale.conversion.starting import Surgery
 from t5x_scale.core.distributed import ProcessConfig, join_run
 from t5x_scale.core.files import make_directory
-from t5x_scale.core.preemption import StopSignal
+from t5x_scale.core.preemption import EXIT_RESUMABLE, StopSignal
 from t5x_scale.data.batch_source import BatchSource
 from t5x_scale.data.eval_source import EvalSource
 from t5x_scale.data.pipeline import DataConfig, make_eval_sources, make_pipeline
@@ -31,8 +31,6 @@ from t5x_scale.monitor.throughput import CHECKPOINT, EVALUATION, Throughput
 from t5x_scale.monitor.writers import MetricWriters
 from t5x_scale.program import Program, Runtime
 from t5x_scale.train_state import TrainState
-
-EXIT_RESUMABLE = 75
 
 logger = logging.getLogger(__name__)
 

@@ -8,6 +8,9 @@ import threading
 from types import FrameType
 from typing import Any
 
+# sysexits' EX_TEMPFAIL: stopped, saved, and the same command resumes.
+EXIT_RESUMABLE = 75
+
 
 class StopSignal:
     """Within its context, SIGTERM and SIGINT ask the run to stop after the step at hand, saved and resumable.

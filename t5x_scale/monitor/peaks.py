@@ -31,10 +31,10 @@ _GPU: tuple[tuple[str, float], ...] = (
     (r"NVIDIA A100\b.*", 312e12),  # A100 data sheet; all form factors.
     (r"NVIDIA H100 PCIe\b.*", 756e12),  # H100 data sheet.
     (r"NVIDIA H100 NVL\b.*", 835e12),  # H100 NVL product brief, one of its two boards.
-    (r"NVIDIA H100\b.*", 989e12),  # H100 data sheet, SXM ("NVIDIA H100 80GB HBM3").
+    (r"NVIDIA H100\b.*", CHIPS["h100"].device_peak_flops),
     (r"NVIDIA GH200\b.*", 989e12),  # GH200 data sheet: the Hopper of the H100 SXM.
     (r"NVIDIA H200 NVL\b.*", 835e12),  # H200 data sheet.
-    (r"NVIDIA H200\b.*", 989e12),  # H200 data sheet, SXM.
+    (r"NVIDIA H200\b.*", CHIPS["h200"].device_peak_flops),
     (r"NVIDIA B200\b.*", 2250e12),  # Blackwell architecture technical brief, HGX B200, per GPU.
     (r"NVIDIA GB200\b.*", 2500e12),  # Blackwell architecture technical brief, GB200, per GPU.
 )

@@ -32,13 +32,6 @@ _COPIES: dict[str, Value] = {
     "xla_tpu_enable_data_parallel_all_reduce_opt": True,
     "xla_tpu_data_parallel_opt_different_sized_ops": True,
 }
-# The scheduler minds what memory it uses and lets copies to and from the host run long: for offloaded activations.
-_OFFLOADING: dict[str, Value] = {
-    "xla_tpu_enable_all_experimental_scheduler_features": True,
-    "xla_tpu_enable_scheduler_memory_pressure_tracking": True,
-    "xla_tpu_host_transfer_overlap_limit": 24,
-}
-
 # Patterns of `jax.Device.device_kind` -> options. A kind that no pattern fits is compiled with XLA's defaults.
 FLAGS: dict[str, dict[str, Value]] = {
     r"TPU v4": {**_FUSED_COLLECTIVES, **_COPIES},

@@ -17,7 +17,7 @@ import numpy as np
 from jax.sharding import AbstractMesh, Mesh
 
 from t5x_scale.core import batch as fields
-from t5x_scale.core.errors import UserError, did_you_mean
+from t5x_scale.core.errors import UserError, check_choice
 from t5x_scale.partitioning.rules import Rules
 from t5x_scale.partitioning.shardings import constrain, current_rules, to_spec
 
@@ -28,9 +28,7 @@ def check_order(order: str) -> None:
     """Raises:
     UserError: `order` is none of `ORDERS`.
     """
-    if order not in ORDERS:
-        hint = did_you_mean(str(order), ORDERS) or f"; known are {', '.join(ORDERS)}"
-        raise UserError(f"StepConfig.context_order: unknown '{order}'{hint}")
+    check_choice("StepConfig.context_order", order, ORDERS)
 
 
 def check_length(length: int, mesh: Mesh | AbstractMesh, rules: Rules, order: str) -> None:

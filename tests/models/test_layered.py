@@ -156,7 +156,7 @@ def test_no_pass_keeps_the_gathered_weights_of_all_layers(kind, remat):
 
 
 def test_what_cannot_be():
-    with pytest.raises(UserError, match=r"StepConfig.accumulation: unknown 'layerd' \(did you mean 'layered'"):
+    with pytest.raises(UserError, match=r"StepConfig.accumulation is 'layerd' \(did you mean 'layered'"):
         StepConfig(accumulation="layerd")
     model = make_model("parallel", scan_layers=False)
     step = make_train_step(model, optax.sgd(1.0), lambda _: 0.1, StepConfig(2, "layered"))

@@ -71,7 +71,7 @@ def test_lengths_that_do_not_divide(length, table, sizes, order, message):
 
 
 def test_errors_name_the_nearest():
-    with pytest.raises(UserError, match=r"context_order: unknown 'zigzig' \(did you mean 'zigzag'\?\)"):
+    with pytest.raises(UserError, match=r"context_order is 'zigzig' \(did you mean 'zigzag'\?\)"):
         length_order.check_order("zigzig")
     two = rules.make_rules({"length": ("context", "model")})
     with pytest.raises(UserError, match="'length' on one mesh axis, not on context and model"):

@@ -33,6 +33,24 @@ class Vectors(NamedTuple):
     key_segments: Any
 
 
+class Queries(NamedTuple):
+    """Queries and which keys they see, as in `Vectors`; each kernel has an order of its own for the dimensions."""
+
+    q: Any
+    first: Any
+    last: Any
+    segments: Any
+
+
+class Keys(NamedTuple):
+    """Keys and values, their places and segments, in the form in which they travel from device to device."""
+
+    k: Any
+    v: Any
+    index: Any
+    segments: Any
+
+
 class Seen(NamedTuple):
     """What the keys seen so far gave, float32: sums of values [..., H]; the largest logit and sums of weights [...]."""
 

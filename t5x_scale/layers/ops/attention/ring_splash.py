@@ -6,7 +6,6 @@ anew for the keys of each turn: how many of them stand up to the last that a que
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any, NamedTuple
 
 import jax
@@ -15,37 +14,19 @@ import numpy as np
 
 from t5x_scale.layers.ops.attention import online
 from t5x_scale.layers.ops.attention.blocks import PADDING, Span, plan_by_keys, plan_by_queries
-from t5x_scale.layers.ops.attention.online import MASKED, Seen, Vectors
+from t5x_scale.layers.ops.attention.online import MASKED, Keys, Queries, Seen, Vectors
 from t5x_scale.layers.ops.attention.splash import (
     BLOCK,
     LANES,
     LONGEST_PACKED,
     TABLE_BYTES,
+    SeesBetween,
+    SeesUpTo,
+    both_ends,
     fitting_block,
     table_bytes,
 )
 from t5x_scale.partitioning.shardings import current_platform
-
-# Of a query's two numbers in one.
-_LAST_BITS = 16
-
-
-class Queries(NamedTuple):
-    """Queries [N, B * L, H], the rows of the batch one after another, and which keys they see, as in `Vectors`."""
-
-    q: Any
-    first: Any
-    last: Any
-    segments: Any
-
-
-class Keys(NamedTuple):
-    """Keys and values [K, B * L, H], their places int32 [B or 1, L] and segments [B, L] or None."""
-
-    k: Any
-    v: Any
-    index: Any
-    segments: Any
 
 
 class Saved(NamedTuple):
@@ -141,9 +122,11 @@ class _Kernel:
         by_queries = plan_by_queries(span, block, block, None)
         by_keys = plan_by_keys(span, block, block, None)
         self.is_live = jnp.any(by_queries.live > 0)
-        self._sees = _Sees(L, queries.first is not None)
-        number = self._sees.number(span, B)
-        self._by_queries, self._by_keys = (_to_info(plan, number) for plan in (by_queries, by_keys))
+        # Keys of all rows lie on one axis; the number of a query counts on it, unless it holds both of its ends.
+        self._sees, number = SeesUpTo(None), span.last + L * np.arange(B, dtype=np.int32)[:, None]
+        if queries.first is not None:
+            self._sees, number = SeesBetween(L), both_ends(span)
+        self._by_queries, self._by_keys = (_to_info(plan, number.reshape(-1)) for plan in (by_queries, by_keys))
         self._segments = None
         if queries.segments is not None:
             self._segments = splash.SegmentIds(queries.segments.reshape(-1), keys.segments.reshape(-1))
@@ -215,25 +198,6 @@ def _in_shard(queries: Queries, keys: Keys) -> Span:
     if queries.first is not None:
         first, last = jnp.where(nothing, 1, first), jnp.where(nothing, 0, last)
     return Span(first, last, queries.segments, keys.segments)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Sees:
-    """Whether a query sees a key: by its last key, counted over all rows, or by its first and last in its row."""
-
-    length: int
-    is_windowed: bool
-
-    def number(self, span: Span, rows: int) -> jax.Array:
-        if self.is_windowed:
-            return ((span.first << _LAST_BITS) | span.last).reshape(-1)
-        return (span.last + self.length * np.arange(rows, dtype=np.int32)[:, None]).reshape(-1)
-
-    def __call__(self, query: jax.Array, key: jax.Array) -> jax.Array:
-        if not self.is_windowed:
-            return key <= query
-        key = jax.lax.rem(key, jnp.full_like(key, self.length))
-        return (key <= (query & (1 << _LAST_BITS) - 1)) & (key >= query >> _LAST_BITS)
 
 
 def _to_info(plan: Any, number: jax.Array) -> Any:

@@ -201,10 +201,10 @@ def _make_mask_infos(span: Span, vectors: Vectors, window: int | None, block: in
 
     B, L = span.first.shape
     reach = window if vectors.last is None else None
-    sees: _SeesUpTo | _SeesBetween = _SeesUpTo(reach)
+    sees: SeesUpTo | SeesBetween = SeesUpTo(reach)
     query = span.last + L * np.arange(B, dtype=np.int32)[:, None]
     if _packs_both_ends(Mask(last_visible=vectors.last, window=vectors.window), window):
-        sees, query = _SeesBetween(L), (span.first << _LAST_BITS) | span.last
+        sees, query = SeesBetween(L), both_ends(span)
 
     def info(plan):
         return splash_attention_mask_info.MaskInfo(
@@ -223,7 +223,7 @@ def _make_mask_infos(span: Span, vectors: Vectors, window: int | None, block: in
 
 
 @dataclasses.dataclass(frozen=True)
-class _SeesUpTo:
+class SeesUpTo:
     """The query is the last key it sees, and sees `reach` keys or all before it. Both count over all rows."""
 
     reach: int | None
@@ -233,8 +233,13 @@ class _SeesUpTo:
         return sees if self.reach is None else sees & (query - key < self.reach)
 
 
+def both_ends(span: Span) -> jax.Array:
+    """The first and the last key of every query in one number, for `SeesBetween`."""
+    return (span.first << _LAST_BITS) | span.last
+
+
 @dataclasses.dataclass(frozen=True)
-class _SeesBetween:
+class SeesBetween:
     """The query is the first and the last key it sees, counted within its row of `length`."""
 
     length: int

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from t5x_scale.layers.ops.attention import online
-from t5x_scale.layers.ops.attention.online import MASKED, Seen, Vectors
+from t5x_scale.layers.ops.attention.online import MASKED, Keys, Queries, Seen, Vectors
 
 # What a tile is to be no smaller than, and no larger than where the length divides so.
 _SMALLEST, _LARGEST = 128, 512
@@ -21,24 +21,6 @@ _SMALLEST, _LARGEST = 128, 512
 _WITH_KEYS = (((3,), (3,)), ((0, 1), (0, 1)))
 _WITH_VALUES = (((3,), (2,)), ((0, 1), (0, 1)))
 _OVER_ROWS = (((2,), (2,)), ((0, 1), (0, 1)))
-
-
-class Queries(NamedTuple):
-    """Queries [B, K, G, L, H], G heads a kv head, and which keys they see, as in `Vectors`; all in tiles."""
-
-    q: Any
-    first: Any
-    last: Any
-    segments: Any
-
-
-class Keys(NamedTuple):
-    """Keys and values [B, K, S, H], their places int32 [B or 1, S] and segments [B, S] or None; all in tiles."""
-
-    k: Any
-    v: Any
-    index: Any
-    segments: Any
 
 
 class Saved(NamedTuple):
