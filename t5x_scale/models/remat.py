@@ -22,29 +22,30 @@ from flax import linen as nn
 from t5x_scale.core.errors import UserError, did_you_mean
 from t5x_scale.layers.ops.attention import cudnn
 from t5x_scale.layers.ops.grouped_matmul import PRODUCT
-from t5x_scale.layers.tensor_names import CONTEXT, TENSOR_NAMES
+from t5x_scale.layers.tensor_names import CONTEXT, KEY, QUERY, TENSOR_NAMES, VALUE
 
 Policy = Callable[..., Any]
 
 _policies = jax.checkpoint_policies
 
 
-def _and_kernels(policy: Policy) -> Policy:
-    """Also saves what kernels without names of their own give."""
-    return _policies.save_from_both_policies(policy, cudnn.is_saveable)
+def _and_kernels(*names: str) -> Policy:
+    """Saves what is named so, and what kernels without names of their own give."""
+    return _policies.save_from_both_policies(_policies.save_only_these_names(*names), cudnn.is_saveable)
 
 
-_experts = _and_kernels(_policies.save_only_these_names(PRODUCT))
+# No policy for products knows them, since they are made by kernels, or lie inside of a gradient rule of their own.
+_kernels = _and_kernels(CONTEXT, PRODUCT)
 
 # What is saved of each layer; everything else is computed again.
 REMAT_POLICIES: dict[str, Policy | None] = {
     "none": None,  # No remat: all intermediates are saved.
-    # All matrix products, attention's L x L among them.
-    "dots": _policies.save_from_both_policies(_policies.dots_saveable, _experts),
-    # Products with parameters only.
-    "minimal": _policies.save_from_both_policies(_policies.dots_with_no_batch_dims_saveable, _experts),
+    # All matrix products, attention's L x L among them, where they are no kernel's.
+    "dots": _policies.save_from_both_policies(_policies.dots_saveable, _kernels),
+    # Products with parameters, and what attention gives.
+    "minimal": _policies.save_from_both_policies(_policies.dots_with_no_batch_dims_saveable, _kernels),
     # What attention needs for its gradient: it is not run again, the feed-forward layer is.
-    "attention": _and_kernels(_policies.save_only_these_names("query", "key", "value", "context")),
+    "attention": _and_kernels(QUERY, KEY, VALUE, CONTEXT),
     "full": _policies.nothing_saveable,  # Only the layer's input.
 }
 
@@ -83,8 +84,7 @@ class Remat:
     def make_policy(self) -> Policy:
         """The policy for `jax.checkpoint`."""
         if not self.offload:
-            policy = _policies.save_only_these_names(*self.save)
-            return _and_kernels(policy) if CONTEXT in self.save else policy
+            return _and_kernels(*self.save) if CONTEXT in self.save else _policies.save_only_these_names(*self.save)
         return _policies.save_and_offload_only_these_names(
             names_which_can_be_saved=list(self.save),
             names_which_can_be_offloaded=list(self.offload),

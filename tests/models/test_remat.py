@@ -97,6 +97,13 @@ def test_attention_keeps_what_attention_needs(expected):
     assert [numbers for numbers, _ in saved("attention", params)] == sorted(itertools.chain(*wanted))
 
 
+def test_minimal_keeps_products_with_parameters_and_what_attention_gives(expected):
+    params, _ = expected
+    wanted = [FEATURES[name] for name in ("residual", "query", "key", "value", "context", "mlp_gate", "mlp_up")]
+    # Products are kept as they come, before positions are turned into them.
+    assert [numbers for numbers, _ in saved("minimal", params)] == sorted(itertools.chain(*wanted, [EMBED]))
+
+
 def test_every_name_is_given_by_both_kinds_of_block(expected):
     params, _ = expected
     text = str(jax.make_jaxpr(functools.partial(loss, make_model("full")))(params))
