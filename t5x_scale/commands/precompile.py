@@ -13,7 +13,7 @@ from t5x_scale.commands.precompiling.attempt import attempt, describe_setting, s
 from t5x_scale.commands.precompiling.search import Search, Target, find_fastest
 from t5x_scale.core.files import to_path, write_json
 from t5x_scale.data.pipeline import DataConfig
-from t5x_scale.partitioning.topologies import topology_devices
+from t5x_scale.partitioning.topologies import count_devices, topology_devices
 from t5x_scale.program import Program, Runtime
 
 # What is read first when none of the given files is a run file.
@@ -67,8 +67,13 @@ def precompile(
     return 0 if fits else EXIT_DOES_NOT_FIT
 
 
-def dry_run(program: Program, data: DataConfig, **_: Any) -> str:
-    """The parameter table and totals, without compiling anything; what train refuses for its shapes is refused."""
-    runtime = Runtime(program, program.mesh.make_abstract_mesh())
+def dry_run(program: Program, data: DataConfig, topology: str | None = None, **_: Any) -> str:
+    """The parameter table and totals, without compiling anything; what train refuses for its shapes is refused.
+
+    So is a mesh that does not fit the devices of the topology, which are counted by its name.
+    """
+    mesh = program.mesh
+    devices = None if topology is None else count_devices(topology, mesh.dcn_data * mesh.dcn_stage)
+    runtime = Runtime(program, mesh.make_abstract_mesh(devices))
     run_files.check_shapes(runtime, data)
     return run_files.parameter_report(runtime)

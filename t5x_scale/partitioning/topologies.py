@@ -48,20 +48,23 @@ _ENVIRONMENT = {
 _NAME = re.compile(r"([a-z0-9]+):(\d+(?:x\d+)*)")
 
 
+def count_devices(name: str, num_slices: int = 1) -> int:
+    """Devices of `num_slices` slices, from the name alone: without libtpu, and whether or not such slices exist.
+
+    Raises:
+      UserError: the name is none.
+    """
+    generation, shape = _parse(name)
+    return num_slices * math.prod(map(int, shape.split("x"))) * generation.devices_per_chip
+
+
 def topology_devices(name: str, num_slices: int = 1) -> Sequence[jax.Device]:
     """The devices of `num_slices` slices, for compilation only.
 
     Raises:
       UserError: the name is none, the compiler does not know the shape, or libtpu is not installed.
     """
-    match = _NAME.fullmatch(name) if isinstance(name, str) else None
-    if match is None:
-        raise UserError(f"TOPOLOGY is {name!r}; expected a generation and a shape, such as 'v5p:4x4x4'")
-    word, shape = match.groups()
-    if word not in GENERATIONS:
-        near = did_you_mean(word, GENERATIONS) or f"; known are {', '.join(GENERATIONS)}"
-        raise UserError(f"TOPOLOGY {name!r}: unknown generation {word!r}{near}")
-    generation = GENERATIONS[word]
+    generation, shape = _parse(name)
     if importlib.util.find_spec("libtpu") is None:
         raise UserError("compiling for a TPU needs the package libtpu: pip install 't5x_scale[tpu]'")
     for variable, value in _ENVIRONMENT.items():
@@ -75,7 +78,18 @@ def topology_devices(name: str, num_slices: int = 1) -> Sequence[jax.Device]:
         )
     except Exception as error:  # The plug-in raises what it likes.
         raise UserError(f"the TPU compiler does not know {name!r}: {str(error).splitlines()[0]}") from error
-    expected = num_slices * math.prod(map(int, shape.split("x"))) * generation.devices_per_chip
+    expected = count_devices(name, num_slices)
     if len(description.devices) != expected:
         raise UserError(f"{name!r} is {expected} devices, and the compiler lists {len(description.devices)}")
     return description.devices
+
+
+def _parse(name: str) -> tuple[Generation, str]:
+    match = _NAME.fullmatch(name) if isinstance(name, str) else None
+    if match is None:
+        raise UserError(f"TOPOLOGY is {name!r}; expected a generation and a shape, such as 'v5p:4x4x4'")
+    word, shape = match.groups()
+    if word not in GENERATIONS:
+        near = did_you_mean(word, GENERATIONS) or f"; known are {', '.join(GENERATIONS)}"
+        raise UserError(f"TOPOLOGY {name!r}: unknown generation {word!r}{near}")
+    return GENERATIONS[word], shape

@@ -156,6 +156,30 @@ def test_each_mistake_is_one_line(words, message, capsys):
     assert error.count("\n") == 1
 
 
+def test_a_pipeline_says_how_it_cuts_the_batch(capsys):
+    words = ["--gin_file=gin/sharding/pipeline.gin", "--gin.PipelineConfig.micro_batches=4"]
+    sizes = ["--gin.MeshConfig.stage=2", "--gin.MeshConfig.data=1"]
+    assert main([*ALONE, *words, *sizes]) == 0
+    assert "remat full, a pipeline of 4 micro-batches, repeats 1\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--gin.MeshConfig.fsdp=32"], "mesh fsdp=32 needs 32 devices and there are 64; "),
+        (["--gin.MeshConfig.dcn_data=2", "--gin.MeshConfig.fsdp=128"], "there are 128; "),
+        (["--gin.TOPOLOGY='v5p:4x4x8'"], "there are 128; "),
+        (["--gin.TOPOLOGY='v5q:4x4x4'"], "unknown generation 'v5q'"),
+    ],
+)
+def test_a_dry_run_counts_the_devices_of_the_topology(words, message, capsys):
+    machine = ["--gin_file=gin/models/palm/tiny.gin", "--gin_file=gin/hardware/v5p_64.gin"]
+    assert main(["precompile", "--dry_run", *machine, *words]) == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
 def test_ul2r_of_palm_540b_on_two_pods_in_a_dry_run(capsys):
     words = ["--gin_file=gin/models/palm/540b.gin", *COMMON[:-1], "--gin_file=gin/runs/ul2r.gin"]
     words += ["--gin_file=gin/hardware/v4_512.gin", "--gin.INITIAL_CHECKPOINT_PATH='palm'"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from t5x_scale import run_files
@@ -150,8 +151,18 @@ def setting_text(setting: dict[str, Any]) -> str:
     return (
         f"{setting['parameters']:,} parameters on {setting['devices']} x {setting['device_kind']}; "
         f"{setting['objective']}, {setting['optimizer']}, {setting['dtype']} over {setting['param_dtype']} parameters, "
-        f"z-loss {setting['z_loss']:g}, remat {remat}, {setting['micro_batches']} micro-batch(es)"
+        f"z-loss {setting['z_loss']:g}, remat {remat}, {_parts_text(setting['step'])}"
     )
+
+
+def _parts_text(step: Mapping[str, Any]) -> str:
+    """How a batch is cut, from the plain values of a `StepConfig`."""
+    parts, pipeline, is_layered = step["micro_batches"], step["pipeline"], step["accumulation"] == "layered"
+    if pipeline is None:
+        return f"{'layered accumulation over ' * is_layered}{parts} micro-batch(es)"
+    outer = f"{parts} micro-batches, each in " * (parts > 1)
+    flow = f"a {'layered ' * is_layered}pipeline of {pipeline['micro_batches']} micro-batches"
+    return f"{outer}{flow}, repeats {pipeline['repeats']}"
 
 
 def remat_text(remat: Any) -> str:
