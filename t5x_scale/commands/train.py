@@ -6,7 +6,7 @@ The same command again resumes: what is saved decides where it starts.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -15,20 +15,14 @@ from t5x_scale import run_files
 from t5x_scale.beginning import Beginning, begin, check_beginning
 from t5x_scale.checkpoint.manager import CheckpointConfig, CheckpointManager
 from t5x_scale.checkpoint.resume import compare_run_records
+from t5x_scale.commands.training.loop import Loop
 from t5x_scale.conversion.starting import Surgery
 from t5x_scale.core.distributed import ProcessConfig, join_run
 from t5x_scale.core.files import make_directory
-from t5x_scale.core.preemption import EXIT_RESUMABLE, StopSignal
-from t5x_scale.data.batch_source import BatchSource
-from t5x_scale.data.eval_source import EvalSource
+from t5x_scale.core.preemption import StopSignal
 from t5x_scale.data.pipeline import DataConfig, make_eval_sources, make_pipeline
-from t5x_scale.data.prefetch import Prefetcher, host_rows, make_global_batch
-from t5x_scale.evaluation import EvaluationConfig, evaluate, metric_names
-from t5x_scale.monitor.recorder import Recorder
+from t5x_scale.evaluation import EvaluationConfig
 from t5x_scale.monitor.report import make_report
-from t5x_scale.monitor.status import StatusLine
-from t5x_scale.monitor.throughput import CHECKPOINT, EVALUATION, Throughput
-from t5x_scale.monitor.writers import MetricWriters
 from t5x_scale.program import Program, Runtime
 from t5x_scale.train_state import TrainState
 
@@ -99,7 +93,7 @@ def train(
         if jax.process_index() == 0:
             print(run_files.banner(model_dir, runtime, step, train_steps), source.describe(), sep="\n", flush=True)
         throughput = run_files.make_throughput(runtime, data)
-        loop = _Loop(runtime, source, eval_sources, manager, evaluation, record, log_every_steps, throughput)
+        loop = Loop(runtime, source, eval_sources, manager, evaluation, record, log_every_steps, throughput)
         code = loop.run(model_dir, state, step, train_steps, stop)
     if code == 0 and jax.process_index() == 0:
         print(f"done: {train_steps} steps; see {make_report(model_dir)}")
@@ -121,120 +115,6 @@ def _resume(
     for change in decision.changes:
         logger.warning("changed from step %d on: %s", restored.step, change.render())
     return restored.state, decision.record, restored.metadata["data"], restored.step
-
-
-class _Loop:
-    """The loop, and the objects it hands to one another."""
-
-    def __init__(
-        self,
-        runtime: Runtime,
-        source: BatchSource,
-        eval_sources: dict[str, EvalSource],
-        manager: CheckpointManager,
-        evaluation: EvaluationConfig,
-        record: dict[str, Any],
-        log_every_steps: int,
-        throughput: Throughput,
-    ):
-        self.runtime, self.source, self.eval_sources = runtime, source, eval_sources
-        self.manager, self.evaluation, self.record = manager, evaluation, record
-        self.log_every_steps, self.throughput = log_every_steps, throughput
-
-    def run(self, model_dir: str, state: TrainState, start: int, end: int, stop: StopSignal) -> int:
-        """Runs steps `start` ... `end - 1` and returns the exit code."""
-        primary = jax.process_index() == 0
-        with (
-            MetricWriters(model_dir, enabled=primary) as self.writers,
-            StatusLine(enabled=primary) as self.line,
-            self._batches(start) as batches,
-        ):
-            self.writers.event("start", start, processes=jax.process_count(), devices=jax.device_count())
-            self.recorder = Recorder(
-                self.runtime.metric_names,
-                self.writers,
-                self.throughput,
-                self.line,
-                total_steps=end,
-                tokens_before=lambda step: self.source.schedule.first_row(step) * self.source.length,
-                at_interval=self._data_metrics,
-            )
-            state, stopped = self._steps(state, start, end, batches, stop)
-            if stopped is not None:
-                self._save(stopped, state, force=True)
-                self.line.note(f"stopped at step {stopped} and saved; the same command continues")
-                return EXIT_RESUMABLE
-            if self.manager.config.save_final:
-                self._save(end, state, force=True)
-            self._evaluate(end, state)
-        return 0
-
-    def _steps(
-        self, state: TrainState, start: int, end: int, batches: Iterator[Any], stop: StopSignal
-    ) -> tuple[TrainState, int | None]:
-        first, buffer = start, self.runtime.make_record(self.log_every_steps)
-        for step in range(start, end):
-            # The order is a promise: stop, save and evaluate all happen before the batch of this step is taken.
-            stopping, saving = stop.is_requested(step), step > start and self.manager.is_due(step)
-            # Also where the run begins: a run that was killed while it evaluated has saved this step already.
-            evaluating = self.evaluation.is_due(step)
-            pausing = stopping or saving or evaluating
-            if first < step and (pausing or step % self.log_every_steps == 0):
-                self.recorder.push(first, step, buffer, wait=pausing)
-                first = step
-            if stopping:
-                return state, step
-            if saving:
-                self._save(step, state)
-            if evaluating:
-                self._evaluate(step, state)
-            with self.throughput.data_wait():
-                _, batch = next(batches)
-            state, buffer = self.runtime.train_step(state, batch, buffer)
-        if first < end:
-            self.recorder.push(first, end, buffer, wait=True)
-        return state, None
-
-    def _batches(self, start: int) -> Prefetcher:
-        sharding = self.runtime.batch_sharding
-        return Prefetcher(
-            self.source,
-            start,
-            make_global_batch(sharding),
-            rows=lambda step: host_rows(sharding, self.source.schedule.size(step)),
-        )
-
-    def _data_metrics(self, step: int) -> dict[str, float]:
-        tokens, epochs = self.source.token_counts(step), self.source.epochs(step)
-        names = zip(metric_names(self.source.names), self.source.names, strict=True)
-        return {
-            f"data/{short}/{kind}": counts[name]
-            for short, name in names
-            for kind, counts in (("tokens", tokens), ("epochs", epochs))
-        }
-
-    def _save(self, step: int, state: TrainState, force: bool = False) -> None:
-        with self.throughput.pause(CHECKPOINT):
-            # Metrics first: a step that is saved is never computed again, so its line must not be lost.
-            if not self.writers.flush():
-                logger.warning("the metrics up to step %d are not all written; the run goes on", step)
-            metadata = {"data": self.source.state(step), "run": self.record}
-            self.manager.save(step, state, metadata, force=force)
-            if force:
-                self.manager.wait()
-        self.recorder.saved()
-
-    def _evaluate(self, step: int, state: TrainState) -> None:
-        if not self.eval_sources:
-            return
-        with self.throughput.pause(EVALUATION):
-            runtime = self.runtime
-            metrics = evaluate(runtime.eval_step, runtime.batch_sharding, state.params, self.eval_sources)
-        self.writers.write(step, metrics)
-        losses = {name: value for name, value in metrics.items() if name.endswith("/loss")}
-        part = self.evaluation.max_batches
-        subset = "" if part is None else f" (first {part} batches)"
-        self.line.note(f"step {step}{subset}: " + "  ".join(f"{name} {value:.4f}" for name, value in losses.items()))
 
 
 def dry_run(program: Program, data: DataConfig, **_: Any) -> str:
