@@ -136,6 +136,13 @@ class AppendLog:
             self._number += 1
             self._part = []
 
+    def sync(self) -> None:
+        """`flush`, and waits until the lines would survive the machine: for those that must stand before deeds do."""
+        self.flush()
+        if self._file is not None:
+            os.fsync(self._file.fileno())
+            _sync_directory(self._path.parent)
+
     def close(self) -> None:
         """Flushes and releases the file. Closing twice is harmless."""
         self.flush()
@@ -163,6 +170,15 @@ def read_appended(path: str | os.PathLike) -> list[str]:
     for chunk in chunks:
         lines += chunk[: chunk.rfind(b"\n") + 1].decode("utf-8").split("\n")[:-1]
     return lines
+
+
+def _sync_directory(directory: Path) -> None:
+    """Makes the names of new files in a local directory survive the machine."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _list_parts(path: Path) -> list[tuple[int, Path]]:
