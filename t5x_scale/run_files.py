@@ -21,6 +21,7 @@ from t5x_scale.data.batch_source import BatchSource
 from t5x_scale.data.pipeline import DataConfig
 from t5x_scale.data.vocabulary import load_vocabulary
 from t5x_scale.models import accounting
+from t5x_scale.monitor.health import Health
 from t5x_scale.monitor.peaks import peak_flops
 from t5x_scale.monitor.throughput import Throughput
 from t5x_scale.partitioning.replication import describe_copies, find_copies
@@ -179,7 +180,7 @@ def write_run_files(
     write_json(directory / "run.json", {**record, "command_line": command_line, "data": source.parts})
 
 
-def make_throughput(runtime: Runtime, data: DataConfig) -> Throughput:
+def make_throughput(runtime: Runtime, data: DataConfig, health: Health | None = None) -> Throughput:
     """The speedometer of a run: tokens a step, model FLOPs a token in both conventions, peak of the devices."""
     devices = runtime.mesh.devices.flat
     flops = {kind: flops_per_token(runtime, data.sequence_length, kind) for kind in ("full", "causal")}
@@ -189,6 +190,8 @@ def make_throughput(runtime: Runtime, data: DataConfig) -> Throughput:
         flops_per_token_causal=flops["causal"],
         peak_flops_per_device=peak_flops(devices[0].device_kind),
         device_count=runtime.mesh.size,
+        listener=health,
+        before=health.seconds() if health else None,
     )
 
 

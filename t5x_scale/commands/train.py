@@ -22,6 +22,8 @@ from t5x_scale.core.files import make_directory
 from t5x_scale.core.preemption import StopSignal
 from t5x_scale.data.pipeline import DataConfig, make_eval_sources, make_pipeline
 from t5x_scale.evaluation import EvaluationConfig
+from t5x_scale.monitor import phases
+from t5x_scale.monitor.health import Health, HealthConfig
 from t5x_scale.monitor.report import make_report
 from t5x_scale.program import Program, Runtime
 from t5x_scale.train_state import TrainState
@@ -41,6 +43,7 @@ def train(
     initial_optimizer: str = "reset",
     log_every_steps: int = 10,
     processes: ProcessConfig = ProcessConfig(),
+    health: HealthConfig = HealthConfig(),
     config_text: str = "",
     command_line: str = "",
 ) -> int:
@@ -59,6 +62,7 @@ def train(
       initial_optimizer: "reset" begins with a fresh optimiser, "restore" with that checkpoint's moments.
       log_every_steps: steps between status lines; metrics are recorded for every step in any case.
       processes: how long the processes of a run wait for each other.
+      health: what they tell of themselves, and who watches over it.
       config_text: the resolved configuration, kept beside the run.
       command_line: the words of this command, likewise.
 
@@ -80,10 +84,12 @@ def train(
     source = make_pipeline(data, **options)
     eval_sources = {} if evaluation.every_steps == 0 else make_eval_sources(data, **evaluation.options(), **options)
 
-    with CheckpointManager(model_dir, checkpoint) as manager, StopSignal() as stop:
+    alive = Health(model_dir, health, jax.process_index(), jax.process_count())
+    with alive, CheckpointManager(model_dir, checkpoint) as manager, StopSignal() as stop:
         record = run_files.make_record(runtime, data, train_steps, beginning, source)
         if manager.latest() is not None:
-            state, record, position, step = _resume(manager, runtime, record)
+            with alive.during(phases.RESTORE):
+                state, record, position, step = _resume(manager, runtime, record)
             source = source.resumed(position, step)
             source.check_enough(train_steps)
         else:
@@ -92,7 +98,7 @@ def train(
         run_files.write_run_files(model_dir, runtime, source, record, config_text, command_line)
         if jax.process_index() == 0:
             print(run_files.banner(model_dir, runtime, step, train_steps), source.describe(), sep="\n", flush=True)
-        throughput = run_files.make_throughput(runtime, data)
+        throughput = run_files.make_throughput(runtime, data, alive)
         loop = Loop(runtime, source, eval_sources, manager, evaluation, record, log_every_steps, throughput)
         code = loop.run(model_dir, state, step, train_steps, stop)
     if code == 0 and jax.process_index() == 0:

@@ -11,9 +11,12 @@ import collections
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Mapping
 
-STARTUP, STEP, DATA_WAIT, EVALUATION, CHECKPOINT = "startup", "step", "data_wait", "evaluation", "checkpoint"
+from t5x_scale.monitor.phases import COMPILE, DATA_WAIT, PHASES, STARTUP, STEP, Listener
+
+# Of this process so far: what the shares are shares of.
+SECONDS = "goodput/seconds"
 _RECENT_INTERVALS = 16
 
 
@@ -56,7 +59,7 @@ class Throughput:
     """Turns completion times into rates.
 
     The caller reports a step when its *result* has arrived on the host: the time of a dispatch says nothing. The time
-    up to the first report (compilation, the first steps) is start-up and enters no rate.
+    up to the first report (the first steps, compilation apart) is start-up and enters no rate.
     """
 
     def __init__(
@@ -67,6 +70,8 @@ class Throughput:
         flops_per_token_causal: float | None = None,
         peak_flops_per_device: float | None = None,
         device_count: int = 1,
+        listener: Listener | None = None,
+        before: Mapping[str, float] | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ):
         """Starts the clock.
@@ -77,6 +82,8 @@ class Throughput:
           flops_per_token_causal: the same with causal attention.
           peak_flops_per_device: see `peaks.peak_flops`; None leaves the utilisations out.
           device_count: devices of the whole system.
+          listener: is told what the loop is at.
+          before: seconds of this process before now, by what they went to.
           clock: seconds from any origin; must not run backwards.
         """
         self._tokens_per_step = tokens_per_step
@@ -84,14 +91,17 @@ class Throughput:
         self._flops_causal = flops_per_token_causal
         self._peak = peak_flops_per_device * device_count if peak_flops_per_device else None
         self._clock = clock
-        self._started = clock()
-        self._last_time = self._started
+        self._listener = listener
+        self._last_time = clock()
         self._last_step: int | None = None
         self._paused = 0.0  # Since the last report.
         self._waited = 0.0  # Since the last report.
         self._recent: collections.deque[tuple[int, float]] = collections.deque(maxlen=_RECENT_INTERVALS)
-        self._seconds: dict[str, float] = dict.fromkeys((STARTUP, STEP, DATA_WAIT, EVALUATION, CHECKPOINT), 0.0)
+        self._seconds: dict[str, float] = {**dict.fromkeys(PHASES, 0.0), **(before or {})}
+        self._started = self._last_time - sum(self._seconds.values())
         self._pauses_before_steps = 0.0
+        self._dispatched: set[Hashable] = set()
+        self._host_seconds, self._waited_seconds, self._dispatches = 0.0, 0.0, 0
 
     def completed(self, step: int, tokens: int | None = None) -> Rates | None:
         """Reports that the results of every step up to `step` have arrived.
@@ -117,6 +127,8 @@ class Throughput:
         self._last_time, self._last_step, self._paused, self._waited = now, step, 0.0, 0.0
         if first or seconds <= 0:
             return None
+        if self._listener is not None:
+            self._listener.measured(steps, seconds)
         self._recent.append((steps, seconds))
         rate = (steps * self._tokens_per_step if tokens is None else tokens) / seconds
         return Rates(
@@ -130,21 +142,46 @@ class Throughput:
         )
 
     @contextlib.contextmanager
-    def data_wait(self) -> Iterator[None]:
-        """Counts the time inside as waiting for a batch; it stays part of the step time."""
+    def data_wait(self, step: int | None = None) -> Iterator[None]:
+        """Counts the time inside as waiting for the batch of `step`; it stays part of the step time."""
+        self._enter(DATA_WAIT, step)
         start = self._clock()
         try:
             yield
         finally:
-            self._waited += self._clock() - start
+            waited = self._clock() - start
+            self._waited += waited
+            self._waited_seconds += waited
+            self._enter(STEP)
 
     @contextlib.contextmanager
-    def pause(self, kind: str) -> Iterator[None]:
+    def dispatch(self, shape: Hashable = None) -> Iterator[None]:
+        """Around the call of a compiled step, which compiles it first for a `shape` of batch not seen before."""
+        if shape not in self._dispatched:
+            with self.pause(COMPILE):
+                yield
+            if not self._dispatched:
+                self._waited_seconds = 0.0  # For the first batch everybody waits.
+            self._dispatched.add(shape)
+            return
+        # The processor's time of this thread: what it spends in waiting for other processes is not its own work.
+        start = time.thread_time()
+        try:
+            yield
+        finally:
+            self._host_seconds += time.thread_time() - start
+            self._dispatches += 1
+
+    @contextlib.contextmanager
+    def pause(self, kind: str, step: int | None = None) -> Iterator[None]:
         """Takes the time inside out of the step time and counts it under `kind` (`EVALUATION`, `CHECKPOINT`, ...).
+
+        `step` is the number of steps done, for the listener.
 
         Enter it only when the last dispatched step is complete (wait for its result first): steps that finish inside a
         pause would cost no time, and the step time would come out too short.
         """
+        before = self._enter(kind, step)
         start = self._clock()
         try:
             yield
@@ -152,6 +189,15 @@ class Throughput:
             seconds = self._clock() - start
             self._paused += seconds
             self._seconds[kind] = self._seconds.get(kind, 0.0) + seconds
+            self._enter(before)
+
+    def own_times(self) -> tuple[int, float, float]:
+        """(steps dispatched since the start, their seconds of waiting for data, their seconds of work on this host).
+
+        Nobody else's slowness is in these: of a step's time, which all processes of a run share, every one is guilty.
+        Compiling is left out.
+        """
+        return self._dispatches, self._waited_seconds, self._host_seconds
 
     def eta(self, total_steps: int) -> float | None:
         """Seconds until `total_steps` at the recent step time, with pauses as frequent as so far; None at first."""
@@ -163,21 +209,26 @@ class Throughput:
         return max(total_steps - self._last_step, 0) * per_step * (1.0 + pauses / stepping)
 
     def seconds(self) -> dict[str, float]:
-        """Seconds since the start by what they went to: start-up, step, data_wait, evaluation, checkpoint, and `other`.
+        """Seconds since the start by what they went to, `phases.PHASES` and `other`: what has not been reported yet.
 
-        The goodput of this process is `step` over the sum. `other` is what has not been reported yet.
+        The goodput of this process is `step` over the sum.
         """
         total = self._clock() - self._started
         return {**self._seconds, "other": max(total - sum(self._seconds.values()), 0.0)}
 
     def to_metrics(self) -> dict[str, float]:
-        """Shares of the time since the start, as `goodput/<kind>_fraction`; they add up to 1."""
+        """`goodput/<kind>_fraction`, shares of the time since the start that add up to 1, and that time."""
         seconds = self.seconds()
         total = sum(seconds.values())
-        return {f"goodput/{kind}_fraction": value / total for kind, value in seconds.items()} if total > 0 else {}
+        if total <= 0:
+            return {}
+        return {**{f"goodput/{kind}_fraction": value / total for kind, value in seconds.items()}, SECONDS: total}
 
     def _pause_seconds(self) -> float:
         return sum(value for kind, value in self._seconds.items() if kind not in (STARTUP, STEP, DATA_WAIT))
+
+    def _enter(self, phase: str | None, step: int | None = None) -> str | None:
+        return None if self._listener is None or phase is None else self._listener.enter(phase, step)
 
     def _utilisation(self, tokens_per_second: float, flops_per_token: float | None) -> float | None:
         if self._peak is None or flops_per_token is None:

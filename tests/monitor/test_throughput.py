@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from t5x_scale.monitor.peaks import peak_flops
-from t5x_scale.monitor.throughput import CHECKPOINT, EVALUATION, Throughput
+from t5x_scale.monitor.phases import CHECKPOINT, EVALUATION
+from t5x_scale.monitor.throughput import SECONDS, Throughput
 
 
 class Clock:
@@ -81,6 +82,42 @@ def test_data_wait_is_part_of_the_step_time(clock):
     }
 
 
+class Listener:
+    """What the loop was at, and the places told."""
+
+    def __init__(self):
+        self.phase, self.told, self.intervals = "startup", [], []
+
+    def enter(self, phase, step=None):
+        before, self.phase = self.phase, phase
+        self.told.append((phase, step))
+        return before
+
+    def measured(self, steps, seconds):
+        self.intervals.append((steps, seconds))
+
+
+def test_compiling_is_told_and_counted_apart(clock):
+    listener = Listener()
+    throughput = Throughput(1000, listener=listener, before={"startup": 5.0, "restore": 7.0}, clock=clock)
+    for step, rows, seconds in ((0, 8, 30), (1, 8, 2), (2, 16, 40), (3, 16, 2)):
+        with throughput.data_wait(step):
+            clock.now += 1
+        with throughput.dispatch(rows):
+            clock.now += seconds
+        throughput.completed(step + 1)
+    compile_first = [("data_wait", 0), ("step", None), ("compile", None), ("step", None)]
+    ordinary = [("data_wait", 1), ("step", None)]
+    assert listener.told[:6] == compile_first + ordinary
+    assert [phase for phase, _ in listener.told].count("compile") == 2
+    assert listener.intervals == [(1, 3.0), (1, 1.0), (1, 3.0)]
+    seconds = throughput.seconds()
+    assert (seconds["startup"], seconds["restore"], seconds["compile"]) == (5, 7, 70)
+    assert sum(seconds.values()) == 5 + 7 + 30 + 2 + 40 + 2 + 4
+    steps, waited, _ = throughput.own_times()
+    assert (steps, waited) == (2, 3.0)  # What everybody waits for at first is nobody's.
+
+
 def test_nothing_is_known_before_two_reports(clock):
     throughput = Throughput(1000, clock=clock)
     assert throughput.eta(100) is None
@@ -116,4 +153,6 @@ def test_shares_add_up_to_the_whole(events):
     assert math.isclose(sum(parts.values()), clock.now - 1000.0, abs_tol=1e-6)
     assert all(value >= -1e-9 for value in parts.values())
     if clock.now > 1000.0:
-        assert math.isclose(sum(throughput.to_metrics().values()), 1.0)
+        metrics = throughput.to_metrics()
+        assert math.isclose(metrics.pop(SECONDS), clock.now - 1000.0)
+        assert math.isclose(sum(metrics.values()), 1.0)

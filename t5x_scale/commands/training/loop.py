@@ -14,9 +14,10 @@ from t5x_scale.data.batch_source import BatchSource
 from t5x_scale.data.eval_source import EvalSource
 from t5x_scale.data.prefetch import Prefetcher, host_rows, make_global_batch
 from t5x_scale.evaluation import EvaluationConfig, evaluate, metric_names
+from t5x_scale.monitor.phases import CHECKPOINT, EVALUATION
 from t5x_scale.monitor.recorder import Recorder
 from t5x_scale.monitor.status import StatusLine
-from t5x_scale.monitor.throughput import CHECKPOINT, EVALUATION, Throughput
+from t5x_scale.monitor.throughput import Throughput
 from t5x_scale.monitor.writers import MetricWriters
 from t5x_scale.program import Runtime
 from t5x_scale.train_state import TrainState
@@ -89,9 +90,10 @@ class Loop:
                 self._save(step, state)
             if evaluating:
                 self._evaluate(step, state)
-            with self.throughput.data_wait():
+            with self.throughput.data_wait(step):
                 _, batch = next(batches)
-            state, buffer = self.runtime.train_step(state, batch, buffer)
+            with self.throughput.dispatch(self.source.schedule.size(step)):
+                state, buffer = self.runtime.train_step(state, batch, buffer)
         if first < end:
             self.recorder.push(first, end, buffer, wait=True)
         return state, None
@@ -115,7 +117,7 @@ class Loop:
         }
 
     def _save(self, step: int, state: TrainState, force: bool = False) -> None:
-        with self.throughput.pause(CHECKPOINT):
+        with self.throughput.pause(CHECKPOINT, step):
             # Metrics first: a step that is saved is never computed again, so its line must not be lost.
             if not self.writers.flush():
                 logger.warning("the metrics up to step %d are not all written; the run goes on", step)
@@ -128,7 +130,7 @@ class Loop:
     def _evaluate(self, step: int, state: TrainState) -> None:
         if not self.eval_sources:
             return
-        with self.throughput.pause(EVALUATION):
+        with self.throughput.pause(EVALUATION, step):
             runtime = self.runtime
             metrics = evaluate(runtime.eval_step, runtime.batch_sharding, state.params, self.eval_sources)
         self.writers.write(step, metrics)
