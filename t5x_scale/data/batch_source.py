@@ -229,6 +229,16 @@ class BatchSource:
             )
         return other
 
+    def skipping(self, intervals: Iterable[Sequence[int]]) -> BatchSource:
+        """This source, jumping over further intervals of global rows. `resumed` checks that they lie ahead."""
+        other = copy.copy(self)
+        other.skip = SkipList([*self.skip.intervals, *intervals])
+        return other
+
+    def row_interval(self, first: int, end: int) -> tuple[int, int]:
+        """The global rows [first, end) that the batches of the steps [first, end) lie in."""
+        return int(self.global_rows(first)[0]), self.position(end)
+
     def _stores_digest(self, position: int) -> str:
         """Of the stores that the global rows [0, position) came from: others may still be added."""
         counts = self.mixture.rows_before(position).tolist()

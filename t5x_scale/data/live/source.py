@@ -251,6 +251,18 @@ class LiveSource:
             )
         return other
 
+    def skipping(self, intervals: Iterable[Sequence[int]]) -> LiveSource:
+        """This source, jumping over further intervals of global rows. `resumed` checks that they lie ahead."""
+        other = copy.copy(self)
+        other.skip = SkipList([*self.skip.intervals, *intervals])
+        other._place(self.steps, self._known)
+        return other
+
+    def row_interval(self, first: int, end: int) -> tuple[int, int]:
+        """The global rows [first, end) that the batches of the steps [first, end) lie in."""
+        begin = self._skip_in_shard.to_global(np.array([self.steps.first_row(first) // self._shards]))
+        return int(begin[0]) * self._shards, self._position(end) * self._shards
+
     def check_enough(self, train_steps: int) -> None:
         """Nothing: how long a live stream is, nobody knows before it ends. Then `batch` says so."""
 
