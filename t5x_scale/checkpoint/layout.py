@@ -30,7 +30,7 @@ from typing import Any
 import jax
 
 from t5x_scale.core import files, trees
-from t5x_scale.core.errors import UserError
+from t5x_scale.core.errors import OneLineError, UserError
 
 LOGGER = logging.getLogger("t5x_scale.checkpoint")
 FORMAT = 1
@@ -41,10 +41,13 @@ COMMIT_MARKER = "commit_success.txt"
 DELETING_SUFFIX = ".deleting"
 SET_ASIDE_SUFFIX = ".set_aside"
 _STEP_NAME = re.compile(r"0|[1-9]\d*")
+_FINGERPRINT = re.compile("[0-9a-f]{16}")
+# Numpy's bound of dimensions; sizes fit into int64.
+_MAX_DIMENSIONS, _MAX_SIZE = 64, 2**63 - 1
 _TEMPORARY_NAME = re.compile(r"\d+(\.orbax-checkpoint-tmp.*|\.deleting)")
 
 
-class DamagedError(Exception):
+class DamagedError(OneLineError):
     """A checkpoint that is there but cannot be trusted; the message says why."""
 
 
@@ -202,22 +205,39 @@ def read_document(path: files.Path) -> Document:
       DamagedError: it is missing, torn, altered, of another step, or of an unknown format.
     """
     try:
-        stored = json.loads((path / METADATA_ITEM / "metadata").read_text())
+        stored = json.loads(files.read_bounded(path / METADATA_ITEM / "metadata"))
         content = stored["content"]
         if hashlib.sha256(_canonical(content).encode()).hexdigest() != stored["digest"]:
             raise DamagedError("its metadata does not match its digest")
         if content["format"] != FORMAT:
             raise DamagedError(f"its format is {content['format']}, this program reads {FORMAT}")
-        leaves = {
-            name: LeafRecord(tuple(leaf["shape"]), leaf["dtype"], leaf["fingerprint"])
-            for name, leaf in content["leaves"].items()
-        }
-        document = Document(content["step"], leaves, content["metadata"])
+        leaves = {_check_path(name): _to_record(leaf) for name, leaf in content["leaves"].items()}
+        document = Document(content["step"], leaves, dict(content["metadata"]))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DamagedError(f"its metadata cannot be read ({type(error).__name__}: {error})") from error
-    if str(document.step) != path.name:
+    if type(document.step) is not int or str(document.step) != path.name:
         raise DamagedError(f"its metadata is of step {document.step}")
     return document
+
+
+def _check_path(path: str) -> str:
+    """A leaf is found by its path: it must not lead out of the checkpoint.
+
+    Raises:
+      ValueError: a part of it is empty or a place of its own, or it holds what no file may be called.
+    """
+    if any(part in ("", ".", "..") for part in path.split("/")) or "\0" in path:
+        raise ValueError(f"{path!r} is no path of a leaf")
+    return path
+
+
+def _to_record(leaf: Mapping[str, Any]) -> LeafRecord:
+    shape, dtype, fingerprint = tuple(leaf["shape"]), leaf["dtype"], leaf["fingerprint"]
+    if len(shape) > _MAX_DIMENSIONS or not all(type(size) is int and 0 <= size <= _MAX_SIZE for size in shape):
+        raise ValueError("a shape that is none")
+    if not isinstance(dtype, str) or not _FINGERPRINT.fullmatch(fingerprint):
+        raise ValueError("a dtype or fingerprint that is none")
+    return LeafRecord(shape, dtype, fingerprint)
 
 
 def check_leaves(document: Document, abstract: Mapping[str, Any], where: str) -> None:

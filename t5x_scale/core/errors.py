@@ -3,11 +3,26 @@
 from __future__ import annotations
 
 import difflib
+import itertools
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+# What moves the cursor, rings, or turns the direction of writing: names from files of strangers may hold it.
+_NOT_PRINTED = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_LONGEST = 4000
+# Comparing names takes time with the square of their length.
+_MAX_NAME, _MAX_CHOICES = 200, 10_000
 
-class UserError(Exception):
+
+class OneLineError(Exception):
+    """An error whose message is one line that can be printed, whatever the names in it are made of."""
+
+    def __init__(self, message: object = ""):
+        super().__init__(to_one_line(str(message)))
+
+
+class UserError(OneLineError):
     """Something the user can put right.
 
     The command line prints the message as one line, without a traceback, and exits with 1. A message
@@ -15,9 +30,18 @@ class UserError(Exception):
     """
 
 
+def to_one_line(text: str) -> str:
+    """`text` with spaces for ends of lines, other control characters escaped, and cut where nobody reads on."""
+    text = " ".join(text[:_LONGEST].splitlines()) + ("..." if len(text) > _LONGEST else "")
+    return _NOT_PRINTED.sub(lambda match: ascii(match[0])[1:-1], text)
+
+
 def did_you_mean(name: str, choices: Iterable[str], limit: int = 3) -> str:
     """Returns `" (did you mean 'a' or 'b'?)"`, or `""` when nothing among `choices` is near `name`."""
-    near = difflib.get_close_matches(name, list(choices), n=limit, cutoff=0.6)
+    if len(name) > _MAX_NAME:
+        return ""
+    short = (choice for choice in choices if len(choice) <= _MAX_NAME)
+    near = difflib.get_close_matches(name, list(itertools.islice(short, _MAX_CHOICES)), n=limit, cutoff=0.6)
     if not near:
         return ""
     return f" (did you mean {' or '.join(repr(n) for n in near)}?)"

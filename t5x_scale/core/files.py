@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
 import re
+import stat
 import uuid
 from typing import Any
 
@@ -20,6 +22,8 @@ from etils import epath
 from t5x_scale.core.errors import UserError
 
 Path = epath.Path
+# Of JSON and its like: the metadata of a checkpoint of a million leaves.
+MAX_DOCUMENT_BYTES = 1 << 28
 
 
 def to_path(path: str | os.PathLike) -> Path:
@@ -69,6 +73,30 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, sort_keys=True) + "\n")
 
 
+def read_bounded(path: str | os.PathLike, max_bytes: int = MAX_DOCUMENT_BYTES) -> bytes:
+    """Reads a file that is a document, whoever wrote it: no more than memory holds, and nothing that never ends.
+
+    Raises:
+      OSError: it cannot be read, is larger, or is a pipe, a device or a directory.
+    """
+    target = to_path(path)
+    if is_remote(target):
+        _check_size(target.stat().length, max_bytes)
+        return target.read_bytes()
+    # A pipe without a writer would be waited for.
+    with open(os.open(target, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "it is no plain file", os.fspath(target))
+        _check_size(status.st_size, max_bytes)
+        return file.read(max_bytes)
+
+
+def _check_size(size: int, max_bytes: int) -> None:
+    if size > max_bytes:
+        raise OSError(errno.EFBIG, f"it has {size:,} bytes, more than the {max_bytes:,} of a document")
+
+
 def read_json(path: str | os.PathLike) -> Any:
     """Reads a JSON file.
 
@@ -77,10 +105,12 @@ def read_json(path: str | os.PathLike) -> Any:
     """
     target = to_path(path)
     try:
-        return json.loads(target.read_text())
+        return json.loads(read_bounded(target))
     except FileNotFoundError as error:
         raise UserError(f"no such file: {target}") from error
-    except ValueError as error:
+    except OSError as error:
+        raise UserError(f"cannot read {target}: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{target} is not valid JSON: {error}") from error
 
 

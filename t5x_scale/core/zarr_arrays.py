@@ -61,12 +61,26 @@ def _open_all(specs: Mapping[str, Any], failure: Failure, cache_bytes: int) -> d
             "file_io_concurrency": _THREADS,
         }
     )
-    futures = {called: ts.open(spec, context=context, open=True, read=True) for called, spec in specs.items()}
-    stores = {}
+    futures, stores = {}, {}
+    for called, spec in specs.items():
+        with _failures(called, failure):
+            futures[called] = ts.open(spec, context=context, open=True, read=True)
     for called, future in futures.items():
         with _failures(called, failure):
-            stores[called] = future.result()
+            stores[called] = _checked(future.result())
     return stores
+
+
+def _checked(store: ts.TensorStore) -> ts.TensorStore:
+    """Whoever wrote an array says how large its chunks are; one is held in memory as a whole.
+
+    Raises:
+      ValueError: a chunk is larger than any writer of ours makes it.
+    """
+    most = 2 * max(math.prod(store.shape) * store.dtype.numpy_dtype.itemsize, _CACHE_BYTES)
+    if _chunk_bytes(store) > most:
+        raise ValueError(f"its chunks have {_chunk_bytes(store):,} bytes each, more than all of it")
+    return store
 
 
 def _locate(directory: files.Path, name: str, is_database: bool) -> dict[str, Any] | str:

@@ -72,6 +72,8 @@ def read_entries(file: files.Path) -> dict[str, Entry]:
         size = file.stat().length
     except OSError as error:
         raise UserError(f"cannot read {file}: {error.strerror or error}") from error
+    if not file.is_file():  # A pipe would be waited for.
+        raise UserError(f"{file} is no plain file")
     with byte_ranges.open_ranges(file) as source:
         prefix = _read_bytes(source, 0, min(LENGTH_BYTES, size))
         header = _read_bytes(source, LENGTH_BYTES, parse_length(prefix, size, str(file)))
@@ -121,7 +123,7 @@ def _read_index(index: files.Path) -> dict[str, str]:
     if not isinstance(places, dict) or not places:
         raise UserError(f"{index} has no weight_map from tensors to shards")
     for tensor, name in places.items():
-        if not isinstance(name, str) or not name or os.path.basename(name) != name:
+        if not isinstance(name, str) or name in ("", ".", "..") or "\0" in name or os.path.basename(name) != name:
             raise UserError(f"{index} places tensor '{tensor}' in {name!r}, which is no name of a file beside it")
     return places
 

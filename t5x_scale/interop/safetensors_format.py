@@ -8,6 +8,7 @@ fill the data without gap or overlap.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import json
 import math
@@ -22,6 +23,8 @@ from t5x_scale.core.errors import UserError, did_you_mean
 # The library's own bound; more is a file of another kind whose first bytes were taken for a length.
 MAX_HEADER_BYTES = 100_000_000
 LENGTH_BYTES = 8
+# Numpy's bound of dimensions; sizes and offsets fit into int64.
+_MAX_DIMENSIONS, _MAX_SIZE = 64, 2**63 - 1
 _METADATA = "__metadata__"
 
 DTYPES: Mapping[str, np.dtype] = {
@@ -127,8 +130,7 @@ def _parse_json(header: bytes, where: str) -> dict[str, Any]:
     def collect(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         table = dict(pairs)
         if len(table) < len(pairs):
-            names = [name for name, _ in pairs]
-            twice = next(name for name in names if names.count(name) > 1)
+            [(twice, _)] = collections.Counter(name for name, _ in pairs).most_common(1)
             raise UserError(f"{where} is damaged: its header has '{twice}' twice")
         return table
 
@@ -144,11 +146,11 @@ def _parse_json(header: bytes, where: str) -> dict[str, Any]:
 def _parse_entry(name: str, value: Any, start: int, where: str) -> Entry:
     try:
         dtype, shape, (begin, end) = value["dtype"], tuple(value["shape"]), value["data_offsets"]
-        if not all(type(size) is int and size >= 0 for size in (*shape, begin, end)):
+        if len(shape) > _MAX_DIMENSIONS or not all(_is_size(size) for size in (*shape, begin, end)):
             raise ValueError
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{where} is damaged: tensor '{name}' has no valid dtype, shape and data_offsets") from error
-    if dtype not in DTYPES:
+    if not isinstance(dtype, str) or dtype not in DTYPES:
         near = did_you_mean(str(dtype), DTYPES)
         raise UserError(f"{where}: tensor '{name}' has the dtype {dtype!r}, which cannot be read{near}")
     entry = Entry(name, DTYPES[dtype], shape, start + begin)
@@ -156,6 +158,10 @@ def _parse_entry(name: str, value: Any, start: int, where: str) -> Entry:
         said = f"{dtype}{list(shape)} is {entry.nbytes:,} bytes, its offsets hold {end - begin:,}"
         raise UserError(f"{where} is damaged: tensor '{name}' of {said}")
     return entry
+
+
+def _is_size(value: Any) -> bool:
+    return type(value) is int and 0 <= value <= _MAX_SIZE
 
 
 def make_header(

@@ -99,11 +99,11 @@ def _names_target(path: files.Path) -> bool:
 
 
 def _orbax_names(path: files.Path) -> list[str]:
-    text = (path / _ORBAX_TREE).read_text()
+    text = files.read_bounded(path / _ORBAX_TREE)
     try:
         entries = json.loads(text)["tree_metadata"].values()
         return [".".join(key["key"] for key in entry["key_metadata"]) for entry in entries]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{path / _ORBAX_TREE} is damaged ({type(error).__name__}: {error})") from error
 
 
@@ -120,7 +120,7 @@ def _read_tree(directory: files.Path) -> _Tree:
     except ValueError as error:
         raise UserError(f"{source} is damaged: {error}") from error
     version = content.get("version") if isinstance(content, dict) else None
-    if version is not None and version not in _VERSIONS:
+    if version is not None and not (isinstance(version, int) and version in _VERSIONS):
         raise UserError(f"{source} is of version {version}; known are {', '.join(map(str, _VERSIONS))}")
     tree = content if isinstance(content, dict) else {}
     for name in _WRAPPERS:
@@ -132,7 +132,10 @@ def _read_tree(directory: files.Path) -> _Tree:
 
 
 def _is_description(node: Mapping[str, Any]) -> bool:
-    return {"driver", "kvstore", "metadata"} <= node.keys()
+    if not {"driver", "kvstore", "metadata"} <= node.keys():
+        return False
+    store, metadata = node["kvstore"], node["metadata"]
+    return isinstance(store, dict) and isinstance(metadata, dict) and isinstance(metadata.get("shape"), list)
 
 
 def _open_target(directory: files.Path, tree: _Tree) -> dict[str, LazyArray]:
@@ -143,10 +146,15 @@ def _open_target(directory: files.Path, tree: _Tree) -> dict[str, LazyArray]:
     def failure(name: str, reason: str) -> UserError:
         return UserError(f"the tensor '{name}' of {directory} cannot be read: {reason}")
 
+    for name, place in places.items():
+        if not _is_inside(place):
+            raise failure(name, f"{place!r} is no place in a checkpoint")
     root = directory if (directory / _TREE_FILE).exists() else (directory / _ORBAX_TREE).parent
     stored = open_arrays(root, places, failure)
     arrays = {}
     for name, leaf in leaves.items():
+        if name not in stored and not isinstance(leaf, (np.ndarray, np.number, int, float, complex)):
+            raise failure(name, "it is no array")
         array = stored[name] if name in stored else lazy.from_array(np.asarray(leaf))
         _check_description(name, leaf, array, directory)
         arrays[name] = _to_bfloat16(array) if tree.version == 2 and array.dtype == np.uint16 else array
@@ -160,7 +168,13 @@ def _place(leaf: Any) -> str | None:
     if not isinstance(leaf, dict):
         return None
     # Before TensorStore 0.1.14 the path stood beside the store.
-    return str(leaf["kvstore"].get("path") or leaf.get("path", "")).strip("/")
+    named = [store["path"] for store in (leaf["kvstore"], leaf) if isinstance(store.get("path"), str)]
+    return named[0].strip("/") if named else ""
+
+
+def _is_inside(place: str) -> bool:
+    """Whether it is a directory below the checkpoint, and neither a way out of it nor an address."""
+    return bool(place) and "\0" not in place and not {"", ".", ".."} & set(place.rstrip("/").split("/"))
 
 
 def _check_description(name: str, leaf: Any, array: LazyArray, directory: files.Path) -> None:
