@@ -26,7 +26,7 @@ def test_done_is_done_and_more_steps_go_on(runner, source, finished, old, tmp_pa
     again = runner.run("train", **run)
     assert "done: 12 steps" in again.out
     # The copy is called otherwise than the run it was copied from, which stands in its files.
-    volatile = ("metrics", "report", "run.json", "config.gin", "model-info.txt")
+    volatile = ("metrics", "health", "report", "run.json", "config.gin", "model-info.txt")
     assert without(contents(old), *volatile) == without(before, *volatile)
     check_same_metrics(old, finished.path)
 
