@@ -1,4 +1,4 @@
-"""Inputs that nobody would write by accident: valid ones with something wrong in a place, and bytes that are nothing."""
+"""Inputs that nobody writes by accident: valid ones with something wrong in a place, and bytes that are nothing."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ def test_t5x(try_inputs, valid, directory, caplog):
     "place", ["../other/target.decoder.decoder_norm.scale", "a/../../other", "..", "gs://bucket/x", "/etc", "."]
 )
 def test_arrays_that_lie_elsewhere(tmp_path, place):
-    """A description leads to an array of its checkpoint and nowhere else, whether it names a driver's path or a leaf."""
+    """A description leads to an array of its checkpoint and nowhere else, and so does the name of a leaf."""
     inside = tmp_path / "inside"
     inside.mkdir()
     fake.write_legacy(tmp_path / "other", TARGET)
