@@ -5,19 +5,19 @@ The same command again resumes: what is saved decides where it starts.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 
 from t5x_scale import run_files
-from t5x_scale.beginning import Beginning, begin, check_beginning
+from t5x_scale.beginning import Beginning, check_beginning
 from t5x_scale.checkpoint.manager import CheckpointConfig, CheckpointManager
-from t5x_scale.checkpoint.resume import compare_run_records
-from t5x_scale.commands.training.loop import Loop
+from t5x_scale.commands.training.course import Course, Start
+from t5x_scale.commands.training.loop import Ending, Loop
 from t5x_scale.conversion.starting import Surgery
 from t5x_scale.core.distributed import ProcessConfig, join_run
+from t5x_scale.core.errors import UserError
 from t5x_scale.core.files import make_directory
 from t5x_scale.core.preemption import StopSignal
 from t5x_scale.data.pipeline import DataConfig, make_eval_sources, make_pipeline
@@ -25,10 +25,11 @@ from t5x_scale.evaluation import EvaluationConfig
 from t5x_scale.monitor import phases
 from t5x_scale.monitor.health import Health, HealthConfig
 from t5x_scale.monitor.report import make_report
+from t5x_scale.monitor.spikes import SpikeGuard
+from t5x_scale.monitor.status import StatusLine
+from t5x_scale.monitor.throughput import Throughput
+from t5x_scale.monitor.writers import MetricWriters
 from t5x_scale.program import Program, Runtime
-from t5x_scale.train_state import TrainState
-
-logger = logging.getLogger(__name__)
 
 
 def train(
@@ -44,6 +45,7 @@ def train(
     log_every_steps: int = 10,
     processes: ProcessConfig = ProcessConfig(),
     health: HealthConfig = HealthConfig(),
+    spikes: SpikeGuard = SpikeGuard(),
     config_text: str = "",
     command_line: str = "",
 ) -> int:
@@ -63,11 +65,15 @@ def train(
       log_every_steps: steps between status lines; metrics are recorded for every step in any case.
       processes: how long the processes of a run wait for each other.
       health: what they tell of themselves, and who watches over it.
+      spikes: what a spike of the loss is, and what is done about one.
       config_text: the resolved configuration, kept beside the run.
       command_line: the words of this command, likewise.
 
     Returns:
       0 when `train_steps` steps are done, 75 when stopped, saved and resumable.
+
+    Raises:
+      UserError: the configuration, MODEL_DIR or data do not fit; or a spike is to end the run.
     """
     join_run(processes)
     run_files.check_settings(model_dir, train_steps=train_steps, log_every_steps=log_every_steps)
@@ -84,43 +90,50 @@ def train(
     source = make_pipeline(data, **options)
     eval_sources = {} if evaluation.every_steps == 0 else make_eval_sources(data, **evaluation.options(), **options)
 
+    record = run_files.make_record(runtime, data, train_steps, beginning, source)
+    primary = jax.process_index() == 0
     alive = Health(model_dir, health, jax.process_index(), jax.process_count())
     with alive, CheckpointManager(model_dir, checkpoint) as manager, StopSignal() as stop:
-        record = run_files.make_record(runtime, data, train_steps, beginning, source)
-        if manager.latest() is not None:
-            with alive.during(phases.RESTORE):
-                state, record, position, step = _resume(manager, runtime, record)
-            source = source.resumed(position, step)
-            source.check_enough(train_steps)
-        else:
-            source.check_enough(train_steps)
-            state, step = begin(model_dir, runtime, beginning), 0
-        run_files.write_run_files(model_dir, runtime, source, record, config_text, command_line)
-        if jax.process_index() == 0:
-            print(run_files.banner(model_dir, runtime, step, train_steps), source.describe(), sep="\n", flush=True)
+        course = Course(model_dir, runtime, manager, source, record, beginning, train_steps, spikes, alive)
+        start = course.start()
+        run_files.write_run_files(model_dir, runtime, start.source, start.metadata["run"], config_text, command_line)
+        if primary:
+            text = run_files.banner(model_dir, runtime, start.step, train_steps)
+            print(text, start.source.describe(), sep="\n", flush=True)
         throughput = run_files.make_throughput(runtime, data, alive)
-        loop = Loop(runtime, source, eval_sources, manager, evaluation, record, log_every_steps, throughput)
-        code = loop.run(model_dir, state, step, train_steps, stop)
-    if code == 0 and jax.process_index() == 0:
+        with MetricWriters(model_dir, enabled=primary) as writers, StatusLine(enabled=primary) as line:
+            writers.event("start", start.step, processes=jax.process_count(), devices=jax.device_count())
+            loop = Loop(runtime, eval_sources, manager, evaluation, spikes, log_every_steps, throughput, writers, line)
+            code = None
+            while code is None:
+                ending = loop.run(start, train_steps, stop)
+                if ending.spike is not None:
+                    start = _turn_back(course, ending, start, throughput, writers)
+                code = ending.code
+    if code == 0 and primary:
         print(f"done: {train_steps} steps; see {make_report(model_dir)}")
     return code
 
 
-def _resume(
-    manager: CheckpointManager, runtime: Runtime, record: dict[str, Any]
-) -> tuple[TrainState, dict[str, Any], dict[str, Any], int]:
-    """The newest state that verifies, once the policy has allowed this command to continue it.
+def _turn_back(
+    course: Course, ending: Ending, start: Start, throughput: Throughput, writers: MetricWriters
+) -> Start | None:
+    """What the run goes on with after a spike; None where it stops and leaves that to the next process.
 
-    Returns:
-      The state, the run record from now on, the data position and the step.
+    Raises:
+      UserError: the spike ends the run.
     """
-    restored = manager.restore(runtime.abstract_state)
-    decision = compare_run_records(restored.metadata["run"], record, restored.step)
-    for warning in decision.warnings:
-        logger.warning("%s", warning)
-    for change in decision.changes:
-        logger.warning("changed from step %d on: %s", restored.step, change.render())
-    return restored.state, decision.record, restored.metadata["data"], restored.step
+    try:
+        course.go_back(ending.spike, start.source)
+    except UserError as error:
+        writers.event("stop", ending.spike.step, reason=str(error))
+        raise
+    if ending.code is not None:
+        return None
+    with throughput.pause(phases.REWIND, ending.spike.step):
+        start = course.start()
+    throughput.moved_back(start.step)
+    return start
 
 
 def dry_run(program: Program, data: DataConfig, **_: Any) -> str:

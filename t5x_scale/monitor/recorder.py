@@ -31,6 +31,7 @@ class Recorder:
         total_steps: int,
         tokens_before: Callable[[int], int],
         at_interval: Callable[[int], Mapping[str, float]] = lambda step: {},
+        at_step: Callable[[int, Mapping[str, float]], None] = lambda step, metrics: None,
     ):
         """Args:
         metrics: names of the buffer's columns.
@@ -38,10 +39,12 @@ class Recorder:
         total_steps: of the run.
         tokens_before: tokens of all steps before a step.
         at_interval: further metrics of the last step of an interval, from the number of steps done.
+        at_step: sees the metrics of every step, counted from 0, in order and on every process.
         """
         self._metrics = tuple(metrics)
         self._writers, self._throughput, self._line = writers, throughput, status_line
         self._total_steps, self._tokens_before, self._at_interval = total_steps, tokens_before, at_interval
+        self._at_step = at_step
         self._pending: collections.deque[tuple[int, int, Any]] = collections.deque()
         self._saved_at: float | None = None
         self.last: dict[str, float] = {}
@@ -76,6 +79,7 @@ class Recorder:
                 row |= self._at_interval(end)
                 self.last = row
             self._writers.write(step + 1, row)
+            self._at_step(step, row)
         self._line.update(
             Status(
                 step=end,

@@ -13,7 +13,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping
 
-from t5x_scale.monitor.phases import COMPILE, DATA_WAIT, PHASES, STARTUP, STEP, Listener
+from t5x_scale.monitor.phases import COMPILE, DATA_WAIT, PHASES, REWIND, STARTUP, STEP, Listener
 
 # Of this process so far: what the shares are shares of.
 SECONDS = "goodput/seconds"
@@ -140,6 +140,14 @@ class Throughput:
             mfu_causal=self._utilisation(rate, self._flops_causal),
             data_wait_fraction=waited / seconds,
         )
+
+    def moved_back(self, step: int) -> None:
+        """The run goes on from `step`, which it was beyond: time since the last report was lost to the rewind."""
+        now = self._clock()
+        self._seconds[REWIND] += now - self._last_time - self._paused
+        self._last_time, self._paused, self._waited = now, 0.0, 0.0
+        if self._last_step is not None:
+            self._last_step = step
 
     @contextlib.contextmanager
     def data_wait(self, step: int | None = None) -> Iterator[None]:

@@ -1,21 +1,22 @@
-"""The loop over steps: when it stops, saves and evaluates, and in which order."""
+"""The loop over steps: when it stops, saves, evaluates and turns back, and in which order."""
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Iterator
 from typing import Any
 
-import jax
-
 from t5x_scale.checkpoint.manager import CheckpointManager
+from t5x_scale.commands.training.course import SPIKES, Start
 from t5x_scale.core.preemption import EXIT_RESUMABLE, StopSignal
-from t5x_scale.data.batch_source import BatchSource
 from t5x_scale.data.eval_source import EvalSource
 from t5x_scale.data.prefetch import Prefetcher, host_rows, make_global_batch
 from t5x_scale.evaluation import EvaluationConfig, evaluate, metric_names
 from t5x_scale.monitor.phases import CHECKPOINT, EVALUATION
 from t5x_scale.monitor.recorder import Recorder
+from t5x_scale.monitor.spike_watch import SpikeWatch
+from t5x_scale.monitor.spikes import REWIND, Spike, SpikeGuard
 from t5x_scale.monitor.status import StatusLine
 from t5x_scale.monitor.throughput import Throughput
 from t5x_scale.monitor.writers import MetricWriters
@@ -25,67 +26,84 @@ from t5x_scale.train_state import TrainState
 logger = logging.getLogger(__name__)
 
 
+@dataclasses.dataclass(frozen=True)
+class Ending:
+    """Why the loop ended.
+
+    Attributes:
+      code: what the process ends with; None where it does not.
+      spike: a spike that the run must not go on from.
+    """
+
+    code: int | None = None
+    spike: Spike | None = None
+
+
 class Loop:
     """The loop, and the objects it hands to one another."""
 
     def __init__(
         self,
         runtime: Runtime,
-        source: BatchSource,
         eval_sources: dict[str, EvalSource],
         manager: CheckpointManager,
         evaluation: EvaluationConfig,
-        record: dict[str, Any],
+        guard: SpikeGuard,
         log_every_steps: int,
         throughput: Throughput,
+        writers: MetricWriters,
+        line: StatusLine,
     ):
-        self.runtime, self.source, self.eval_sources = runtime, source, eval_sources
-        self.manager, self.evaluation, self.record = manager, evaluation, record
+        self.runtime, self.eval_sources = runtime, eval_sources
+        self.manager, self.evaluation, self.guard = manager, evaluation, guard
         self.log_every_steps, self.throughput = log_every_steps, throughput
+        self.writers, self.line = writers, line
+        self.turns = 0
 
-    def run(self, model_dir: str, state: TrainState, start: int, end: int, stop: StopSignal) -> int:
-        """Runs steps `start` ... `end - 1` and returns the exit code."""
-        primary = jax.process_index() == 0
-        with (
-            MetricWriters(model_dir, enabled=primary) as self.writers,
-            StatusLine(enabled=primary) as self.line,
-            self._batches(start) as batches,
-        ):
-            self.writers.event("start", start, processes=jax.process_count(), devices=jax.device_count())
-            self.recorder = Recorder(
-                self.runtime.metric_names,
-                self.writers,
-                self.throughput,
-                self.line,
-                total_steps=end,
-                tokens_before=lambda step: self.source.schedule.first_row(step) * self.source.length,
-                at_interval=self._data_metrics,
-            )
-            state, stopped = self._steps(state, start, end, batches, stop)
-            if stopped is not None:
-                self._save(stopped, state, force=True)
-                self.line.note(f"stopped at step {stopped} and saved; the same command continues")
-                return EXIT_RESUMABLE
-            if self.manager.config.save_final:
-                self._save(end, state, force=True)
-            self._evaluate(end, state)
-        return 0
+    def run(self, start: Start, end: int, stop: StopSignal) -> Ending:
+        """Runs the steps from where `start` stands up to `end`, or to where the run is to stop or to go back."""
+        self.source, self.metadata = start.source, start.metadata
+        self.watch = SpikeWatch(self.guard, self.writers, self.line, start.spikes)
+        self.recorder = Recorder(
+            self.runtime.metric_names,
+            self.writers,
+            self.throughput,
+            self.line,
+            total_steps=end,
+            tokens_before=lambda step: self.source.schedule.first_row(step) * self.source.length,
+            at_interval=self._data_metrics,
+            at_step=self.watch.see,
+        )
+        self._tell(start)
+        with self._batches(start.step) as batches:
+            state, stopped = self._steps(start.state, start.step, end, batches, stop)
+        if self.watch.found is not None:
+            return Ending(None if stopped is None else EXIT_RESUMABLE, self.watch.found)
+        if stopped is not None:
+            self._save(stopped, state, force=True)
+            self.line.note(f"stopped at step {stopped} and saved; the same command continues")
+            return Ending(EXIT_RESUMABLE)
+        if self.manager.config.save_final:
+            self._save(end, state, force=True)
+        self._evaluate(end, state)
+        return Ending(0)
 
     def _steps(
         self, state: TrainState, start: int, end: int, batches: Iterator[Any], stop: StopSignal
     ) -> tuple[TrainState, int | None]:
+        """The state after `end` steps and None, or after fewer and the step at which the run was told to stop."""
         first, buffer = start, self.runtime.make_record(self.log_every_steps)
         for step in range(start, end):
             # The order is a promise: stop, save and evaluate all happen before the batch of this step is taken.
-            stopping, saving = stop.is_requested(step), step > start and self.manager.is_due(step)
+            stopping, saving = self._is_stopping(stop), step > start and self.manager.is_due(step)
             # Also where the run begins: a run that was killed while it evaluated has saved this step already.
             evaluating = self.evaluation.is_due(step)
             pausing = stopping or saving or evaluating
             if first < step and (pausing or step % self.log_every_steps == 0):
                 self.recorder.push(first, step, buffer, wait=pausing)
                 first = step
-            if stopping:
-                return state, step
+            if stopping or self.watch.found is not None:
+                return state, step if stopping else None
             if saving:
                 self._save(step, state)
             if evaluating:
@@ -97,6 +115,19 @@ class Loop:
         if first < end:
             self.recorder.push(first, end, buffer, wait=True)
         return state, None
+
+    def _is_stopping(self, stop: StopSignal) -> bool:
+        """Processes agree on a turn of the loop that lies ahead; steps come again in a run that goes back."""
+        self.turns += 1
+        return stop.is_requested(self.turns)
+
+    def _tell(self, start: Start) -> None:
+        """Puts on record what going back has made of the steps since."""
+        for intervention in start.carried_out:
+            about = {"number": intervention.number, "spike_step": intervention.spike_step}
+            self.writers.event("rewind", start.step, reason=intervention.reason, **about)
+            self.writers.event("skip", start.step, rows=[list(rows) for rows in intervention.skip_rows], **about)
+            self.line.note(f"went back to step {start.step}, before the spike at step {intervention.spike_step}")
 
     def _batches(self, start: int) -> Prefetcher:
         sharding = self.runtime.batch_sharding
@@ -121,7 +152,9 @@ class Loop:
             # Metrics first: a step that is saved is never computed again, so its line must not be lost.
             if not self.writers.flush():
                 logger.warning("the metrics up to step %d are not all written; the run goes on", step)
-            metadata = {"data": self.source.state(step), "run": self.record}
+            metadata = {**self.metadata, "data": self.source.state(step), SPIKES: self.watch.state()}
+            if self.guard.policy == REWIND:
+                self.manager.keep_since(step - self.guard.reach)
             self.manager.save(step, state, metadata, force=force)
             if force:
                 self.manager.wait()
