@@ -14,7 +14,9 @@ from t5x_scale.config.load import load, make_arguments
 from t5x_scale.core.describe import describe
 from t5x_scale.core.errors import UserError
 from t5x_scale.main import main
+from t5x_scale.partitioning.out_of_memory import OutOfMemory
 from t5x_scale.partitioning.topologies import topology_devices
+from t5x_scale.program import Runtime
 
 # A model, a machine, and nothing else but sizes that a test can wait for.
 ALONE = [
@@ -120,6 +122,63 @@ def test_search_names_the_best_that_fits_as_gin(capsys, tmp_path):
     assert describe(program.model.module.remat) == second["remat"]
 
 
+def search_with(tmp_path, lines, monkeypatch, capsys, refused=lambda remat, parts: None):
+    """Searches; `refused(remat, micro_batches)` is what the compiler raises. Returns exit code, tried, output."""
+    tried, compiled = [], []
+    compile_step = Runtime.compile_step
+
+    def compile_or_refuse(runtime, *arguments):
+        choice = (runtime.program.model.module.remat, runtime.program.step.micro_batches, runtime.mesh.shape["model"])
+        tried.append(choice)
+        error = refused(*choice[:2])
+        if error is not None:
+            raise error
+        # One program stands for all: what they take is not what is tested.
+        compiled[:] = compiled or [compile_step(runtime, *arguments)]
+        return compiled[0]
+
+    monkeypatch.setattr(Runtime, "compile_step", compile_or_refuse)
+    run = tmp_path / "search.gin"
+    run.write_text('include "gin/runs/precompile.gin"\n' + SEARCH.split("search.Search.remat")[0] + lines)
+    code = main([*ALONE[:1], f"--gin_file={run}", *ALONE[1:]])
+    return code, tried, capsys.readouterr().out
+
+
+def test_search_takes_the_fewest_micro_batches_that_fit_and_then_other_meshes(tmp_path, monkeypatch, capsys):
+    def refused(remat, parts):
+        return OutOfMemory("a step", "does not fit") if remat == "attention" and parts == 1 else None
+
+    code, tried, text = search_with(tmp_path, "", monkeypatch, capsys, refused)
+    assert code == 0
+    assert tried[:4] == [("full", 1, 2), ("attention", 1, 2), ("attention", 2, 2), ("minimal", 2, 2)]
+    # A CPU has no prediction: what recomputes least is taken for the fastest.
+    assert tried[4:] == [("minimal", 2, 1), ("minimal", 2, 4)]
+    table = text.split("\n\n")[1].splitlines()
+    assert [row.split()[0] for row in table[1:]] == ["1", "2", "3", "4", "5", "-"]
+    assert "does not fit" in table[-1]
+
+
+def test_search_goes_on_where_a_candidate_does_not_compile(tmp_path, monkeypatch, capsys):
+    def refused(remat, parts):
+        return jax.errors.JaxRuntimeError("INTERNAL: a mishap\nin the compiler") if remat == "attention" else None
+
+    lines = "search.Search.micro_batches = (2,)\nsearch.Search.meshes = ({},)"
+    code, tried, text = search_with(tmp_path, lines, monkeypatch, capsys, refused)
+    assert (code, tried) == (0, [("full", 2, 2), ("attention", 2, 2), ("minimal", 2, 2)])
+    assert "  remat attention, 2 micro-batch(es): JaxRuntimeError: INTERNAL: a mishap in the compiler\n" in text
+
+
+def test_search_where_nothing_fits(tmp_path, monkeypatch, capsys):
+    def refused(*_):
+        return OutOfMemory("a step", "does not fit")
+
+    lines = 'search.Search.remat = ("full", "minimal")\nsearch.Search.micro_batches = (1,)'
+    code, tried, text = search_with(tmp_path, lines, monkeypatch, capsys, refused)
+    # With other meshes it might have fitted.
+    assert (code, tried) == (1, [("full", 1, 2), ("full", 1, 1), ("full", 1, 4)])
+    assert text.endswith("none of these fits: use more devices, or shorter rows\n")
+
+
 def test_the_flag_alone_asks_for_the_usual_candidates(capsys):
     assert main([*ALONE, "--search", "--dry_run"]) == 0
     assert "\n    search = True\n" in capsys.readouterr().out
@@ -127,7 +186,7 @@ def test_the_flag_alone_asks_for_the_usual_candidates(capsys):
 
 @pytest.mark.parametrize(
     ("given", "rows", "micro_batches", "expected"),
-    [((), 16, 1, [2, 1]), ((), 64, 4, [8, 4, 2]), ((), 4, 1, [1]), ((4, 1), 16, 1, [4, 1])],
+    [((), 16, 1, [1, 2]), ((), 64, 4, [2, 4, 8]), ((), 4, 1, [1]), ((4, 1), 16, 1, [1, 4])],
 )
 def test_candidates_of_micro_batches(given, rows, micro_batches, expected):
     loaded = load("precompile", COMMANDS, files=[word.split("=")[1] for word in ALONE[1:3]])

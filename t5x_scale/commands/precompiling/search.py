@@ -7,37 +7,41 @@ In gin:
   search.Search.remat = ("full", "attention", @remat.Remat())
   search.Search.micro_batches = (1, 2)
   search.Search.meshes = ({"fsdp": 64}, {"fsdp": 16, "model": 4})
+
+A compilation takes a minute or more, so that what cannot win is passed over: more micro-batches than a choice of remat
+needs to fit only gather weights more often and make products smaller, and what saves more does not fit where what
+saves less does not.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
-import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
 
 from t5x_scale.commands.precompiling.advice import own_rows
-from t5x_scale.commands.precompiling.attempt import Attempt, attempt, remat_text
+from t5x_scale.commands.precompiling.attempt import Attempt, attempt
+from t5x_scale.commands.precompiling.candidate import Candidate
 from t5x_scale.commands.precompiling.memory import bytes_text
-from t5x_scale.core.describe import describe
 from t5x_scale.core.errors import UserError
 from t5x_scale.data.pipeline import DataConfig
-from t5x_scale.models.remat import REMAT_POLICIES, Remat, check_remat
+from t5x_scale.models.remat import Remat, check_remat
 from t5x_scale.partitioning.mesh import MeshConfig
+from t5x_scale.partitioning.proposals import divisors
 from t5x_scale.program import Program, Runtime
 
 
 @dataclasses.dataclass(frozen=True)
 class Search:
-    """Candidates, all combinations of which are compiled but those that cannot fit.
+    """Candidates, of which those are compiled that can be the fastest that fits.
 
     Attributes:
-      remat: words or `Remat`s, from least memory to most: after one that does not fit the rest of them is passed over.
+      remat: words or `Remat`s, from least memory to most.
       micro_batches: numbers, or () for the number of the run and the next smaller and larger ones that divide.
-      meshes: sizes of axes that differ from the run's; () is the run's mesh alone.
+      meshes: sizes of axes that differ from the run's, each tried with all the others; () is the run's mesh, and with
+        what is fastest on it those with half and twice as many devices for each row.
     """
 
     remat: Sequence[str | Remat] = ("full", "attention", "minimal")
@@ -52,44 +56,6 @@ class Search:
             check_remat(remat)
         if not self.remat or not all(isinstance(number, int) and number > 0 for number in self.micro_batches):
             raise UserError(f"Search: give at least one remat, and positive numbers of micro-batches, not {self}")
-
-
-class Candidate(NamedTuple):
-    """One combination."""
-
-    remat: str | Remat
-    micro_batches: int
-    mesh: MeshConfig
-
-    def apply(self, program: Program) -> Program:
-        """The program with these choices."""
-        model = program.model
-        decoder = functools.partial(model.decoder, remat=self.remat)
-        return dataclasses.replace(
-            program,
-            model=dataclasses.replace(model, decoder=decoder),
-            step=dataclasses.replace(program.step, micro_batches=self.micro_batches),
-            mesh=self.mesh,
-        )
-
-    def gin(self) -> str:
-        """A gin file that makes them, to be given last."""
-        mesh = {field.name: getattr(self.mesh, field.name) for field in dataclasses.fields(self.mesh)}
-        lines = [
-            "from __gin__ import dynamic_registration",
-            "",
-            "import t5x_scale.step as step",
-            *(["from t5x_scale.models import remat"] if isinstance(self.remat, Remat) else []),
-            "from t5x_scale.partitioning import mesh",
-            "",
-        ]
-        if isinstance(self.remat, Remat):
-            lines += ["REMAT = @remat.Remat()"]
-            lines += [f"remat.Remat.{kind} = {getattr(self.remat, kind)!r}" for kind in ("save", "offload")]
-        else:
-            lines += [f'REMAT = "{self.remat}"']
-        lines += [f"step.StepConfig.micro_batches = {self.micro_batches}", "mesh.MeshConfig:"]
-        return "\n".join([*lines, *(f"    {name} = {size}" for name, size in mesh.items())])
 
 
 class Target(NamedTuple):
@@ -110,8 +76,21 @@ class Target(NamedTuple):
     log_every_steps: int
 
 
+class Trial(NamedTuple):
+    """A candidate that was compiled, and what became of it."""
+
+    candidate: Candidate
+    attempt: Attempt
+
+    @property
+    def order(self) -> tuple:
+        """The fastest first; without predictions what recomputes least, in the fewest parts."""
+        candidate, one = self
+        return (not one.fits, one.step_seconds or 0.0, candidate.recomputation(), candidate.micro_batches)
+
+
 def find_fastest(search: Search, runtime: Runtime, target: Target) -> list[Attempt]:
-    """Compiles the candidates one after the other, printing a row for each, and names the fastest that fits.
+    """Compiles candidates one after the other, printing a row for each; ranks them and names the fastest that fits.
 
     Args:
       search: the candidates.
@@ -121,63 +100,106 @@ def find_fastest(search: Search, runtime: Runtime, target: Target) -> list[Attem
     Returns:
       What became of each, in the order of compiling.
     """
-    made: list[tuple[Candidate, Attempt]] = []
-    numbers = candidates_of_micro_batches(search, runtime, target.rows)
-    for mesh, number in itertools.product(_meshes(search, runtime), numbers):
-        for remat in search.remat:
-            candidate = Candidate(remat, number, mesh)
-            one = _try(candidate, runtime.program, target)
-            if one is None:
-                break
-            made.append((candidate, one))
-            print(_row(candidate, one), flush=True)
-            if not one.fits:
-                break
-    fitting = [pair for pair in made if pair[1].fits]
-    if fitting:
-        candidate, best = min(fitting, key=lambda pair: _order(*pair))
-        print(f"\nthe fastest that fits:\n\n{candidate.gin()}\n\n{best.text()}")
+    trials: list[Trial] = []
+    for sizes in search.meshes or ({},):
+        mesh = dataclasses.replace(runtime.program.mesh, **sizes)
+        trials += _search_on(mesh, search, runtime, target)
+    best = min(trials, key=lambda trial: trial.order, default=None)
+    if best is not None and not search.meshes:
+        for candidate in neighbours(best.candidate, runtime, target.rows):
+            trials += _try(candidate, runtime.program, target)
+    ranked = sorted(trials, key=lambda trial: trial.order)
+    if ranked and ranked[0].attempt.fits:
+        print(f"\n{_table(ranked)}\n\nthe fastest that fits:\n\n{ranked[0].candidate.gin()}\n")
+        print(ranked[0].attempt.text())
     else:
         print("none of these fits: use more devices, or shorter rows")
-    return [one for _, one in made]
-
-
-def _try(candidate: Candidate, program: Program, target: Target) -> Attempt | None:
-    """None where the batch or the parameters do not divide, which is said."""
-    try:
-        runtime = candidate.apply(program).make(target.devices)
-        runtime.check_batch_size(target.rows, target.data.sequence_length)
-        return attempt(runtime, target.data, target.rows, target.log_every_steps, target.topology)
-    except UserError as error:
-        print(f"  {candidate.mesh}: {error}", flush=True)
-        return None
-
-
-def _meshes(search: Search, runtime: Runtime) -> Iterator[MeshConfig]:
-    mesh = runtime.program.mesh
-    yield from (dataclasses.replace(mesh, **sizes) for sizes in search.meshes or ({},))
+    return [trial.attempt for trial in trials]
 
 
 def candidates_of_micro_batches(search: Search, runtime: Runtime, rows: int) -> list[int]:
-    """Micro-batches from most to fewest, so that the first candidate is the one that needs least."""
+    """Numbers of micro-batches, the fewest first."""
     if search.micro_batches:
-        return sorted(set(search.micro_batches), reverse=True)
+        return sorted(set(search.micro_batches))
     now = runtime.program.step.micro_batches
-    own = own_rows(runtime, rows) * now
-    divisors = [number for number in range(1, own + 1) if own % number == 0]
-    at = divisors.index(now) if now in divisors else 0
-    return divisors[max(at - 1, 0) : at + 2][::-1]
+    numbers = divisors(own_rows(runtime, rows) * now)
+    at = numbers.index(now) if now in numbers else 0
+    return numbers[max(at - 1, 0) : at + 2]
 
 
-def _order(candidate: Candidate, one: Attempt) -> tuple:
-    """Predicted time first; without a prediction what recomputes least, in the fewest parts."""
-    words = list(REMAT_POLICIES)
-    least = words.index(candidate.remat) if candidate.remat in words else 0
-    return (one.step_seconds or 0.0, least, candidate.micro_batches)
+def neighbours(candidate: Candidate, runtime: Runtime, rows: int) -> Iterator[Candidate]:
+    """The same with half and with twice the axis `model`, which `fsdp` makes up for, where model and batch divide."""
+    config, sizes, rules = runtime.program.model.config, runtime.mesh.shape, runtime.program.rules
+    if "model" not in rules.get("act_mlp", ()):
+        return
+    for fsdp, model in ((2 * sizes["fsdp"], sizes["model"] / 2), (sizes["fsdp"] / 2, 2 * sizes["model"])):
+        divides = all(size % model == 0 for size in (config.num_heads, config.mlp_dim, config.vocab_size))
+        if fsdp < 1 or model < 1 or fsdp % 1 or model % 1 or not divides:
+            continue
+        mesh = dataclasses.replace(candidate.mesh, fsdp=int(fsdp), model=int(model))
+        # Each group of devices that shares rows has fewer of them where there are more groups.
+        own = own_rows(runtime, rows) * runtime.program.step.micro_batches * sizes["fsdp"] // int(fsdp)
+        numbers = [number for number in divisors(own) if number <= candidate.micro_batches]
+        yield Candidate(candidate.remat, numbers[-1] if numbers else 1, mesh)
 
 
-def _row(candidate: Candidate, one: Attempt) -> str:
+def _search_on(mesh: MeshConfig, search: Search, runtime: Runtime, target: Target) -> list[Trial]:
+    """Of each remat the fewest micro-batches that fit, or all that do not."""
+    numbers = candidates_of_micro_batches(search, runtime, target.rows)
+    trials: list[Trial] = []
+    try:
+        _make(Candidate(search.remat[0], numbers[0], mesh), runtime.program, target)
+    except UserError as error:
+        print(f"  {error}", flush=True)
+        return trials
+    for remat in search.remat:
+        while numbers:
+            made = _try(Candidate(remat, numbers[0], mesh), runtime.program, target)
+            trials += made
+            if not made or made[0].attempt.fits:
+                break
+            numbers = numbers[1:]
+    return trials
+
+
+def _make(candidate: Candidate, program: Program, target: Target) -> Runtime:
+    """Raises:
+    UserError: the mesh does not fit the machine, or something does not divide.
+    """
+    runtime = candidate.apply(program).make(target.devices)
+    runtime.check_batch_size(target.rows, target.data.sequence_length)
+    return runtime
+
+
+def _try(candidate: Candidate, program: Program, target: Target) -> list[Trial]:
+    """The trial of a candidate; none where it does not compile, which is said."""
+    try:
+        runtime = _make(candidate, program, target)
+        one = attempt(runtime, target.data, target.rows, target.log_every_steps, target.topology)
+    except Exception as error:  # Whatever a compiler makes of one candidate, others follow.
+        reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        print(f"  {candidate.text()}: {' '.join(reason.split())[:300]}", flush=True)
+        return []
     memory = bytes_text(one.memory.total) if one.memory else one.refusal
     seconds = "" if one.step_seconds is None else f"  {one.step_seconds:.3f} s a step"
-    remat = remat_text(describe(candidate.remat))
-    return f"  remat {remat}, {candidate.micro_batches} micro-batch(es), {one.title}: {memory}{seconds}"
+    print(f"  {candidate.text()}, {one.title}: {memory}{seconds}", flush=True)
+    return [Trial(candidate, one)]
+
+
+def _table(ranked: Sequence[Trial]) -> str:
+    """A row for each trial, the best first."""
+    rows = [("", "step", "MFU", "a device", "mesh", "choice")]
+    for place, (candidate, one) in enumerate(ranked, start=1):
+        prediction, mesh = one.prediction, one.title.split(" on ")[-1]
+        rows.append(
+            (
+                f"{place}" if one.fits else "-",
+                "" if prediction is None else f"{prediction.seconds:.3f} s",
+                "" if prediction is None or prediction.mfu is None else f"{100 * prediction.mfu:.1f} %",
+                bytes_text(one.memory.total) if one.fits else "does not fit",
+                mesh,
+                candidate.text(),
+            )
+        )
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join("  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)) for row in rows)
