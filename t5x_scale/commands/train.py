@@ -19,7 +19,7 @@ from t5x_scale.conversion.starting import Surgery
 from t5x_scale.core.distributed import ProcessConfig, join_run
 from t5x_scale.core.errors import UserError
 from t5x_scale.core.files import make_directory
-from t5x_scale.core.preemption import StopSignal
+from t5x_scale.core.preemption import EXIT_RESUMABLE, StopSignal
 from t5x_scale.data.pipeline import DataConfig, make_eval_sources, make_pipeline
 from t5x_scale.evaluation import EvaluationConfig
 from t5x_scale.monitor import phases
@@ -92,7 +92,7 @@ def train(
 
     record = run_files.make_record(runtime, data, train_steps, beginning, source)
     primary = jax.process_index() == 0
-    alive = Health(model_dir, health, jax.process_index(), jax.process_count())
+    alive = Health(model_dir, health, jax.process_index(), jax.process_count(), command_line)
     with alive, CheckpointManager(model_dir, checkpoint) as manager, StopSignal() as stop:
         course = Course(model_dir, runtime, manager, source, record, beginning, train_steps, spikes, alive)
         start = course.start()
@@ -102,6 +102,7 @@ def train(
             print(text, start.source.describe(), sep="\n", flush=True)
         throughput = run_files.make_throughput(runtime, data, alive)
         with MetricWriters(model_dir, enabled=primary) as writers, StatusLine(enabled=primary) as line:
+            alive.connect(writers)
             writers.event("start", start.step, processes=jax.process_count(), devices=jax.device_count())
             loop = Loop(runtime, eval_sources, manager, evaluation, spikes, log_every_steps, throughput, writers, line)
             code = None
@@ -110,6 +111,8 @@ def train(
                 if ending.spike is not None:
                     start = _turn_back(course, ending, start, throughput, writers)
                 code = ending.code
+        if code == EXIT_RESUMABLE:
+            alive.ending("told to stop")
     if code == 0 and primary:
         print(f"done: {train_steps} steps; see {make_report(model_dir)}")
     return code

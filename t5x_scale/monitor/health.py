@@ -10,12 +10,14 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 from t5x_scale.core import files
 from t5x_scale.core.errors import UserError
 from t5x_scale.monitor import phases
-from t5x_scale.monitor.phases import DATA_WAIT, PHASES, STARTUP, PhaseLog
+from t5x_scale.monitor.phases import DATA_WAIT, PHASES, STARTUP, PhaseLog, Place
+from t5x_scale.monitor.watchdog import Watchdog, WatchdogConfig
+from t5x_scale.monitor.writers import MetricWriters
 
 LOGGER = logging.getLogger(__name__)
 
@@ -31,21 +33,15 @@ class HealthConfig:
 
     Attributes:
       beat_seconds: between two heartbeats of a process; in an object store at least a minute lies between them.
+      watchdog: when a process in which nothing moves is ended; None is never.
     """
 
     beat_seconds: float = 5.0
+    watchdog: WatchdogConfig | None = WatchdogConfig()
 
     def __post_init__(self) -> None:
         if not self.beat_seconds > 0:
             raise UserError(f"HealthConfig.beat_seconds is {self.beat_seconds!r}; it must be positive")
-
-
-class Place(NamedTuple):
-    """Where a process is: its phase, the steps done, and since when, by the monotonic clock."""
-
-    phase: str
-    step: int
-    since: float
 
 
 class Health:
@@ -61,6 +57,7 @@ class Health:
         config: HealthConfig = HealthConfig(),
         process: int = 0,
         processes: int = 1,
+        command: str = "",
     ):
         """Writes nothing yet.
 
@@ -68,6 +65,7 @@ class Health:
           model_dir: of the run; exists by the time that the context is entered.
           config: see `HealthConfig`.
           process, processes: which process of how many this is.
+          command: what continues the run.
         """
         self.config = config
         self._model_dir, self._process, self._processes = files.to_path(model_dir), process, processes
@@ -78,6 +76,11 @@ class Health:
         self._logged = STARTUP
         self._reason: str | None = None
         self._log: PhaseLog | None = None
+        self._writers: MetricWriters | None = None
+        self._watchdog: Watchdog | None = None
+        if config.watchdog is not None:
+            stacks = phases.health_directory(model_dir) / f"stacks_{process}.txt"
+            self._watchdog = Watchdog(config.watchdog, lambda: self._place, stacks, command, self._tell_of_hanging)
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="health", daemon=True)
         self._failed = False
@@ -112,6 +115,12 @@ class Health:
 
     def measured(self, steps: int, seconds: float) -> None:
         """The results of `steps` more steps have arrived, after `seconds` of stepping and waiting for data."""
+        if self._watchdog is not None:
+            self._watchdog.measured(seconds)
+
+    def connect(self, writers: MetricWriters) -> None:
+        """From now on what is to be told of this process goes into the record of the run, too."""
+        self._writers = writers
 
     def async_save(self, step: int, edge: str) -> None:
         """A checkpoint of `step` begins to be written beside the steps (`edge` "begin"), or has ended ("end")."""
@@ -125,9 +134,13 @@ class Health:
         self._log = PhaseLog(self._model_dir, self._process, process_age())
         self._write(STARTUP, 0, pid=os.getpid(), host=socket.gethostname(), processes=self._processes)
         self._thread.start()
+        if self._watchdog is not None:
+            self._watchdog.__enter__()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, *_: object) -> None:
+        if self._watchdog is not None:
+            self._watchdog.__exit__(kind, error, None)
         self._closing.set()
         self._thread.join()
         reason = self._reason or "done"
@@ -145,6 +158,13 @@ class Health:
     def _write(self, phase: str, step: int, **details: Any) -> None:
         if self._log is not None:
             self._log.write(phase, step, **details)
+
+    def _tell_of_hanging(self, place: Place, seconds: float, line: str) -> None:
+        self._write(phases.END, place.step, reason=f"watchdog: {line}", during=place.phase)
+        if self._writers is not None:
+            about = {"phase": place.phase, "seconds": round(seconds, 1), "process": self._process}
+            self._writers.event("watchdog", place.step, **about)
+            self._writers.flush(timeout=5.0)
 
     def _run(self) -> None:
         interval = self.config.beat_seconds

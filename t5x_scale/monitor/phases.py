@@ -19,7 +19,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from t5x_scale.core import files
 
@@ -32,6 +32,14 @@ ASYNC_SAVE, END = "async_save", "end"
 BEGIN_EDGE, END_EDGE = "begin", "end"
 
 HEALTH_DIRECTORY = "health"
+
+
+class Place(NamedTuple):
+    """Where a process is: its phase, the steps done, and since when, by the monotonic clock."""
+
+    phase: str
+    step: int
+    since: float
 
 
 class Listener(Protocol):
