@@ -7,6 +7,7 @@ a few of its chunks in memory, and how large these are the writer decided.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import math
 import os
@@ -67,14 +68,41 @@ def verify_lazily(leaves: Mapping[str, LazyArray], document: Document, on_progre
     Raises:
       DamagedError: naming the first leaf that cannot be read, or whose bits are not those that were saved.
     """
+    check_fingerprints(fingerprint_lazily(leaves, on_progress), document)
+
+
+def fingerprint_lazily(
+    leaves: Mapping[str, LazyArray], on_progress: Progress | None = None, part: int = 0, parts: int = 1
+) -> dict[str, int]:
+    """The fingerprint of every leaf, read block by block.
+
+    Args:
+      leaves: by path.
+      on_progress: called with the bytes done and the bytes of all, after every block.
+      part, parts: of several readers each reads its share of the blocks; `integrity.combine` puts their numbers
+        together.
+
+    Raises:
+      DamagedError: naming a leaf that cannot be read.
+    """
     found = dict.fromkeys(leaves, 0)
     done, total = 0, sum(array.nbytes for array in leaves.values())
-    with contextlib.closing(parallel.map_bounded(_fingerprint, _split(leaves))) as parts:
-        for block, fingerprint in parts:
+    share = itertools.islice(_split(leaves), part, None, parts)
+    with contextlib.closing(parallel.map_bounded(_fingerprint, share)) as fingerprints:
+        for block, fingerprint in fingerprints:
             found[block.path] = integrity.combine((found[block.path], fingerprint))
-            done += math.prod(part.stop - part.start for part in block.region) * block.array.dtype.itemsize
+            done += math.prod(side.stop - side.start for side in block.region) * block.array.dtype.itemsize
             if on_progress:
                 on_progress(done, total)
+    return found
+
+
+def check_fingerprints(found: Mapping[str, int], document: Document) -> None:
+    """Compares fingerprints, by path, with those on record.
+
+    Raises:
+      DamagedError: saying how many leaves differ, and naming the first.
+    """
     different = [path for path, value in found.items() if integrity.to_text(value) != document.leaves[path].fingerprint]
     if different:
         raise DamagedError(f"{len(different)} of {len(found)} leaves lost their bits, the first is '{different[0]}'")

@@ -2,53 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import math
-import threading
-from collections.abc import Collection, Iterator, Mapping
+import time
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import jax
-import numpy as np
-import orbax.checkpoint as ocp
 
 from t5x_scale.checkpoint import integrity, layout, multihost, restore
-from t5x_scale.checkpoint.layout import LOGGER, Document, LeafRecord
-from t5x_scale.core import files, trees
-from t5x_scale.core.environment import describe_environment
+from t5x_scale.checkpoint.config import CheckpointConfig
+from t5x_scale.checkpoint.keeping import Keeper
+from t5x_scale.checkpoint.layout import LOGGER, Document
+from t5x_scale.checkpoint.read_back import ReadBack
+from t5x_scale.checkpoint.save_clock import SaveClock
+from t5x_scale.checkpoint.saving import Listener, Saver, describe, make_document, to_arrays
+from t5x_scale.core import files
 from t5x_scale.core.errors import UserError
-from t5x_scale.core.zarr_arrays import first_line
 
-MAX_CHUNK_BYTES = 1 << 25
-_MIN_CHUNK_BYTES = 1 << 20
-
-
-@dataclasses.dataclass(frozen=True)
-class CheckpointConfig:
-    """When to save and what to keep.
-
-    Attributes:
-      save_every_steps: a step is due when it is a multiple of this; 0 saves only when forced.
-      keep: newest checkpoints to keep; None keeps all.
-      keep_every_steps: multiples of this are kept for ever; None keeps none of them.
-      asynchronous: whether writing goes on in the background.
-      save_final: whether the loop saves its last step, due or not.
-    """
-
-    save_every_steps: int = 1000
-    keep: int | None = 3
-    keep_every_steps: int | None = None
-    asynchronous: bool = True
-    save_final: bool = True
-
-    def __post_init__(self) -> None:
-        if self.save_every_steps < 0:
-            raise UserError(f"CheckpointConfig.save_every_steps is {self.save_every_steps}; it must be 0 or more")
-        for name in ("keep", "keep_every_steps"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"CheckpointConfig.{name} is {value}; it must be 1 or more, or None")
+_PAUSES_SECONDS = (0.01, 0.1, 1.0, 5.0)
+__all__ = ["CheckpointConfig", "CheckpointManager", "Restored"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,37 +33,40 @@ class Restored:
     fingerprints: dict[str, int]
 
 
-def choose_steps_to_delete(
-    steps: Collection[int], config: CheckpointConfig, protected: Collection[int] = ()
-) -> list[int]:
-    """The committed steps that the policy no longer keeps, ascending; never one of `protected`, never the newest."""
-    if config.keep is None:
-        return []
-    newest = sorted(steps)[-config.keep :]
-    every = config.keep_every_steps
-    return [
-        step
-        for step in sorted(steps)
-        if step not in newest and step not in protected and not (every and step % every == 0)
-    ]
-
-
 class CheckpointManager:
     """Saves and restores the checkpoints under `MODEL_DIR/checkpoints`.
 
     One manager of one run writes at a time; any number may read. Nothing is touched on storage before the
     first save, so a manager is safe to make for reading beside a run that is writing. Every process of a run
     makes one and calls the same methods in the same order.
+
+    A save that fails is said at once and ends nothing: what was committed stays, what was half-written never counts,
+    and the next due step is saved as if nothing had been. `CheckpointConfig.max_failed_saves` in a row, or a failure
+    that `wait` finds, since nothing will be tried after it, are errors.
+
+    Args:
+      model_dir: of the run.
+      config: when to save and what to keep.
+      on_writing: called with a step and `"begin"` or `"end"` when it begins to be written beside the steps of the run,
+        and when that has ended; the end from another thread.
     """
 
-    def __init__(self, model_dir: str | files.Path, config: CheckpointConfig | None = None):
+    def __init__(
+        self,
+        model_dir: str | files.Path,
+        config: CheckpointConfig | None = None,
+        on_writing: Listener | None = None,
+    ):
         self.config = config or CheckpointConfig()
         self.directory = files.to_path(model_dir) / layout.CHECKPOINTS
         self._position: int | None = None  # The step this run continues from: last restored or saved.
         self._pending: tuple[int, int | None] | None = None  # (step being written, position before it)
         self._is_prepared = False
-        self._deleter: threading.Thread | None = None
-        self._checkpointer: ocp.AsyncCheckpointer | None = None
+        self._failures = 0  # In a row.
+        self._keeper = Keeper(self.directory, self.config)
+        self._read_back = ReadBack(self.directory, self._keeper)
+        self._saver = Saver(on_writing, self._read_back.start if self.config.read_back else None)
+        self._clock = SaveClock(self.config.save_every_seconds, self.config.check_time_every_steps)
 
     def steps(self) -> list[int]:
         """The committed steps, ascending."""
@@ -103,9 +78,36 @@ class CheckpointManager:
         return steps[-1] if steps else None
 
     def is_due(self, step: int) -> bool:
-        """Whether `save` would save `step` without being forced."""
+        """Whether `save` would save `step` without being forced. All processes ask before the same steps."""
         every = self.config.save_every_steps
-        return every > 0 and step > 0 and step % every == 0 and step != self._position
+        is_due = self._clock.is_due(step) or (every > 0 and step % every == 0)
+        return is_due and step > 0 and step != self._position
+
+    def keep_since(self, step: int | None) -> None:
+        """From now on no checkpoint is deleted from the newest at or below `step` on; None lifts this again.
+
+        So a run can go back to `step`, or a little further, whatever the policy says. Process 0's word counts.
+        """
+        self._keeper.since = step
+
+    def set_aside(self, steps: Collection[int]) -> None:
+        """Takes committed steps out of the run: they are of a course that it has left. Renamed, and never deleted.
+
+        What the run goes on from has to be restored, or begun, afterwards. All processes name the same steps.
+
+        Raises:
+          UserError: the save in progress failed.
+        """
+        if not steps:
+            return
+        self.wait()
+        for step in steps:
+            self._keeper.disprove(step)
+        if multihost.is_primary():
+            for step in steps:
+                layout.set_aside(self.directory, step)
+        multihost.synchronise("steps set aside")
+        self._position, self._is_prepared = None, False
 
     def save(self, step: int, state: Any, metadata: Mapping[str, Any], force: bool = False) -> bool:
         """Saves `state` with `metadata` if `step` is due; returns once the state may be donated or overwritten.
@@ -123,34 +125,25 @@ class CheckpointManager:
           Whether a save was started. A step that was restored or saved already is not saved again.
 
         Raises:
-          UserError: the directory cannot be written or holds steps of a run that was not restored, or the
-            save before this one failed.
+          UserError: the directory holds steps of a run that was not restored, or too many saves in a row failed.
         """
-        with self._failures():
-            if self._checkpointer is not None:
-                self._checkpointer.check_for_errors()
-        if step == self._position or not (force or self.is_due(step)):
+        if not (force or self.is_due(step)):
             return False
-        self._wait()
-        self._prepare(step)
-        self._start_deleting()
+        self._settle(is_last=False)
+        if step == self._position:
+            return False
+        self._clock.restart()
         leaves = layout.flatten_leaves(state)
         document = layout.render_document(make_document(step, leaves, metadata))
-        self._pending = (step, self._position)
-        self._position = step
-        with self._failures():
-            if self._checkpointer is None:
-                self._checkpointer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
-            arrays = trees.unflatten(_to_arrays(leaves))
-            self._checkpointer.save(
-                layout.step_directory(self.directory, step),
-                args=ocp.args.Composite(
-                    **{
-                        layout.STATE_ITEM: ocp.args.PyTreeSave(arrays, jax.tree.map(_choose_chunks, arrays)),
-                        layout.METADATA_ITEM: ocp.args.JsonSave(document),
-                    }
-                ),
-            )
+        self._pending, position, self._position = (step, self._position), self._position, step
+        error = self._prepare(step, position)
+        if error is not None:
+            LOGGER.error("the checkpoint of step %d in %s is NOT saved: %s", step, self.directory, describe(error))
+            self._fail(error, is_last=False)
+            return False
+        self._keeper.start_deleting(position)
+        self._keeper.disprove(step)
+        self._saver.start(layout.step_directory(self.directory, step), to_arrays(leaves), document)
         if not self.config.asynchronous:
             self.wait()
         return True
@@ -166,7 +159,7 @@ class CheckpointManager:
           UserError: there is none, or none verifies; or a leaf is missing, unexpected, or of another shape or
             dtype, which is found from the metadata before anything is read.
         """
-        self._wait()
+        self._settle(is_last=True)
         steps = multihost.share_steps(self.steps())[::-1]
         if not steps:
             raise UserError(f"{self.directory} holds no finished checkpoint")
@@ -183,6 +176,7 @@ class CheckpointManager:
         candidates = steps if step is None else [step]
         found, (document, arrays) = restore.first_that_verifies(self.directory, candidates, read)
         self._position, self._is_prepared = found, False
+        self._keeper.prove(found)
         return Restored(
             state=layout.unflatten_leaves(abstract_state, arrays),
             metadata=document.metadata,
@@ -203,111 +197,112 @@ class CheckpointManager:
             raise UserError(f"the checkpoint {path} cannot be used: {error}") from error
 
     def wait(self) -> None:
-        """Waits until the save in progress is committed and what the policy no longer keeps is deleted.
+        """Waits until the save in progress is committed and read back, and until what the policy lets go is deleted.
 
         Raises:
           UserError: the save failed.
         """
-        self._wait()
+        self._settle(is_last=True)
         if self._is_prepared:
-            self._start_deleting()
-            self._join_deleter()
+            self._read_back.join()
+            self._keeper.start_deleting(self._position)
+            self._keeper.join()
 
     def close(self) -> None:
         """`wait`, then releases threads. The manager must not be used afterwards."""
         try:
             self.wait()
         finally:
-            if self._checkpointer is not None:
-                self._checkpointer.close()
-                self._checkpointer = None
+            self._release()
 
     def __enter__(self) -> CheckpointManager:
         return self
 
-    def __exit__(self, *unused: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *unused: object) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self._release()
 
-    def _wait(self) -> None:
-        with self._failures():
-            if self._checkpointer is not None:
-                self._checkpointer.wait_until_finished()
-        self._pending = None
+    def _release(self) -> None:
+        self._read_back.cancel()
+        self._saver.close()
+        self._keeper.join()
 
-    @contextlib.contextmanager
-    def _failures(self) -> Iterator[None]:
-        """Turns the failure of the save in progress into one line, and forgets that step."""
-        try:
-            yield
-        except Exception as error:
-            step, self._position = self._pending or (None, self._position)
-            self._pending, self._is_prepared = None, False
-            reason = first_line(error)
-            raise UserError(f"saving the checkpoint of step {step} in {self.directory} failed: {reason}") from error
+    def _settle(self, is_last: bool) -> None:
+        """Waits for the save in progress, if there is one; nothing is tried after it if it `is_last`."""
+        error = self._saver.finish()
+        if error is not None:
+            self._fail(error, is_last)
+        elif self._pending is not None:
+            self._pending, self._failures = None, 0
 
-    def _prepare(self, step: int) -> None:
-        """Before the first save, and after a failed one: clears leftovers and makes room for `step`."""
-        if self._is_prepared:
+    def _fail(self, error: Exception, is_last: bool) -> None:
+        """Forgets the step whose save failed.
+
+        Raises:
+          UserError: it was the last of too many, or of all.
+        """
+        step, self._position = self._pending
+        self._pending, self._is_prepared, self._failures = None, False, self._failures + 1
+        if not is_last and self._failures < self.config.max_failed_saves:
             return
-        files.make_directory(self.directory)
-        newer = [saved for saved in multihost.share_steps(self.steps()) if saved >= step]
-        if newer and self._position is None:
+        count = f" (the last of {self._failures} in a row)" if self._failures > 1 else ""
+        raise UserError(
+            f"saving the checkpoint of step {step} in {self.directory} failed{count}: {describe(error)}"
+        ) from error
+
+    def _prepare(self, step: int, position: int | None) -> Exception | None:
+        """Before the first save, and after a failed one: clears leftovers and makes room for `step`.
+
+        Returns:
+          What went wrong with the storage, in all processes if in one.
+
+        Raises:
+          UserError: the steps that are there belong to another run.
+        """
+        if self._is_prepared:
+            return None
+        error: Exception | None = None
+        steps: list[int] = []
+        try:
+            files.make_directory(self.directory)
+            steps = self.steps()
+        except (OSError, UserError) as failure:
+            error = failure
+        newer = [saved for saved in multihost.share_steps(steps) if saved >= step]
+        if newer and position is None:
             raise UserError(
                 f"{self.directory} already holds step {newer[-1]} of another run, and this run is at step {step}; "
                 "nothing was overwritten: use a new MODEL_DIR"
             )
-        if multihost.is_primary():
-            for leftover in layout.list_leftovers(self.directory):
-                leftover.rmtree()
-            for saved in newer:
-                layout.set_aside(self.directory, saved)
-        multihost.synchronise("checkpoint directory prepared")
-        self._is_prepared = True
-
-    def _start_deleting(self) -> None:
-        """Deletes in the background; called only when every step on storage is committed."""
-        self._join_deleter()
-        if multihost.is_primary():
-            self._deleter = threading.Thread(target=self._delete_old, args=(self._position,), name="delete_checkpoints")
-            self._deleter.start()
-
-    def _join_deleter(self) -> None:
-        if self._deleter is not None:
-            self._deleter.join()
-            self._deleter = None
-
-    def _delete_old(self, position: int | None) -> None:
         try:
-            for step in choose_steps_to_delete(self.steps(), self.config, protected=(position,)):
-                layout.delete_step(self.directory, step)
-        except Exception as error:
-            LOGGER.warning("an old checkpoint in %s could not be deleted: %s", self.directory, error)
+            if error is None and multihost.is_primary():
+                self._clear(newer)
+        except OSError as failure:
+            error = failure
+        self._is_prepared = multihost.all_agree(error is None)
+        return None if self._is_prepared else error or OSError("another process cannot write there")
+
+    def _clear(self, newer: list[int]) -> None:
+        for leftover in layout.list_leftovers(self.directory):
+            _remove(leftover)
+        for saved in newer:
+            layout.set_aside(self.directory, saved)
 
 
-def make_document(step: int, leaves: Mapping[str, Any], metadata: Mapping[str, Any]) -> Document:
-    """The document saved with a step: fingerprints are computed here, on the devices that hold the leaves."""
-    fingerprints = integrity.fingerprint_leaves(leaves)
-    records = {}
-    for path, leaf in leaves.items():
-        leaf = leaf if isinstance(leaf, jax.Array) else np.asarray(leaf)
-        records[path] = LeafRecord(tuple(leaf.shape), str(leaf.dtype), integrity.to_text(fingerprints[path]))
-    return Document(step, records, {"environment": describe_environment(), **metadata})
-
-
-def _to_arrays(leaves: Mapping[str, Any]) -> dict[str, Any]:
-    return {path: leaf if isinstance(leaf, jax.Array) else np.asarray(leaf) for path, leaf in leaves.items()}
-
-
-def _choose_chunks(array: jax.Array | np.ndarray) -> ocp.SaveArgs:
-    """How an array, or each shard of it, is cut in storage, so that a part of it can be read without the rest.
-
-    A stack of three or more dimensions is cut into its layers first, where these are large enough: conversions go
-    through a model layer by layer. Left to itself Orbax writes a shard as one chunk, whatever its size.
-    """
-    shape = array.sharding.shard_shape(array.shape) if isinstance(array, jax.Array) else array.shape
-    layer_bytes = math.prod(shape[1:]) * array.dtype.itemsize
-    is_stack = len(shape) > 2 and layer_bytes >= _MIN_CHUNK_BYTES
-    return ocp.SaveArgs(chunk_byte_size=MAX_CHUNK_BYTES, shard_axes=(0,) if is_stack else ())
+def _remove(leftover: files.Path) -> None:
+    """Deletes a leftover. Threads of a save that failed a moment ago may still be writing there."""
+    for pause in (*_PAUSES_SECONDS, None):
+        try:
+            leftover.rmtree()
+            return
+        except FileNotFoundError:
+            return
+        except OSError:
+            if pause is None:
+                raise
+            time.sleep(pause)
 
 
 def _render_steps(steps: list[int]) -> str:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from t5x_scale.checkpoint import manager
+from t5x_scale.checkpoint import saving
 from t5x_scale.checkpoint.layout import DamagedError
 from t5x_scale.checkpoint.lazy_reader import read_lazily, verify_lazily
 from t5x_scale.checkpoint.manager import CheckpointConfig, CheckpointManager
@@ -149,11 +149,11 @@ def test_nothing_there_is_said(tmp_path):
 
 def test_a_run_cuts_large_arrays_into_layers_and_pieces(tmp_path, monkeypatch):
     """Or a leaf of one device would be one chunk, and a layer of it could not be read without the rest."""
-    monkeypatch.setattr(manager, "MAX_CHUNK_BYTES", 1 << 12)
-    monkeypatch.setattr(manager, "_MIN_CHUNK_BYTES", 1 << 10)
+    monkeypatch.setattr(saving, "MAX_CHUNK_BYTES", 1 << 12)
+    monkeypatch.setattr(saving, "MIN_CHUNK_BYTES", 1 << 10)
     shapes = {"stack": (3, 64, 32), "table": (256, 32), "narrow": (64, 2, 8), "small": (4, 4)}
-    with CheckpointManager(tmp_path, CheckpointConfig(save_every_steps=1)) as saving:
-        saving.save(1, {name: jnp.ones(shape) for name, shape in shapes.items()}, {})
+    with CheckpointManager(tmp_path, CheckpointConfig(save_every_steps=1)) as manager:
+        manager.save(1, {name: jnp.ones(shape) for name, shape in shapes.items()}, {})
     with ocp.PyTreeCheckpointer() as checkpointer:
         tree = checkpointer.metadata(tmp_path / "checkpoints" / "1" / "state").item_metadata.tree
     chunks = {name: metadata.storage.chunk_shape for name, metadata in tree.items()}

@@ -1,0 +1,181 @@
+"""One checkpoint on its way to storage: written by Orbax in the background, whole in all processes or in none.
+
+Several processes meet twice while they write: when all have written, and when process 0 has committed. Orbax leaves
+the others waiting for a process that failed until a limit of twenty minutes. Here a process that failed says so where
+all can see it and comes to the meeting that it would have missed, and so all of them give up this checkpoint at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import os
+import re
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from t5x_scale.checkpoint import integrity, layout, multihost
+from t5x_scale.checkpoint.layout import LOGGER, Document, LeafRecord
+from t5x_scale.core import files, trees
+from t5x_scale.core.environment import describe_environment
+from t5x_scale.core.zarr_arrays import first_line
+
+MAX_CHUNK_BYTES = 1 << 25
+MIN_CHUNK_BYTES = 1 << 20
+BEGIN, END = "begin", "end"
+# Orbax's names of the two meetings.
+_PHASES = ("async_write_complete", "async_commit_complete")
+_SYSTEM_ERROR = re.compile(r"\[os_error_code='(\d+)'")
+_ORBAX = "/orbax/checkpoint/"
+
+Listener = Callable[[int, str], None]
+
+
+class GivenUpError(Exception):
+    """Another process could not write its part."""
+
+
+class Saver:
+    """Writes checkpoints, one at a time. Every process makes one and calls the same methods in the same order.
+
+    Args:
+      listener: called with the step and `"begin"` or `"end"`, when its writing in the background begins and when it
+        has ended, well or not; the end from a thread of its own.
+      on_commit: called with the step, and a name that only this save has, once it is committed: from the same thread,
+        in all processes.
+    """
+
+    def __init__(self, listener: Listener | None = None, on_commit: Callable[[int, str], None] | None = None):
+        self.listener, self._on_commit = listener, on_commit
+        self._checkpointer: ocp.AsyncCheckpointer | None = None
+        self._thread: threading.Thread | None = None
+        self._error: Exception | None = None
+        self._name, self._met = "", 0
+
+    def start(self, path: files.Path, arrays: Mapping[str, Any], document: Mapping[str, Any]) -> None:
+        """Begins to write; returns once the arrays may be donated. What fails is told by `finish`."""
+        self._error, self._met = None, 0
+        if not multihost.is_alone():
+            self._name = multihost.make_name("save")
+        step = int(path.name)
+        self._tell(step, BEGIN)
+        try:
+            self._save(path, arrays, document)
+        except Exception as error:
+            self._error = error
+        self._thread = threading.Thread(target=self._end, args=(path, step), name="finish_checkpoint")
+        self._thread.start()
+
+    def finish(self) -> Exception | None:
+        """Waits for the writing. All processes get an error, or none does; None too where nothing is being written."""
+        if self._thread is None:
+            return None
+        self._thread.join()
+        self._thread, error, self._error = None, self._error, None
+        if multihost.all_agree(error is None):
+            return None
+        return error or GivenUpError("another process could not write its part")
+
+    def close(self) -> None:
+        """Releases threads."""
+        if self._thread is not None:
+            self._thread.join()
+        if self._checkpointer is not None:
+            with contextlib.suppress(Exception):  # Of a save that failed: told already.
+                self._checkpointer.close()
+            self._checkpointer = None
+
+    def _save(self, path: files.Path, arrays: Mapping[str, Any], document: Mapping[str, Any]) -> None:
+        if self._checkpointer is None:
+            logging.getLogger("absl").addFilter(_is_wanted)
+            options = ocp.options.AsyncOptions(barrier_sync_fn=self._meet)
+            self._checkpointer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler(), async_options=options)
+        nested = trees.unflatten(arrays)
+        items = {
+            layout.STATE_ITEM: ocp.args.PyTreeSave(nested, jax.tree.map(_choose_chunks, nested)),
+            layout.METADATA_ITEM: ocp.args.JsonSave(document),
+        }
+        self._checkpointer.save(path, args=ocp.args.Composite(**items))
+
+    def _end(self, path: files.Path, step: int) -> None:
+        try:
+            if self._error is None:
+                self._checkpointer.wait_until_finished()
+        except Exception as error:
+            self._error = error
+        if self._error is not None:
+            LOGGER.error("the checkpoint of step %d in %s is NOT saved: %s", step, path.parent, describe(self._error))
+            self._give_up()
+        self._tell(step, END)
+        if self._error is None and self._on_commit is not None:
+            self._on_commit(step, self._name)
+
+    def _meet(self, *, key: str, timeout_ms: int) -> None:
+        """What Orbax calls to wait for the other processes."""
+        self._met = 1 + next(index for index, phase in enumerate(_PHASES) if phase in key)
+        multihost.meet(f"{self._name}/{self._met}", timeout_ms / 1000)
+        if multihost.is_published(f"{self._name}/failed"):
+            raise GivenUpError("another process could not write its part")
+
+    def _give_up(self) -> None:
+        if multihost.is_alone() or _has_cause(self._error, GivenUpError) or self._met == len(_PHASES):
+            return
+        try:
+            multihost.publish(f"{self._name}/failed/{jax.process_index()}", "")
+            multihost.meet(f"{self._name}/{self._met + 1}", ocp.options.AsyncOptions().timeout_secs)
+        except Exception as error:
+            LOGGER.warning("the other processes could not be told: %s", first_line(error))
+
+    def _tell(self, step: int, edge: str) -> None:
+        if self.listener is not None:
+            self.listener(step, edge)
+
+
+def describe(error: BaseException) -> str:
+    """Why a save failed, in one line: in the system's words, where the storage library hands them on."""
+    code = _SYSTEM_ERROR.search(str(error))
+    return os.strerror(int(code[1])) if code else first_line(error) or type(error).__name__
+
+
+def make_document(step: int, leaves: Mapping[str, Any], metadata: Mapping[str, Any]) -> Document:
+    """The document saved with a step: fingerprints are computed here, on the devices that hold the leaves."""
+    fingerprints = integrity.fingerprint_leaves(leaves)
+    records = {}
+    for path, leaf in leaves.items():
+        leaf = leaf if isinstance(leaf, jax.Array) else np.asarray(leaf)
+        records[path] = LeafRecord(tuple(leaf.shape), str(leaf.dtype), integrity.to_text(fingerprints[path]))
+    return Document(step, records, {"environment": describe_environment(), **metadata})
+
+
+def to_arrays(leaves: Mapping[str, Any]) -> dict[str, Any]:
+    """Leaves as Orbax takes them: arrays of devices, or of numpy."""
+    return {path: leaf if isinstance(leaf, jax.Array) else np.asarray(leaf) for path, leaf in leaves.items()}
+
+
+def _choose_chunks(array: jax.Array | np.ndarray) -> ocp.SaveArgs:
+    """How an array, or each shard of it, is cut in storage, so that a part of it can be read without the rest.
+
+    A stack of three or more dimensions is cut into its layers first, where these are large enough: conversions go
+    through a model layer by layer. Left to itself Orbax writes a shard as one chunk, whatever its size.
+    """
+    shape = array.sharding.shard_shape(array.shape) if isinstance(array, jax.Array) else array.shape
+    layer_bytes = math.prod(shape[1:]) * array.dtype.itemsize
+    is_stack = len(shape) > 2 and layer_bytes >= MIN_CHUNK_BYTES
+    return ocp.SaveArgs(chunk_byte_size=MAX_CHUNK_BYTES, shard_axes=(0,) if is_stack else ())
+
+
+def _has_cause(error: BaseException | None, kind: type[BaseException]) -> bool:
+    while error is not None and not isinstance(error, kind):
+        error = error.__cause__
+    return error is not None
+
+
+def _is_wanted(record: logging.LogRecord) -> bool:
+    """Whether a record is not one of Orbax's pages about a failure, which is told in a line here."""
+    return not (record.levelno >= logging.ERROR and _ORBAX in record.pathname.replace(os.sep, "/"))
