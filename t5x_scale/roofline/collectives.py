@@ -1,7 +1,8 @@
 """The collectives of a compiled program: what each moves, between whom, and over which links.
 
-A collective is an instruction of that name, the `-start` of an asynchronous pair, an `async-start` or a fusion around
-one, or the `send` of a transfer between slices, which the compiler hands to the host.
+A collective is an instruction of that name, the `-start` of an asynchronous pair, a fusion or an asynchronous call
+around one (on TPU7x another core of the chip, the sparse core, makes them beside what is computed), or the `send` of a
+transfer between slices, which the compiler hands to the host.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from t5x_scale.roofline.links import Constants, Machine, Route, dcn_bandwidth, f
 
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "ragged-all-to-all", "collective-permute",
          "collective-broadcast")  # fmt: skip
+# What begins a computation that runs beside the stream.
+ASYNC_CALLS = ("async-start", "call-start")
 _GROUPS = re.compile(r"replica_groups=")
 _CHANNEL, _CHAIN = r"channel_id=(\d+)", r"chain_id=\W*(\d+)"
 _PAIRS = re.compile(r"source_target_pairs=")
@@ -74,8 +77,8 @@ def find_collective(
         return _make(kind, instruction, payload, machine, constants, is_async)
     if instruction.opcode == "send" and "megascale" in instruction.attributes:
         return _between_slices(computation, instruction, machine, constants)
-    if instruction.opcode in ("fusion", "async-start"):
-        return _wrapped(module, computation, instruction, machine, constants)
+    if instruction.opcode in ("fusion", *ASYNC_CALLS):
+        return _wrapped(module, instruction, machine, constants)
     return None
 
 
@@ -106,10 +109,15 @@ def steps_of(module: Module, instruction: Instruction) -> tuple[bool, bool, bool
     return begins, begins or ends or inner.name.startswith("async_collective"), ends
 
 
-def _wrapped(
-    module: Module, computation: Computation, instruction: Instruction, machine: Machine, constants: Constants
-) -> Collective | None:
-    inner = module.called(instruction, "calls")
+def called_by(module: Module, instruction: Instruction) -> Computation | None:
+    """What a fusion or an asynchronous call runs; of a call that only calls another, what that one runs."""
+    inner = module.called(instruction, "calls") or module.called(instruction, "to_apply")
+    nested = next((part for part in inner.instructions if part.opcode in ASYNC_CALLS), None) if inner else None
+    return inner if nested is None else called_by(module, nested)
+
+
+def _wrapped(module: Module, instruction: Instruction, machine: Machine, constants: Constants) -> Collective | None:
+    inner = called_by(module, instruction)
     if inner is None:
         return None
     begins, goes_on, _ = steps_of(module, instruction)
@@ -124,7 +132,7 @@ def _wrapped(
         if kind == "all-reduce" and 0 < inner.root.bytes < part.bytes:
             kind = "reduce-scatter"
         merged = dataclasses.replace(part, attributes=part.attributes + instruction.attributes)
-        return _make(kind, merged, payload, machine, constants, begins or instruction.opcode == "async-start")
+        return _make(kind, merged, payload, machine, constants, begins or instruction.opcode in ASYNC_CALLS)
     return None
 
 

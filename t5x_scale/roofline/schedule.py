@@ -11,7 +11,14 @@ import dataclasses
 from collections import defaultdict
 
 from t5x_scale.roofline.chips import Chip
-from t5x_scale.roofline.collectives import Collective, find_collective, pair_name, steps_of
+from t5x_scale.roofline.collectives import (
+    ASYNC_CALLS,
+    Collective,
+    called_by,
+    find_collective,
+    pair_name,
+    steps_of,
+)
 from t5x_scale.roofline.flops import fused_flops
 from t5x_scale.roofline.hlo import HBM, HOST, Computation, Instruction, Module
 from t5x_scale.roofline.kernels import KernelModel, is_kernel, kernel_cost
@@ -21,9 +28,12 @@ from t5x_scale.roofline.loops import trip_count
 # What takes no time: names for what is already there, and numbers of the device.
 _FREE = {"parameter", "constant", "get-tuple-element", "tuple", "bitcast", "after-all", "partition-id", "replica-id",
          "opt-barrier", "add-dependency", "domain", "send-done", "recv"}  # fmt: skip
+# Copies of a whole array or a part of it, mostly from HBM to where it is computed with.
+_COPIES = {"copy-start", "slice-start", "dynamic-slice-start"}
 # Of the time that links are still busy, what a transfer may take to count as small.
 _SMALL = 0.1
 _MATMUL, _KERNEL, _OTHER = "matmul", "kernel", "other"
+_HOST = "host"
 
 
 @dataclasses.dataclass
@@ -131,8 +141,8 @@ class _Stream:
         self.result = Walk()
         self.free_at: dict[tuple, float] = defaultdict(float)
         self.occupied: dict[tuple, float] = defaultdict(float)
-        # What the ends of a transfer have in common -> (when it is over, name and collective, or None for a copy).
-        self.pending: dict[str, tuple[float, tuple[str, Collective] | None]] = {}
+        # What the ends of a transfer have in common -> (when it is over, name and collective, or what else it is).
+        self.pending: dict[str, tuple[float, tuple[str, Collective] | str]] = {}
 
     def run(self) -> Walk:
         for instruction in self.computation.instructions:
@@ -151,7 +161,7 @@ class _Stream:
             self._descend(instruction)
         elif opcode.endswith("-done"):
             self._finish(instruction)
-        elif opcode == "copy-start":
+        elif opcode in _COPIES:
             self._copy(instruction)
         else:
             self._run(instruction)
@@ -163,7 +173,9 @@ class _Stream:
         collective = find_collective(module, self.computation, instruction, scheduler.machine, scheduler.constants)
         if collective is not None:
             self._transfer(instruction, collective)
-        if collective is None or in_steps:
+        elif instruction.opcode in ASYNC_CALLS:
+            self._delegate(instruction)
+        if in_steps or (collective is None and instruction.opcode not in ASYNC_CALLS):
             self._compute(instruction)
         if ends:
             self._wait(pair_name(module, instruction))
@@ -178,6 +190,14 @@ class _Stream:
         # Nothing is faster than the peak.
         seconds = max(seconds, flops / scheduler.machine.chip.device_peak_flops)
         self.result.compute(instruction.name, kind, seconds, flops, instruction.op_name)
+
+    def _delegate(self, instruction: Instruction) -> None:
+        """Another core of the chip gathers or turns an array: its time is that of the memory."""
+        inner = called_by(self.scheduler.module, instruction)
+        if inner is not None and inner.instructions:
+            chip = self.scheduler.machine.chip
+            seconds = _moved_bytes(inner, inner.root) / (chip.hbm_bandwidth / chip.devices)
+            self.pending[instruction.name] = (self._occupy((("other core",),), seconds), _OTHER)
 
     def _transfer(self, instruction: Instruction, collective: Collective) -> None:
         end = self._occupy(collective.resources, collective.seconds)
@@ -194,15 +214,17 @@ class _Stream:
             self._wait(pair_name(self.scheduler.module, started))
 
     def _wait(self, pair: str) -> None:
-        end, begun = self.pending.pop(pair, (0.0, None))
+        end, begun = self.pending.pop(pair, (0.0, _HOST))
         self._expose(max(end - self.result.seconds, 0.0), begun)
 
-    def _expose(self, seconds: float, begun: tuple[str, Collective] | None) -> None:
+    def _expose(self, seconds: float, begun: tuple[str, Collective] | str) -> None:
         self.result.seconds += seconds
-        if begun is not None:
-            self.result.use(*begun, 0.0, seconds)
-        else:
+        if begun == _HOST:
             self.result.host_exposed += seconds
+        elif isinstance(begun, str):
+            self.result.busy[begun] += seconds
+        else:
+            self.result.use(*begun, 0.0, seconds)
 
     def _copy(self, instruction: Instruction) -> None:
         """Copies to and from the host's memory take time; those between HBM and the chip's own are prefetches."""
@@ -210,7 +232,7 @@ class _Stream:
         bandwidth = self.scheduler.machine.chip.host_bandwidth
         if HOST in spaces and bandwidth:
             seconds = instruction.arrays[0].bytes / bandwidth
-            self.pending[instruction.name] = (self._occupy((("host",),), seconds), None)
+            self.pending[instruction.name] = (self._occupy((("host",),), seconds), _HOST)
 
     def _occupy(self, resources: tuple[tuple, ...], seconds: float) -> float:
         """The moment at which a transfer that is asked for now is over.

@@ -253,3 +253,60 @@ def test_a_transfer_between_slices_ends_with_its_receipt():
     (use,) = result.uses.values()
     assert (use.collective.kind, use.collective.axes, use.collective.links) == ("all-reduce", ("dcn",), "DCN")
     assert use.exposed == pytest.approx(3.0 - 1.0)
+
+
+# What TPU7x gives to its sparse cores: one call around a collective, one around another call of a plain copy.
+SPARSE = """%gathers (p: f32[750000], t: token[]) -> f32[48000000] {
+  %t = token[] parameter(1)
+  %p = f32[750000]{0} parameter(0)
+  ROOT %g = f32[48000000]{0} all-gather(%p), replica_groups=[1,64]<=[64], dimensions={0}
+}, execution_thread="sparsecore"
+
+%copies (p: f32[750000]) -> f32[750000] {
+  %p = f32[750000]{0} parameter(0)
+  ROOT %c = f32[750000]{0} copy(%p)
+}, execution_thread="sparsecore"
+
+%calls (p: f32[750000], t: token[]) -> f32[750000] {
+  %p = f32[750000]{0} parameter(0)
+  %t = token[] parameter(1)
+  %s = ((f32[750000]{0}), f32[750000]{0}, u32[]) call-start(%p), async_execution_thread="sparsecore", to_apply=%copies
+  ROOT %d = f32[750000]{0} call-done(%s)
+}, execution_thread="sparsecore"
+
+"""
+# 192 MB over the 6 directions of a cube.
+GATHERED = 63 / 64 * 192 / 6
+
+
+@pytest.mark.parametrize(("cycles", "exposed"), [(40_000_000, 0.0), (5_000_000, GATHERED - 5.0)])
+def test_collectives_of_another_core_run_beside_the_stream(cycles, exposed):
+    text = HEAD + SPARSE + ENTRY
+    text += "  %s = ((f32[750000]{0}, token[]), f32[48000000]{0}) call-start(%x), to_apply=%gathers\n"
+    text += work("a", cycles)
+    text += "  ROOT %r = f32[48000000]{0} call-done(%s)\n}\n"
+    result = walk(text)
+    use = result.uses["s"]
+    assert (use.collective.kind, use.collective.payload, use.collective.is_async) == ("all-gather", 192e6, True)
+    assert use.exposed == pytest.approx(exposed)
+    assert result.seconds == pytest.approx(cycles / 1e6 + exposed)
+
+
+@pytest.mark.parametrize("cycles", [0, 10])
+def test_copies_of_another_core_take_the_time_of_the_memory(cycles):
+    text = HEAD + SPARSE + ENTRY
+    text += "  %s = ((f32[750000]{0}, token[]), f32[750000]{0}) call-start(%x), to_apply=%calls\n"
+    text += work("a", cycles)
+    text += "  ROOT %r = f32[750000]{0} call-done(%s)\n}\n"
+    copied = 2 * 3e6 / CHIP.hbm_bandwidth
+    result = walk(text)
+    assert result.seconds == pytest.approx(max(copied, cycles / 1e6))
+    assert dict(result.busy) == pytest.approx({"other": result.seconds})
+    assert result.host_exposed == 0
+
+
+def test_a_part_that_is_fetched_beforehand_takes_no_time_of_the_stream():
+    text = HEAD + ENTRY
+    text += "  %s = ((f32[750000]{0}), f32[1000]{0:S(1)}, s32[]) slice-start(%x), slice={[0:1000]}\n"
+    text += "  ROOT %r = f32[1000]{0:S(1)} slice-done(%s)\n}\n"
+    assert walk(text).seconds == 0
