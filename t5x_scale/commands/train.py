@@ -19,7 +19,7 @@ from t5x_scale.conversion.starting import Surgery
 from t5x_scale.core.distributed import ProcessConfig, join_run
 from t5x_scale.core.errors import UserError
 from t5x_scale.core.files import make_directory
-from t5x_scale.core.preemption import EXIT_RESUMABLE, StopSignal
+from t5x_scale.core.preemption import EXIT_RESUMABLE, PreemptionConfig, StopSignal
 from t5x_scale.data.pipeline import DataConfig, make_eval_sources, make_pipeline
 from t5x_scale.evaluation import EvaluationConfig
 from t5x_scale.monitor import phases
@@ -44,6 +44,7 @@ def train(
     initial_optimizer: str = "reset",
     log_every_steps: int = 10,
     processes: ProcessConfig = ProcessConfig(),
+    preemption: PreemptionConfig = PreemptionConfig(),
     health: HealthConfig = HealthConfig(),
     spikes: SpikeGuard = SpikeGuard(),
     config_text: str = "",
@@ -64,6 +65,7 @@ def train(
       initial_optimizer: "reset" begins with a fresh optimiser, "restore" with that checkpoint's moments.
       log_every_steps: steps between status lines; metrics are recorded for every step in any case.
       processes: how long the processes of a run wait for each other.
+      preemption: what else than a signal stops the run.
       health: what they tell of themselves, and who watches over it.
       spikes: what a spike of the loss is, and what is done about one.
       config_text: the resolved configuration, kept beside the run.
@@ -93,7 +95,7 @@ def train(
     record = run_files.make_record(runtime, data, train_steps, beginning, source)
     primary = jax.process_index() == 0
     alive = Health(model_dir, health, jax.process_index(), jax.process_count(), command_line)
-    with alive, CheckpointManager(model_dir, checkpoint) as manager, StopSignal() as stop:
+    with alive, CheckpointManager(model_dir, checkpoint, alive.async_save) as manager, StopSignal(preemption) as stop:
         course = Course(model_dir, runtime, manager, source, record, beginning, train_steps, spikes, alive)
         start = course.start()
         run_files.write_run_files(model_dir, runtime, start.source, start.metadata["run"], config_text, command_line)
