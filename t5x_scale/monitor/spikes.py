@@ -182,13 +182,15 @@ class SpikeDetector:
         if len(self._window) < self._config.window:
             return None
         losses = sorted(loss for loss, _ in self._window)
-        rise = _rise(losses, loss, self._config.z_score, self._config.min_rise)
+        # A spike that was reported stands in the window, and is over when the loss is no longer far from the median.
+        outliers = len(losses) if self._told else OUTLIERS
+        rise = _rise(losses, loss, outliers, self._config.z_score, self._config.min_rise)
         if rise is not None:
             return f"loss {loss:.4g}, {rise:.3g} nats above the median of the {len(losses)} steps before,"
         if self._config.min_growth is None or loss < statistics.median(losses):
             return None
         norms = sorted(norm for _, norm in self._window)
-        rise = _rise(norms, log_norm, self._config.z_score, math.log(self._config.min_growth))
+        rise = _rise(norms, log_norm, outliers, self._config.z_score, math.log(self._config.min_growth))
         if rise is None:
             return None
         return f"gradient norm {math.exp(log_norm):.4g}, {math.exp(min(rise, 700.0)):.3g} times the median before,"
@@ -198,9 +200,9 @@ class SpikeDetector:
         return huge is not None and loss - statistics.median(loss for loss, _ in self._window) >= huge
 
 
-def _rise(ordered: Sequence[float], value: float, z_score: float, least: float) -> float | None:
-    """How far `value` lies above the median of `ordered` values, if it is high among them."""
-    if value <= ordered[-1 - OUTLIERS]:
+def _rise(ordered: Sequence[float], value: float, outliers: int, z_score: float, least: float) -> float | None:
+    """How far `value` lies above the median of `ordered` ones, if it is high and above all but `outliers` of them."""
+    if outliers < len(ordered) and value <= ordered[-1 - outliers]:
         return None
     median = statistics.median(ordered)
     deviation = _TO_DEVIATION * statistics.median(abs(other - median) for other in ordered)

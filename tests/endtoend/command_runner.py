@@ -118,11 +118,11 @@ class CommandRunner:
         return process
 
     def start_all(
-        self, count: int, command: str, env: dict[str, str] | None = None, **settings: object
+        self, count: int, command: str, *flags: str, env: dict[str, str] | None = None, **settings: object
     ) -> list[Process]:
         """Starts one run of `count` processes on this machine."""
         run = (f"--coordinator_address={free_address()}", f"--num_processes={count}")
-        return [self.start(command, *run, f"--process_id={i}", env=env, **settings) for i in range(count)]
+        return [self.start(command, *flags, *run, f"--process_id={i}", env=env, **settings) for i in range(count)]
 
     def close(self) -> None:
         self._server.stdin.close()
