@@ -64,10 +64,13 @@ def sharding_text(runtime: Runtime) -> str:
 
 def collectives_text(text: str, mesh) -> str:
     """A line for each kind of collective and the mesh axes it spans: runs a step and MiB a step of a device."""
-    report = analyse(text, _machine(mesh))
+    sums: dict[tuple[str, tuple[str, ...]], np.ndarray] = {}
+    for row in analyse(text, _machine(mesh)).collectives:
+        key = (row.kind, row.axes)
+        sums[key] = sums.get(key, np.zeros(2)) + np.array([row.count, row.payload / 2**20])
     lines = [
-        f"{row.kind:18}  {' x '.join(row.axes) or 'all':24}  {row.count:6g}  {row.payload / 2**20:12,.3f} MiB"
-        for row in sorted(report.collectives, key=lambda row: (row.kind, row.axes))
+        f"{kind:18}  {' x '.join(axes) or 'all':24}  {count:6g}  {size:12,.3f} MiB"
+        for (kind, axes), (count, size) in sorted(sums.items())
     ]
     return "\n".join(lines) + "\n"
 
