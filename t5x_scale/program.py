@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
+from t5x_scale.checkpoint.integrity import fingerprint_shards
 from t5x_scale.core import batch as fields
 from t5x_scale.core.errors import UserError
 from t5x_scale.core.rng import make_root_key, stream_key
@@ -28,7 +29,15 @@ from t5x_scale.partitioning.mesh import MeshConfig
 from t5x_scale.partitioning.out_of_memory import to_out_of_memory
 from t5x_scale.partitioning.rules import Rules, fsdp
 from t5x_scale.partitioning.shardings import activation_rules, check_rules_use, make_sharding, to_spec
-from t5x_scale.step import StepConfig, make_eval_step, make_record, make_row_eval_step, make_train_step, metric_names
+from t5x_scale.step import (
+    StepConfig,
+    make_eval_step,
+    make_gradients,
+    make_record,
+    make_row_eval_step,
+    make_train_step,
+    metric_names,
+)
 from t5x_scale.train_state import TrainState
 
 
@@ -195,6 +204,32 @@ class Runtime:
         """The same with a sum for each row of the batch."""
         step = make_row_eval_step(self.program.model, self.program.step)
         return self._jit(step, out_shardings=self._replicated)
+
+    @functools.cached_property
+    def gradient_prints(self) -> Callable[[Params, Any], jax.Array]:
+        """The compiled `(params, batch) -> uint32 [devices, 1 + parameters, 2]`: on each device of the mesh, in order,
+        the fingerprints of the loss and of its shards of the gradients, which nobody keeps.
+        """
+        axes = self.program.model.axes()
+        freeze = functools.partial(stop_frozen, self._optimizer, axes)
+        gradients = make_gradients(self.program.model, self.program.step, freeze)
+        specs = [leaf.sharding.spec for leaf in jax.tree.leaves(self.abstract_params)]
+
+        def prints(params: Params, batch: Any) -> jax.Array:
+            loss, grads = gradients(params, batch)
+            return fingerprint_shards([loss, *jax.tree.leaves(grads)], [PartitionSpec(), *specs], self.mesh)
+
+        return self._jit(prints, out_shardings=self._replicated)
+
+    @functools.cached_property
+    def state_prints(self) -> Callable[[TrainState], jax.Array]:
+        """The compiled `state -> uint32 [devices, leaves, 2]`: the fingerprints of each device's shards."""
+        specs = [leaf.sharding.spec for leaf in jax.tree.leaves(self.abstract_state)]
+
+        def prints(state: TrainState) -> jax.Array:
+            return fingerprint_shards(jax.tree.leaves(state), specs, self.mesh)
+
+        return self._jit(prints, out_shardings=self._replicated)
 
     def make_record(self, rows: int) -> jax.Array:
         """An empty metrics buffer of `rows` steps on the mesh."""

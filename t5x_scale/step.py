@@ -172,6 +172,19 @@ def make_train_step(
     return train_step
 
 
+def make_gradients(
+    model: DecoderModel, config: StepConfig, stop_frozen: Callable[[Any], Any] = lambda params: params
+) -> Callable[[Any, Batch], tuple[jax.Array, Any]]:
+    """Returns `(params, batch) -> (loss, gradients)` as a training step comes to them: sums, not normalised."""
+
+    def gradients(params: Any, batch: Batch) -> tuple[jax.Array, Any]:
+        batch = length_order.in_order(batch, config.context_order)
+        sums, grads = _accumulate(model, config, stop_frozen, params, batch)
+        return _total(*sums), grads
+
+    return gradients
+
+
 def make_eval_step(model: DecoderModel, config: StepConfig) -> Callable[[Any, Batch], TokenLosses]:
     """Returns `(params, batch) -> TokenLosses` (sums, so that batches can be added), to be jitted."""
     config = config.for_evaluation()

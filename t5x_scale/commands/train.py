@@ -15,6 +15,7 @@ from t5x_scale.beginning import Beginning, check_beginning
 from t5x_scale.checkpoint.manager import CheckpointConfig, CheckpointManager
 from t5x_scale.commands.training.course import Course, Start
 from t5x_scale.commands.training.loop import Ending, Loop
+from t5x_scale.commands.training.probes import Probes
 from t5x_scale.conversion.starting import Surgery
 from t5x_scale.core.distributed import ProcessConfig, join_run
 from t5x_scale.core.errors import UserError
@@ -104,9 +105,12 @@ def train(
             print(text, start.source.describe(), sep="\n", flush=True)
         throughput = run_files.make_throughput(runtime, data, alive)
         with MetricWriters(model_dir, enabled=primary) as writers, StatusLine(enabled=primary) as line:
-            alive.connect(writers)
+            alive.connect(writers, line, throughput)
             writers.event("start", start.step, processes=jax.process_count(), devices=jax.device_count())
-            loop = Loop(runtime, eval_sources, manager, evaluation, spikes, log_every_steps, throughput, writers, line)
+            probes = Probes(runtime, alive, writers)
+            loop = Loop(
+                runtime, eval_sources, manager, evaluation, spikes, log_every_steps, throughput, writers, line, probes
+            )
             code = None
             while code is None:
                 ending = loop.run(start, train_steps, stop)
@@ -114,7 +118,7 @@ def train(
                     start = _turn_back(course, ending, start, throughput, writers)
                 code = ending.code
         if code == EXIT_RESUMABLE:
-            alive.ending("told to stop")
+            alive.ending(f"told to stop: {stop.reason}" if stop.reason else "told to stop")
     if code == 0 and primary:
         print(f"done: {train_steps} steps; see {make_report(model_dir)}")
     return code

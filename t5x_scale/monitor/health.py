@@ -15,7 +15,12 @@ from typing import Any
 from t5x_scale.core import files
 from t5x_scale.core.errors import UserError
 from t5x_scale.monitor import phases
+from t5x_scale.monitor.corruption import ProbeConfig
+from t5x_scale.monitor.peers import Peers
 from t5x_scale.monitor.phases import DATA_WAIT, PHASES, STARTUP, PhaseLog, Place
+from t5x_scale.monitor.status import StatusLine
+from t5x_scale.monitor.stragglers import HostTimes, StragglerConfig
+from t5x_scale.monitor.throughput import Throughput
 from t5x_scale.monitor.watchdog import Watchdog, WatchdogConfig
 from t5x_scale.monitor.writers import MetricWriters
 
@@ -34,10 +39,14 @@ class HealthConfig:
     Attributes:
       beat_seconds: between two heartbeats of a process; in an object store at least a minute lies between them.
       watchdog: when a process in which nothing moves is ended; None is never.
+      stragglers: when a host is called slow.
+      probe: whether devices are asked now and then if they still count right.
     """
 
     beat_seconds: float = 5.0
     watchdog: WatchdogConfig | None = WatchdogConfig()
+    stragglers: StragglerConfig = StragglerConfig()
+    probe: ProbeConfig = ProbeConfig()
 
     def __post_init__(self) -> None:
         if not self.beat_seconds > 0:
@@ -77,6 +86,7 @@ class Health:
         self._reason: str | None = None
         self._log: PhaseLog | None = None
         self._writers: MetricWriters | None = None
+        self.peers = Peers(config.stragglers, process)
         self._watchdog: Watchdog | None = None
         if config.watchdog is not None:
             stacks = phases.health_directory(model_dir) / f"stacks_{process}.txt"
@@ -84,6 +94,7 @@ class Health:
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="health", daemon=True)
         self._failed = False
+        self._times: HostTimes | None = None
 
     @property
     def place(self) -> Place:
@@ -118,9 +129,16 @@ class Health:
         if self._watchdog is not None:
             self._watchdog.measured(seconds)
 
-    def connect(self, writers: MetricWriters) -> None:
-        """From now on what is to be told of this process goes into the record of the run, too."""
+    def connect(self, writers: MetricWriters, line: StatusLine, throughput: Throughput) -> None:
+        """From now on what there is to be told goes into the record of the run and its status line, too.
+
+        Args:
+          writers, line: of this process; those of every process but the first do nothing.
+          throughput: knows this process's own times.
+        """
         self._writers = writers
+        self.peers.connect(writers, line)
+        self.peers.own.follow(throughput.own_times)
 
     def async_save(self, step: int, edge: str) -> None:
         """A checkpoint of `step` begins to be written beside the steps (`edge` "begin"), or has ended ("end")."""
@@ -184,14 +202,18 @@ class Health:
             self._write_phase(DATA_WAIT, step)
 
     def _beat(self) -> None:
-        try:
-            files.write_json(self._path, self._sign())
-            self._log.flush()
-        except Exception as error:
-            # Whatever an object store's client throws.
-            if not self._failed:
-                LOGGER.warning("the heartbeat %s cannot be written (%s); the run goes on", self._path, error)
-            self._failed = True
+        # Whatever an object store's client or the coordination service throws.
+        for action in (self._exchange, lambda: files.write_json(self._path, self._sign()), self._log.flush):
+            try:
+                action()
+            except Exception as error:
+                if not self._failed:
+                    LOGGER.warning("the heartbeat %s cannot be given (%s); the run goes on", self._path, error)
+                self._failed = True
+
+    def _exchange(self) -> None:
+        if self._place.phase != phases.END:
+            self._times = self.peers.exchange(self._place.step)
 
     def _sign(self) -> dict[str, Any]:
         phase, step, since = self._place
@@ -204,6 +226,8 @@ class Health:
             "step": step,
             "phase": phase,
             "seconds_in_phase": round(time.monotonic() - since, 3),
+            "seconds_per_step": self._times.step_seconds if self._times else None,
+            "own_seconds": dict(self._times.seconds) if self._times else {},
             "memory_bytes": resident_bytes(),
         }
 

@@ -26,8 +26,8 @@ from t5x_scale.core import files
 LOGGER = logging.getLogger(__name__)
 
 STARTUP, RESTORE, COMPILE, STEP, DATA_WAIT = "startup", "restore", "compile", "step", "data_wait"
-CHECKPOINT, EVALUATION, REWIND = "checkpoint", "evaluation", "rewind"
-PHASES = (STARTUP, RESTORE, COMPILE, STEP, DATA_WAIT, CHECKPOINT, EVALUATION, REWIND)
+CHECKPOINT, EVALUATION, REWIND, PROBE = "checkpoint", "evaluation", "rewind", "probe"
+PHASES = (STARTUP, RESTORE, COMPILE, STEP, DATA_WAIT, CHECKPOINT, EVALUATION, REWIND, PROBE)
 ASYNC_SAVE, END = "async_save", "end"
 BEGIN_EDGE, END_EDGE = "begin", "end"
 

@@ -32,6 +32,7 @@ class Status:
       eta_seconds: until `total_steps`.
       data_wait_fraction: share of the time spent waiting for batches, 0 to 1.
       checkpoint_age_seconds: since the state that the newest checkpoint holds.
+      remark: a few words at the end, such as which host is slow.
     """
 
     step: int
@@ -42,6 +43,7 @@ class Status:
     eta_seconds: float | None = None
     data_wait_fraction: float | None = None
     checkpoint_age_seconds: float | None = None
+    remark: str = ""
 
 
 def format_count(value: float) -> str:
@@ -85,6 +87,7 @@ def _fields(status: Status) -> list[tuple[str, str]]:
         ("ETA", "-" if status.eta_seconds is None else format_duration(status.eta_seconds)),
         ("data", "-" if status.data_wait_fraction is None else f"{status.data_wait_fraction:.1%}"),
         ("ckpt", "-" if age is None else format_duration(age)),
+        ("", status.remark),
     ]
     return [field for field in fields if field[1]]
 
@@ -100,6 +103,7 @@ class StatusLine:
         self._enabled = enabled
         self._stream = stream if stream is not None else sys.stdout
         self._live: Live | None = None
+        self._remark = ""
         # Asked of the stream itself: rich would also take FORCE_COLOR in a CI log for a terminal.
         if enabled and self._stream.isatty():
             console = Console(file=self._stream)
@@ -109,11 +113,16 @@ class StatusLine:
 
     def update(self, status: Status) -> None:
         """Shows a new status in place of the last one (terminal) or below it (log)."""
+        status = dataclasses.replace(status, remark=status.remark or self._remark)
         if self._live is not None:
             self._live.start()
             self._live.update(_style(status), refresh=True)
         elif self._enabled:
             print(format_status(status), file=self._stream, flush=True)
+
+    def remark(self, text: str) -> None:
+        """A few words at the end of every status from now on; "" for none. May be called from any thread."""
+        self._remark = text
 
     def note(self, text: str) -> None:
         """Prints a line that stays, above the status line: an evaluation's result, a checkpoint, a warning."""

@@ -9,11 +9,12 @@ from typing import Any
 
 from t5x_scale.checkpoint.manager import CheckpointManager
 from t5x_scale.commands.training.course import SPIKES, Start
+from t5x_scale.commands.training.probes import Probes
 from t5x_scale.core.preemption import EXIT_RESUMABLE, StopSignal
 from t5x_scale.data.eval_source import EvalSource
 from t5x_scale.data.prefetch import Prefetcher, host_rows, make_global_batch
 from t5x_scale.evaluation import EvaluationConfig, evaluate, metric_names
-from t5x_scale.monitor.phases import CHECKPOINT, EVALUATION
+from t5x_scale.monitor.phases import CHECKPOINT, EVALUATION, PROBE
 from t5x_scale.monitor.recorder import Recorder
 from t5x_scale.monitor.spike_watch import SpikeWatch
 from t5x_scale.monitor.spikes import REWIND, Spike, SpikeGuard
@@ -53,11 +54,12 @@ class Loop:
         throughput: Throughput,
         writers: MetricWriters,
         line: StatusLine,
+        probes: Probes,
     ):
         self.runtime, self.eval_sources = runtime, eval_sources
         self.manager, self.evaluation, self.guard = manager, evaluation, guard
         self.log_every_steps, self.throughput = log_every_steps, throughput
-        self.writers, self.line = writers, line
+        self.writers, self.line, self.probes = writers, line, probes
         self.turns = 0
 
     def run(self, start: Start, end: int, stop: StopSignal) -> Ending:
@@ -98,7 +100,8 @@ class Loop:
             stopping, saving = self._is_stopping(stop), step > start and self.manager.is_due(step)
             # Also where the run begins: a run that was killed while it evaluated has saved this step already.
             evaluating = self.evaluation.is_due(step)
-            pausing = stopping or saving or evaluating
+            probing = step > start and self.probes.is_due(step)
+            pausing = stopping or saving or evaluating or probing
             if first < step and (pausing or step % self.log_every_steps == 0):
                 self.recorder.push(first, step, buffer, wait=pausing)
                 first = step
@@ -110,6 +113,9 @@ class Loop:
                 self._evaluate(step, state)
             with self.throughput.data_wait(step):
                 _, batch = next(batches)
+            if probing:
+                with self.throughput.pause(PROBE, step):
+                    self.probes.run(step, state, batch)
             with self.throughput.dispatch(self.source.schedule.size(step)):
                 state, buffer = self.runtime.train_step(state, batch, buffer)
         if first < end:
