@@ -1,0 +1,27 @@
+"""Scaling laws: one small file a law, one interface (see `interface`), and how they are fitted and solved.
+
+Each module of a law holds its instances with the published constants in `LAWS`; they stand here by name.
+"""
+
+from __future__ import annotations
+
+from t5x_scale.core.errors import UserError, did_you_mean
+from t5x_scale.laws.interface import Constant, Domain, Fit, Law, Optimum
+
+_MODULES = ()
+
+LAWS: dict[str, Law] = {law.name: law for module in _MODULES for law in module.LAWS}
+
+
+def find_law(name: str) -> Law:
+    """The law of that name, with the published constants.
+
+    Raises:
+      UserError: naming the nearest one.
+    """
+    if name not in LAWS:
+        raise UserError(f"there is no law {name!r}{did_you_mean(name, LAWS) or '; known are ' + ', '.join(LAWS)}")
+    return LAWS[name]
+
+
+__all__ = ["LAWS", "Constant", "Domain", "Fit", "Law", "Optimum", "find_law"]

@@ -1,0 +1,269 @@
+"""What a scaling law is: constants with their sources, a domain of validity, a prediction, an optimum and a fit.
+
+    law = LAWS["chinchilla"]
+    law.loss(params=70e9, tokens=1.4e12)        # 1.9366
+    law.outside(params=1e12, tokens=1e13)       # lines that say what of it is extrapolation
+    law.optimum(flops=1e21)["params"]
+    type(law).fit({"params": ..., "tokens": ..., "loss": ...}).law
+
+Quantities have the same name in every law: `params tokens flops unique_tokens epochs vocab_size batch_tokens
+learning_rate experts sparsity granularity ratio steps`. Tokens are those trained on, repetitions included; FLOPs are
+those of the whole training; a loss is in nats a token unless the law says otherwise.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import inspect
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+from typing import Any, ClassVar, Generic, Self, TypeVar
+
+import numpy as np
+
+from t5x_scale.core.errors import UserError, check_choice, did_you_mean
+
+Values = float | np.ndarray
+
+# From the best to the worst; `recomputed` follows from stated constants, `fitted` comes from somebody's own runs.
+_RANKS = {"recomputed": 0, "fitted": 0, "high": 0, "medium": 1, "low": 2}
+CONFIDENCES = tuple(_RANKS)
+
+
+def worst_confidence(*confidences: str) -> str:
+    """The least sure of some confidences; of equally sure ones the first."""
+    return max(confidences, key=_RANKS.__getitem__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Constant:
+    """A number from a paper.
+
+    Attributes:
+      value: the number.
+      source: paper and section or table.
+      confidence: one of `CONFIDENCES`: how sure we are that the paper says so.
+      error: its standard error, where the source gives one.
+    """
+
+    value: float
+    source: str
+    confidence: str = "high"
+    error: float | None = None
+
+    def __post_init__(self) -> None:
+        check_choice("Constant.confidence", self.confidence, CONFIDENCES)
+
+    def __float__(self) -> float:
+        return self.value
+
+
+def constant(value: float, source: str = "", confidence: str = "high", error: float | None = None) -> Any:
+    """A field of a law: its default, and where that is from (the law's own `source` unless given)."""
+    return dataclasses.field(default=value, metadata={"constant": Constant(value, source, confidence, error)})
+
+
+class Domain:
+    """Ranges of the quantities that a law was fitted on; what is not named is not limited.
+
+    Domain(params=(70e6, 16e9), tokens=(5e9, 5e11))
+    """
+
+    def __init__(self, **ranges: tuple[float, float]):
+        for name, (low, high) in ranges.items():
+            if not low <= high:
+                raise UserError(f"domain of {name}: the low end {low} is above the high end {high}")
+        self.ranges: Mapping[str, tuple[float, float]] = MappingProxyType(dict(ranges))
+
+    def __repr__(self) -> str:
+        return f"Domain({', '.join(f'{name}={limits}' for name, limits in self.ranges.items())})"
+
+    def outside(self, **quantities: Any) -> list[str]:
+        """One line for each quantity that leaves its range, with its value and the range; of arrays the extremes."""
+        lines = []
+        for name, (low, high) in self.ranges.items():
+            if quantities.get(name) is None:
+                continue
+            for value in sorted({float(np.min(quantities[name])), float(np.max(quantities[name]))}):
+                # The ends of ranges are rounded in papers.
+                if not low * (1 - 1e-6) <= value <= high * (1 + 1e-6):
+                    lines.append(f"{name} = {value:.4g} is outside {low:.4g} to {high:.4g}")
+        return lines
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimum:
+    """The best choice that a law knows for a budget.
+
+    Attributes:
+      values: quantities by name, the budget among them, and what the law predicts for it.
+      law: name of the law.
+      outside: lines about what is extrapolated (see `Domain.outside`).
+    """
+
+    values: Mapping[str, float]
+    law: str
+    outside: tuple[str, ...] = ()
+
+    def __getitem__(self, name: str) -> float:
+        return self.values[name]
+
+    @property
+    def params(self) -> float:
+        return self.values["params"]
+
+    @property
+    def tokens(self) -> float:
+        return self.values["tokens"]
+
+
+L = TypeVar("L", bound="Law")
+
+
+@dataclasses.dataclass(frozen=True)
+class Fit(Generic[L]):
+    """A law fitted to data.
+
+    Attributes:
+      law: the law with fitted constants.
+      intervals: (low, high) for each fitted constant, percentiles of a bootstrap over rows; empty without one.
+      level: share of the bootstrap between the two ends.
+      objective: what was minimised, at the minimum.
+      rows: rows of data that were fitted.
+      held_out_error: root mean square of the logarithm of prediction over observation on rows kept away from the fit;
+        None where none were kept.
+      samples: the constants of each bootstrap, [samples] each.
+    """
+
+    law: L
+    intervals: Mapping[str, tuple[float, float]]
+    level: float
+    objective: float
+    rows: int
+    held_out_error: float | None = None
+    samples: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict, repr=False, compare=False)
+
+
+class Law(abc.ABC):
+    """A law; a subclass is a frozen dataclass whose fields are its constants, made by `constant`.
+
+    A subclass writes `_value(self, *, quantity, …)`, whose keywords are the law's `quantities`.
+
+    Attributes:
+      name: by which it is found in `LAWS`.
+      source: paper and section.
+      predicts: what `predict` returns: `loss`, or another quantity.
+      unit: of what is predicted, and on which corpus and tokenizer where that matters.
+      domain: where it was fitted.
+      form_confidence: how sure we are of the formula, whatever its constants.
+      with_embeddings: whether `params` (and `flops`) count embeddings; None where it takes no `params`.
+      may_be_zero: quantities that need not be positive.
+      quantities: the names it takes; those in `required` must be given.
+    """
+
+    name: ClassVar[str]
+    source: ClassVar[str]
+    predicts: ClassVar[str] = "loss"
+    unit: ClassVar[str] = "nats a token"
+    domain: ClassVar[Domain] = Domain()
+    form_confidence: ClassVar[str] = "high"
+    with_embeddings: ClassVar[bool | None] = None
+    may_be_zero: ClassVar[frozenset[str]] = frozenset()
+    quantities: ClassVar[tuple[str, ...]] = ()
+    required: ClassVar[tuple[str, ...]] = ()
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        parameters = [p for p in inspect.signature(cls._value).parameters.values() if p.kind is p.KEYWORD_ONLY]
+        cls.quantities = tuple(p.name for p in parameters)
+        cls.required = tuple(p.name for p in parameters if p.default is p.empty)
+
+    @abc.abstractmethod
+    def _value(self, **quantities: Any) -> Values:
+        """What the law predicts for checked, broadcast quantities."""
+
+    def predict(self, **quantities: Any) -> Values:
+        """What the law predicts; a float for numbers, an array for arrays, which are broadcast.
+
+        Raises:
+          UserError: for a quantity that the law does not take, that is missing, or that is not a positive number.
+        """
+        value = self._value(**self._checked(quantities))
+        return float(value) if np.ndim(value) == 0 else value
+
+    def loss(self, **quantities: Any) -> Values:
+        """`predict`, for a law that predicts a loss.
+
+        Raises:
+          UserError: also where the law predicts another thing.
+        """
+        if self.predicts != "loss":
+            raise UserError(f"the law {self.name} predicts {self.predicts} and no loss: call predict")
+        return self.predict(**quantities)
+
+    def outside(self, **quantities: Any) -> list[str]:
+        """Lines about what of these quantities lies outside the domain."""
+        return self.domain.outside(**quantities)
+
+    def optimum(self, **budget: float) -> Optimum | None:
+        """The best choice for a budget (`flops`, or what the subclass says); None for a law that knows none."""
+        return None
+
+    @classmethod
+    def fit(cls, data: Mapping[str, Any], **options: Any) -> Fit[Self]:
+        """The law fitted to data: arrays of [rows] by quantity and, under the name in `predicts`, what was observed.
+
+        Options: see `fitting.fit_law`.
+        """
+        # It brings scipy.optimize, which takes longer to import than most questions take to answer.
+        from t5x_scale.laws import fitting
+
+        return fitting.fit_law(cls, data, **options)
+
+    @classmethod
+    def starts(cls) -> Iterator[dict[str, float]]:
+        """Where a fit starts from, one after another: the published grid where there is one, else about the constants
+        of the paper."""
+        published = {name: entry.value for name, entry in cls.published().items()}
+        for scale in (1.0, 0.5, 1.5):
+            yield {name: value * scale for name, value in published.items()}
+
+    @classmethod
+    def published(cls) -> dict[str, Constant]:
+        """The constants of the paper by name."""
+        entries = {f.name: f.metadata["constant"] for f in dataclasses.fields(cls) if "constant" in f.metadata}
+        return {name: e if e.source else dataclasses.replace(e, source=cls.source) for name, e in entries.items()}
+
+    @property
+    def constants(self) -> dict[str, Constant]:
+        """This instance's constants by name; one that is not the paper's says so."""
+        found = {}
+        for name, entry in self.published().items():
+            value = getattr(self, name)
+            found[name] = entry if value == entry.value else Constant(value, "fitted or given", "fitted")
+        return found
+
+    @property
+    def confidence(self) -> str:
+        """The worst of its constants and of its form."""
+        return worst_confidence(self.form_confidence, *(c.confidence for c in self.constants.values()))
+
+    def _checked(self, quantities: Mapping[str, Any]) -> dict[str, Values]:
+        given = {name: value for name, value in quantities.items() if value is not None}
+        for name in given:
+            if name not in self.quantities:
+                near = did_you_mean(name, self.quantities) or f"; it takes {', '.join(self.quantities)}"
+                raise UserError(f"the law {self.name} knows no {name}{near}")
+        missing = [name for name in self.required if name not in given]
+        if missing:
+            raise UserError(f"the law {self.name} needs {', '.join(missing)}")
+        return {name: self._checked_value(name, value) for name, value in given.items()}
+
+    def _checked_value(self, name: str, value: Any) -> Values:
+        array = np.asarray(value, dtype=float)
+        is_wrong = ~np.isfinite(array) | (array < 0 if name in self.may_be_zero else array <= 0)
+        if np.any(is_wrong):
+            what = "a number from 0 up" if name in self.may_be_zero else "a positive number"
+            raise UserError(f"the law {self.name}: {name} is {array[is_wrong].flat[0]}; expected {what}")
+        return array if array.ndim else float(array)
