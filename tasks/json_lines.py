@@ -16,6 +16,8 @@ import tensorflow as tf
 from tasks.common import Patterns, find_files
 from tasks.left_out import LeftOut
 
+# Of a line that is unpacked: a megabyte of a packed file can say that a gigabyte follows, and again.
+MAX_LINE_BYTES = 1 << 28
 # A field's value, one of several, or the same of a nested object's fields.
 Where = Mapping[str, "str | int | bool | Sequence[str] | Where"]
 
@@ -151,7 +153,10 @@ def read_lines(file: str) -> Iterator[bytes]:
 
 def _unpack(file: str, unpacked: IO[bytes]) -> Iterator[bytes]:
     try:
-        yield from unpacked
+        while line := unpacked.readline(MAX_LINE_BYTES + 1):
+            if len(line) > MAX_LINE_BYTES:
+                raise ValueError(f"a line has more than {MAX_LINE_BYTES:,} bytes")
+            yield line
     # Each package has a class of its own for damaged data, and zstandard's may not be there to be named.
     except Exception as error:
         raise ValueError(f"{file} cannot be unpacked: {error}") from error

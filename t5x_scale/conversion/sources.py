@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import dataclasses
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -32,6 +34,9 @@ TOKENIZER = "tokenizer"
 OWN = "t5x_scale"
 _WANTED = "name the directory of a run of ours, of a Hugging Face model or of a T5X checkpoint"
 _PARAMETERS, _OPTIMIZER = "params/", "opt_state/"
+
+# What the checkpoint being opened began with, and that with, and so on.
+_FOLLOWED: contextvars.ContextVar[tuple[str, ...]] = contextvars.ContextVar("followed", default=())
 
 # Called with the bytes done and the bytes in all.
 Progress = Callable[[int, int], None]
@@ -171,11 +176,28 @@ def _context_before(run: Mapping[str, Any]) -> int:
     if not start:
         return 0
     try:
-        architecture = open_source(start, parameters_only=True, verify=False).weights.architecture
+        with _following(start):
+            architecture = open_source(start, parameters_only=True, verify=False).weights.architecture
     except UserError as error:
         LOGGER.warning("the context of the model is taken from the run's rows: %s", error)
         return 0
     return 0 if architecture is None else architecture.max_length
+
+
+@contextlib.contextmanager
+def _following(path: str) -> Iterator[None]:
+    """The time in which the record of what a run began with is looked at.
+
+    Raises:
+      UserError: it says, by whatever way, that it began with itself.
+    """
+    if path in _FOLLOWED.get():
+        raise UserError(f"{path} began with itself, by its record")
+    token = _FOLLOWED.set((*_FOLLOWED.get(), path))
+    try:
+        yield
+    finally:
+        _FOLLOWED.reset(token)
 
 
 def _leaves(arrays: Mapping[str, LazyArray], architecture: Architecture | None) -> dict[str, Leaf]:
@@ -252,7 +274,8 @@ def _recipe_before(path: str | None) -> tuple[dict[str, Any], ...]:
     if not path:
         return ()
     try:
-        return _recipe(layout.read_newest(path)[1])
+        with _following(path):
+            return _recipe(layout.read_newest(path)[1])
     except UserError:
         return ({"read": path},)
 

@@ -182,14 +182,20 @@ def is_mappable(path: files.Path) -> bool:
 
 
 def _read_chunk_length(path: files.Path) -> int:
-    return _read_metadata(path, lambda value: int(value["chunk_grid"]["configuration"]["chunk_shape"][0]))
+    return _read_metadata(path, lambda value: _to_length(value["chunk_grid"]["configuration"]["chunk_shape"][0]))
+
+
+def _to_length(value: Any) -> int:
+    if type(value) is not int or not 0 < value < 2**62:
+        raise ValueError(f"a chunk of {value!r} elements")
+    return value
 
 
 def _read_metadata(path: files.Path, pick: Callable[[Any], Any]) -> Any:
     metadata = path / "zarr.json"
     try:
-        return pick(json.loads(metadata.read_text()))
-    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+        return pick(json.loads(files.read_bounded(metadata)))
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise UserError(f"the token store {path.parent} is damaged: {metadata} cannot be read: {error}") from error
 
 

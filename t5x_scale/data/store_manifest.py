@@ -79,6 +79,16 @@ def is_finished(directory: str | os.PathLike) -> bool:
     return (files.to_path(directory) / MANIFEST).exists()
 
 
+def _check_values(manifest: Manifest) -> None:
+    """Raises ValueError naming a number that is none: sizes of arrays and of files follow from them."""
+    for name in ("vocabulary_size", "num_tokens", "num_documents", "empty_documents"):
+        value = getattr(manifest, name)
+        if type(value) is not int or not 0 <= value < 2**62:
+            raise ValueError(f"{name} is {value!r}")
+    if manifest.dtype not in ("uint16", "int32"):
+        raise ValueError(f"dtype is {manifest.dtype!r}")
+
+
 def read_manifest(directory: files.Path) -> Manifest:
     """Reads and checks the manifest of a finished store.
 
@@ -95,7 +105,8 @@ def read_manifest(directory: files.Path) -> Manifest:
         )
     try:
         manifest = Manifest(**{**value, "checksums": tuple(value["checksums"])})
-    except (KeyError, TypeError) as error:
+        _check_values(manifest)
+    except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"the manifest of the token store {directory} is damaged: {error}") from error
     if manifest.fingerprint != manifest.content_fingerprint():
         raise UserError(f"the manifest of the token store {directory} is damaged: its fingerprint does not match")

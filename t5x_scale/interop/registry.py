@@ -34,7 +34,7 @@ def find_family(config: Mapping[str, Any]) -> Family:
     names, kind = config.get("architectures") or [], config.get("model_type")
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise UserError(f"config.json: architectures is {names!r}; it must be a list of names")
-    if kind and not isinstance(kind, str):
+    if kind is not None and not isinstance(kind, str):
         raise UserError(f"config.json: model_type is {kind!r}; it must be a name")
     if names:
         family = _find("architectures", names[0], classes)

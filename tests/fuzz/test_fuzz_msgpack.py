@@ -102,3 +102,12 @@ def test_arrays_hold_numbers(name):
     with pytest.raises(ValueError, match="an array of"):
         flax_msgpack.decode(data)
     assert np.float32(flax_msgpack.decode(msgpack.packb({"a": 1.0}))["a"]) == 1
+
+
+@pytest.mark.parametrize("chunk", [10**8, 10**12, 2**60])
+def test_chunks_are_no_larger_than_arrays(tmp_path, chunk):
+    name = "target.decoder.decoder_norm.scale"
+    fake.write_legacy(tmp_path / "checkpoint_7", TARGET)
+    fake.spoil_json(tmp_path / "checkpoint_7" / name / ".zarray", lambda value: value.update(chunks=[chunk]))
+    with pytest.raises(UserError, match=r"decoder_norm\.scale.* cannot be read"):
+        read_t5x(tmp_path / "checkpoint_7", DECODER)

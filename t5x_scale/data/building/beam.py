@@ -178,14 +178,19 @@ def _start(pipeline_options: Sequence[str]) -> beam.Pipeline:
 
 def _write_job(job: Job, building: files.Path) -> str:
     content = pickle.dumps(job)
-    path = building / f"job-{hashlib.sha256(content).hexdigest()[:16]}.pickle"
+    path = building / f"job-{hashlib.sha256(content).hexdigest()}.pickle"
     path.write_bytes(content)
     return os.fspath(path)
 
 
 @functools.lru_cache(maxsize=1)
 def _load(path: str) -> Job:
-    return pickle.loads(files.to_path(path).read_bytes())
+    file = files.to_path(path)
+    content = file.read_bytes()
+    # Who can write to the directory must not choose what workers run: the name came with the pipeline.
+    if file.name != f"job-{hashlib.sha256(content).hexdigest()}.pickle":
+        raise UserError(f"{file} is not what its name says: it was changed since the build began")
+    return pickle.loads(content)
 
 
 def _read_units(shard: int, path: str) -> Iterator[Unit]:
