@@ -1,4 +1,7 @@
-"""Bad rows in the data: the run goes back, jumps over exactly what was planned, and dies without a trace meanwhile."""
+"""Bad rows in the data: the run goes back, jumps over exactly what was planned, and may be killed meanwhile.
+
+Every moment of it, rows at random, and what is left of them in the end: tests/drills/test_poisoned_batches.py.
+"""
 
 import pathlib
 import signal
@@ -76,24 +79,9 @@ def test_the_result_is_that_of_a_run_that_never_saw_them(runner, rewound, tmp_pa
     check_same_metrics(rewound.path, tmp_path)
 
 
-def test_it_ends_within_noise_of_the_clean_run(runner, rewound, tmp_path):
-    clean, warned = tmp_path / "clean", tmp_path / "warned"
-    sound = {"Poisoned__nonsense": (), "Poisoned__not_finite": ()}
-    runner.run("train", POISONED, MODEL_DIR=str(clean), **rewound.settings, **sound)
-    assert not load_interventions(clean)
-    noise = losses(clean)[-10:].std() / np.sqrt(5)  # Of the difference of two means of ten steps.
-    assert abs(losses(rewound.path)[-10:].mean() - losses(clean)[-10:].mean()) < 2 * noise
-    # A run that is left to it sees it all.
-    process = runner.run("train", POISONED, MODEL_DIR=str(warned), SPIKE_POLICY="warn", **rewound.settings)
-    assert "a spike began at step 40" in process.out
-    assert not load_interventions(warned)
-    assert losses(warned)[40] > losses(rewound.path)[25:].max() + 1
-
-
-@pytest.mark.parametrize("moment", ["half a line", "one set aside", "all set aside"])
-def test_killed_while_it_goes_back(runner, rewound, tmp_path, moment):
+def test_killed_while_it_goes_back(runner, rewound, tmp_path):
     train = {"MODEL_DIR": str(tmp_path), **rewound.settings}
-    process = runner.start("train", POISONED, env={"DIE_AT": moment}, **train)
+    process = runner.start("train", POISONED, env={"DIE_AT": "one set aside"}, **train)
     assert process.wait() == -signal.SIGKILL, process.err
     runner.run("train", POISONED, **train)
     assert fingerprints(tmp_path, STEPS) == fingerprints(rewound.path, STEPS)
@@ -120,14 +108,3 @@ def test_it_stops_where_it_is_told_to(runner, rewound, tmp_path):
     assert len(load_interventions(tmp_path)) == 1
     runner.run("train", POISONED, **train)
     assert fingerprints(tmp_path, STEPS) == fingerprints(rewound.path, STEPS)
-
-
-def test_two_processes_decide_alike(runner, rewound, tmp_path):
-    train = {"MODEL_DIR": str(tmp_path), **rewound.settings}
-    run = runner.start_all(2, "train", POISONED, **train)
-    assert [process.wait() for process in run] == [0, 0], run[0].err + run[1].err
-    assert [_decision(one)[::2] for one in load_interventions(tmp_path)] == [
-        _decision(one)[::2] for one in load_interventions(rewound.path)
-    ]
-    assert all("jumps over the global rows ((288, 384),)" in process.err for process in run)
-    np.testing.assert_allclose(losses(tmp_path), losses(rewound.path), atol=1e-4)
