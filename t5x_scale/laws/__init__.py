@@ -6,9 +6,10 @@ Each module of a law holds its instances with the published constants in `LAWS`;
 from __future__ import annotations
 
 from t5x_scale.core.errors import UserError, did_you_mean
+from t5x_scale.laws import chinchilla
 from t5x_scale.laws.interface import Constant, Domain, Fit, Law, Optimum
 
-_MODULES = ()
+_MODULES = (chinchilla,)
 
 LAWS: dict[str, Law] = {law.name: law for module in _MODULES for law in module.LAWS}
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 import inspect
+import math
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar, Generic, Self, TypeVar
@@ -59,9 +60,21 @@ class Constant:
         return self.value
 
 
-def constant(value: float, source: str = "", confidence: str = "high", error: float | None = None) -> Any:
-    """A field of a law: its default, and where that is from (the law's own `source` unless given)."""
-    return dataclasses.field(default=value, metadata={"constant": Constant(value, source, confidence, error)})
+def constant(
+    value: float, source: str = "", confidence: str = "high", error: float | None = None, *, signed: bool = False
+) -> Any:
+    """A field of a law: its default, and where that is from (the law's own `source` unless given).
+
+    With `signed` a fit moves the constant itself; without, its logarithm, which keeps it positive.
+    """
+    entry = Constant(value, source, confidence, error)
+    return dataclasses.field(default=value, metadata={"constant": entry, "start": value, "signed": signed})
+
+
+def unpublished(start: float, *, signed: bool = False) -> Any:
+    """A field of a law for a constant that its paper does not state: fitted, from about `start`, before it is used."""
+    entry = Constant(math.nan, "not published: fit it to runs", "low")
+    return dataclasses.field(default=math.nan, metadata={"constant": entry, "start": start, "signed": signed})
 
 
 class Domain:
@@ -131,8 +144,8 @@ class Fit(Generic[L]):
       level: share of the bootstrap between the two ends.
       objective: what was minimised, at the minimum.
       rows: rows of data that were fitted.
-      held_out_error: root mean square of the logarithm of prediction over observation on rows kept away from the fit;
-        None where none were kept.
+      held_out_error: root mean square of the residuals (of logarithms, for a law of `log`) on rows kept away from the
+        fit; None where none were kept.
       samples: the constants of each bootstrap, [samples] each.
     """
 
@@ -158,6 +171,7 @@ class Law(abc.ABC):
       domain: where it was fitted.
       form_confidence: how sure we are of the formula, whatever its constants.
       with_embeddings: whether `params` (and `flops`) count embeddings; None where it takes no `params`.
+      residuals: what a fit makes small: differences of `log`arithms, or `linear` ones.
       may_be_zero: quantities that need not be positive.
       quantities: the names it takes; those in `required` must be given.
     """
@@ -169,6 +183,7 @@ class Law(abc.ABC):
     domain: ClassVar[Domain] = Domain()
     form_confidence: ClassVar[str] = "high"
     with_embeddings: ClassVar[bool | None] = None
+    residuals: ClassVar[str] = "log"
     may_be_zero: ClassVar[frozenset[str]] = frozenset()
     quantities: ClassVar[tuple[str, ...]] = ()
     required: ClassVar[tuple[str, ...]] = ()
@@ -187,8 +202,12 @@ class Law(abc.ABC):
         """What the law predicts; a float for numbers, an array for arrays, which are broadcast.
 
         Raises:
-          UserError: for a quantity that the law does not take, that is missing, or that is not a positive number.
+          UserError: for a quantity that the law does not take, that is missing, or that is not a positive number, and
+            where constants are neither published nor given.
         """
+        unknown = [name for name in self.published() if math.isnan(getattr(self, name))]
+        if unknown:
+            raise UserError(f"the law {self.name} has no published {', '.join(unknown)}: fit it to runs first")
         value = self._value(**self._checked(quantities))
         return float(value) if np.ndim(value) == 0 else value
 
@@ -225,9 +244,9 @@ class Law(abc.ABC):
     def starts(cls) -> Iterator[dict[str, float]]:
         """Where a fit starts from, one after another: the published grid where there is one, else about the constants
         of the paper."""
-        published = {name: entry.value for name, entry in cls.published().items()}
+        about = {f.name: f.metadata["start"] for f in dataclasses.fields(cls) if "start" in f.metadata}
         for scale in (1.0, 0.5, 1.5):
-            yield {name: value * scale for name, value in published.items()}
+            yield {name: value * scale for name, value in about.items()}
 
     @classmethod
     def published(cls) -> dict[str, Constant]:
@@ -241,7 +260,8 @@ class Law(abc.ABC):
         found = {}
         for name, entry in self.published().items():
             value = getattr(self, name)
-            found[name] = entry if value == entry.value else Constant(value, "fitted or given", "fitted")
+            is_published = value == entry.value or math.isnan(value)
+            found[name] = entry if is_published else Constant(value, "fitted or given", "fitted")
         return found
 
     @property
