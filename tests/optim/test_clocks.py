@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 from t5x_scale.checkpoint.layout import flatten_leaves
-from t5x_scale.optim import adafactor, adamw, lion, muon, palm_adafactor, schedules
+from t5x_scale.optim import adafactor, adamw, history, lion, muon, palm_adafactor, schedules
 from t5x_scale.optim.continuing import clock_mask
 
 AXES = {"decoder": {"layers": {"mlp": {"wi": {"kernel": ("layers", "embed", "mlp")}}}}}
@@ -20,6 +20,7 @@ RATE = schedules.Constant(0.5)
         (adafactor.Adafactor(RATE), {"1/count"}),
         (adamw.AdamW(RATE), {"2/count"}),
         (lion.Lion(RATE), {"2/count"}),
+        (history.NormHistory(adamw.AdamW(RATE)), {"inner/2/count"}),
         (muon.Muon(RATE), {"2/count"}),
     ],
 )

@@ -13,6 +13,7 @@ from t5x_scale.optim.adafactor import Adafactor
 from t5x_scale.optim.adamw import AdamW
 from t5x_scale.optim.frozen_layers import FrozenLayers
 from t5x_scale.optim.groups import Groups
+from t5x_scale.optim.history import NormHistory
 from t5x_scale.optim.interface import frozen_paths
 from t5x_scale.optim.lion import Lion
 from t5x_scale.optim.muon import Muon
@@ -38,6 +39,9 @@ ROWS = {
     "groups_of_adafactor": Groups(Adafactor(Constant(0.05), min_dim_to_factor=4), RULES),
     "groups_of_muon": Groups(Muon(Constant(0.05)), RULES),
     "frozen_layers_of_adamw": FrozenLayers(AdamW(Constant(0.05)), trained=[1]),
+    "clipped_by_history_adamw": NormHistory(AdamW(Constant(0.02)), warmup_updates=5),
+    "refused_by_history_muon": NormHistory(Muon(Constant(0.05)), action="refuse", warmup_updates=5),
+    "groups_of_history_of_adafactor": Groups(NormHistory(Adafactor(Constant(0.05), min_dim_to_factor=4)), RULES),
     "groups_of_frozen_layers_of_adafactor": Groups(
         FrozenLayers(Adafactor(Constant(0.05), min_dim_to_factor=4), trained=[1]), RULES
     ),

@@ -15,6 +15,7 @@ from t5x_scale.core.trees import unflatten
 from t5x_scale.optim.adafactor import Adafactor
 from t5x_scale.optim.adamw import AdamW
 from t5x_scale.optim.groups import Groups
+from t5x_scale.optim.history import NormHistory
 from t5x_scale.optim.lion import Lion
 from t5x_scale.optim.muon import Muon
 from t5x_scale.optim.palm_adafactor import PalmAdafactor
@@ -34,6 +35,7 @@ ROWS = {
     ),
     "adamw": (AdamW(RATE), {"opt_state/0/mu": 12, "opt_state/0/nu": 12}, 2),
     "frozen": (Groups(AdamW(RATE), FROZEN), {"opt_state/0/mu": 11, "opt_state/0/nu": 11}, 2),
+    "history": (NormHistory(AdamW(RATE)), {"opt_state/inner/0/mu": 12, "opt_state/inner/0/nu": 12}, 6),
     "lion": (Lion(RATE), {"opt_state/0/mu": 12}, 2),
     "muon": (
         Muon(RATE),
