@@ -235,6 +235,11 @@ class BatchSource:
         other.skip = SkipList([*self.skip.intervals, *intervals])
         return other
 
+    @property
+    def jumps(self) -> frozenset[int]:
+        """The steps at which the mixture changes all at once: the level of the loss may do so, too."""
+        return self._plan.jumps
+
     def row_interval(self, first: int, end: int) -> tuple[int, int]:
         """The global rows [first, end) that the batches of the steps [first, end) lie in."""
         return int(self.global_rows(first)[0]), self.position(end)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from t5x_scale.monitor.spikes import OFF, WARN, Spike, SpikeDetector, SpikeGuard
@@ -23,14 +23,17 @@ class SpikeWatch:
         writers: MetricWriters,
         line: StatusLine,
         state: Mapping[str, Any] | None = None,
+        jumps: Collection[int] = (),
     ):
         """Args:
         guard: what counts as a spike, and what is done about one.
         writers, line: where it is said.
         state: a `state()` of before, to go on from.
+        jumps: steps from which on another level of loss is to be expected, and is no spike.
         """
         self.found: Spike | None = None
         self._guard, self._writers, self._line = guard, writers, line
+        self._jumps = frozenset(jumps)
         self._detector = None if guard.policy == OFF else SpikeDetector(guard, state)
         self._refused_before = False
 
@@ -50,6 +53,8 @@ class SpikeWatch:
         self._refused_before = refused
         if self._detector is None:
             return
+        if step in self._jumps:
+            self._detector.forget()
         spike = self._detector.see(step, metrics["train/loss"], metrics["optim/grad_norm"], refused)
         if spike is None:
             return

@@ -134,6 +134,11 @@ class SpikeDetector:
             "refused": list(self._refused),
         }
 
+    def forget(self) -> None:
+        """Begins anew with the next step, where another level of loss is to be expected; refused updates still count."""
+        self._window.clear()
+        self._since, self._high, self._told = None, [], False
+
     def see(self, step: int, loss: float, grad_norm: float, refused: bool = False) -> Spike | None:
         """The spike that this step makes sure of, if it does. A spike that lasts is reported once.
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from t5x_scale.core.batch import TARGET_TOKENS
 from t5x_scale.core.errors import UserError
 from t5x_scale.data.batch_schedule import BatchSchedule
+from t5x_scale.data.mixtures.mixture_schedule import RatePlan
 
 RAMP = BatchSchedule(((0, 4), (5, 8)))
 
@@ -76,3 +77,11 @@ def test_the_tokens_of_a_batch_are_those_of_its_rows(make_source, stores):
     after = base.skipping([base.row_interval(3, 7)])
     for step in range(3, 6):
         np.testing.assert_array_equal(after.batch(step)[TARGET_TOKENS], base.batch(step + 4)[TARGET_TOKENS])
+
+
+def test_a_source_says_where_its_mixture_jumps(make_source, stores):
+    old, new = {"long": 1.0, "short": 3.0}, {"long": 3.0, "short": 1.0}
+    pieces = ((0, old), (50, new), (80, old))
+    assert make_source(stores).jumps == frozenset()
+    assert make_source(stores, RatePlan(pieces)).jumps == {50, 80}
+    assert make_source(stores, RatePlan(pieces, linear=True)).jumps == frozenset()

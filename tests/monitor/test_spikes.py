@@ -151,6 +151,18 @@ def test_a_new_level_is_told_once_and_becomes_the_ordinary_one():
     assert [spike.step for _, spike in see_all(SpikeGuard(policy="warn"), losses)[0]] == [400, 900]
 
 
+def test_a_level_that_was_to_be_expected_is_no_spike():
+    losses = 3 + 0.02 * np.random.default_rng(0).standard_normal(600)
+    losses[300:] += 1.0
+    losses[500:510] += 1.0
+    detector, found = SpikeDetector(SpikeGuard()), []
+    for step, loss in enumerate(losses):
+        if step == 300:
+            detector.forget()
+        found.append(detector.see(step, float(loss), 1.0))
+    assert [spike.step for spike in found if spike] == [500]
+
+
 def test_a_short_history_is_not_judged():
     losses = np.full(300, 2.0)
     losses[100:] = 12.0

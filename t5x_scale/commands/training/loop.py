@@ -65,7 +65,7 @@ class Loop:
     def run(self, start: Start, end: int, stop: StopSignal) -> Ending:
         """Runs the steps from where `start` stands up to `end`, or to where the run is to stop or to go back."""
         self.source, self.metadata = start.source, start.metadata
-        self.watch = SpikeWatch(self.guard, self.writers, self.line, start.spikes)
+        self.watch = SpikeWatch(self.guard, self.writers, self.line, start.spikes, start.source.jumps)
         self.recorder = Recorder(
             self.runtime.metric_names,
             self.writers,

@@ -258,6 +258,11 @@ class LiveSource:
         other._place(self.steps, self._known)
         return other
 
+    @property
+    def jumps(self) -> frozenset[int]:
+        """The steps at which the mixture changes all at once: the level of the loss may do so, too."""
+        return self._plan.jumps
+
     def row_interval(self, first: int, end: int) -> tuple[int, int]:
         """The global rows [first, end) that the batches of the steps [first, end) lie in."""
         begin = self._skip_in_shard.to_global(np.array([self.steps.first_row(first) // self._shards]))

@@ -131,6 +131,11 @@ class RatePlan:
         """Every source that ever has a share, sorted."""
         return tuple(sorted({name for _, shares in self.pieces for name, share in shares.items() if share > 0}))
 
+    @property
+    def jumps(self) -> frozenset[int]:
+        """The steps from which on the rows come from elsewhere than before, all at once."""
+        return frozenset() if self.linear else frozenset(step for step, _ in self.pieces[1:])
+
     def steps(self) -> list[tuple[int, dict[str, float]]]:
         """The pieces after changes have been cut: pairs (first step, {source: share}), constant up to the next."""
         if not self.linear:
