@@ -27,7 +27,8 @@ ARRAY_FILE = ".zarray"
 TREE_FILE = "_METADATA"
 STEP_FILE = "_CHECKPOINT_METADATA"
 _HANDLERS = "orbax.checkpoint._src.handlers"
-_DICT_KEY = 2
+# How Orbax calls a key of a dict.
+DICT_KEY = 2
 
 
 def array_name(path: str) -> str:
@@ -63,7 +64,7 @@ def render_tree(paths: Iterable[str]) -> dict[str, Any]:
     return {
         "tree_metadata": {
             str(tuple(parts)): {
-                "key_metadata": [{"key": key, "key_type": _DICT_KEY} for key in parts],
+                "key_metadata": [{"key": key, "key_type": DICT_KEY} for key in parts],
                 "value_metadata": value,
             }
             for parts in keys

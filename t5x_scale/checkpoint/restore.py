@@ -182,7 +182,12 @@ def read_leaves(step_path: files.Path, abstract: Mapping[str, jax.ShapeDtypeStru
         )
         for path, leaf in abstract.items()
     }
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+    # Without what Orbax notes of arrays a second time: where the leaves lie and what they are is on our record.
+    registry = ocp.type_handlers.create_type_handler_registry(
+        (jax.Array, ocp.type_handlers.ArrayHandler(array_metadata_store=None))
+    )
+    handler = ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
+    with ocp.Checkpointer(handler) as checkpointer:
         nested = checkpointer.restore(
             step_path / layout.STATE_ITEM,
             args=ocp.args.PyTreeRestore(

@@ -41,6 +41,7 @@ COMMANDS: dict[str, str] = {
     "export": "t5x_scale.commands.export:export",
     "report": "t5x_scale.commands.report:report",
     "precompile": "t5x_scale.commands.precompile:precompile",
+    "verify": "t5x_scale.commands.verify:verify",
 }
 
 # One line each for `t5x_scale --help`.
@@ -53,6 +54,7 @@ SUMMARIES: dict[str, str] = {
     "export": "turn a checkpoint into a Hugging Face directory",
     "report": "draw the loss curve and the tables of a run",
     "precompile": "compile the training step for a machine that is not here, and say what it takes of it",
+    "verify": "read checkpoints and say whether every bit is the one that was saved",
 }
 
 # Where a process stands among those of its run, where neither a Cloud TPU nor a launcher says so.
@@ -82,6 +84,12 @@ FLAGS: dict[str, dict[str, Flag]] = {
         "--output": Flag("precompile.precompile.output", "a JSON file for the results"),
     },
     "report": {"--model_dir": Flag("report.report.model_dir", "the run", positional=True)},
+    "verify": {
+        "--model_dir": Flag(
+            "verify.verify.model_dir", "a run, or one step of it, or what import wrote", positional=True
+        ),
+        "--step": Flag("verify.verify.step", "the one step to look at; all by default", literal=True),
+    },
     "import": {
         "--source": Flag("import_checkpoint.import_checkpoint.source", "what is read", positional=True),
         "--output": Flag("import_checkpoint.import_checkpoint.output", "a new directory", positional=True),

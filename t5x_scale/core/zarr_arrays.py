@@ -6,7 +6,7 @@ import contextlib
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorstore as ts
@@ -19,7 +19,7 @@ from t5x_scale.core.parallel import WORKERS, share_freed_memory
 _CACHE_BYTES = 1 << 26
 # Each thread of TensorStore keeps memory it has freed; by default there are as many as cores, several times over.
 _THREADS = {"limit": WORKERS}
-_OCDBT_MANIFEST = "manifest.ocdbt"
+OCDBT_MANIFEST = "manifest.ocdbt"
 _MAX_REASON = 400
 
 # Makes the error that says why what is called so cannot be read.
@@ -41,16 +41,55 @@ def open_arrays(
       The arrays, by what their errors call them.
     """
     share_freed_memory()  # Before TensorStore starts its threads.
-    is_database = (directory / _OCDBT_MANIFEST).exists()
+    in_database = is_database(directory)
     # What is read here is never written to again, so that what was decoded stays true; and a chunk that is not there
     # is damage, although zarr would have it be zeros.
     base = {"driver": driver, "recheck_cached_data": "open", "fill_missing_data_reads": False}
-    specs = {called: {**base, "kvstore": _locate(directory, name, is_database)} for called, name in names.items()}
+    specs = {called: {**base, "kvstore": _locate(directory, name, in_database)} for called, name in names.items()}
     stores = _open_all(specs, failure, _CACHE_BYTES)
     largest = max((_chunk_bytes(store) for store in stores.values()), default=0)
     if 2 * largest > _CACHE_BYTES:
         stores = _open_all(specs, failure, 2 * largest)
     return {called: _to_lazy(store, called, failure) for called, store in stores.items()}
+
+
+class Extent(NamedTuple):
+    """Bytes `[start, start + length)` of a file, named from the directory of its database."""
+
+    file: str
+    start: int
+    length: int
+
+
+def is_database(directory: files.Path) -> bool:
+    """Whether a directory holds an OCDBT database."""
+    return (directory / OCDBT_MANIFEST).exists()
+
+
+def list_extents(directory: files.Path) -> list[Extent]:
+    """The parts of files that the newest version of an OCDBT database consists of, beside its manifest.
+
+    Raises:
+      ValueError: the manifest or a node does not parse, or does not match its checksum.
+    """
+    base = ts.KvStore.open(_store(directory)).result()
+    root = ts.ocdbt.dump(base).result()["versions"][-1]["root"].get("location")
+    return [] if root is None else list(_walk(base, root))
+
+
+def _walk(base: ts.KvStore, location: str) -> Iterator[Extent]:
+    yield _to_extent(location)
+    for entry in ts.ocdbt.dump(base, location).result()["entries"]:
+        if "location" in entry:
+            yield from _walk(base, entry["location"])
+        elif "indirect_value" in entry:
+            yield _to_extent(entry["indirect_value"])
+
+
+def _to_extent(location: str) -> Extent:
+    """Of `kind:base directory:file below it:offset:length`."""
+    _, base, file, start, length = location.split(":")
+    return Extent(base + file, int(start), int(length))
 
 
 def _open_all(specs: Mapping[str, Any], failure: Failure, cache_bytes: int) -> dict[str, ts.TensorStore]:
@@ -83,9 +122,9 @@ def _checked(store: ts.TensorStore) -> ts.TensorStore:
     return store
 
 
-def _locate(directory: files.Path, name: str, is_database: bool) -> dict[str, Any] | str:
+def _locate(directory: files.Path, name: str, in_database: bool) -> dict[str, Any] | str:
     """The key-value store of an array, as TensorStore describes it."""
-    if is_database:
+    if in_database:
         return {"driver": "ocdbt", "base": _store(directory), "path": f"{name}/"}
     return _store(directory / name)
 
