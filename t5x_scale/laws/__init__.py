@@ -6,10 +6,42 @@ Each module of a law holds its instances with the published constants in `LAWS`;
 from __future__ import annotations
 
 from t5x_scale.core.errors import UserError, did_you_mean
-from t5x_scale.laws import chinchilla
+from t5x_scale.laws import (
+    batch_size,
+    besiroglu,
+    chinchilla,
+    context_length,
+    data_constrained,
+    deepseek,
+    kaplan,
+    linear_complexity,
+    llama3,
+    mccandlish,
+    porian,
+    repeated_sampling,
+    repetition,
+    time_transfer,
+    vocabulary,
+)
 from t5x_scale.laws.interface import Constant, Domain, Fit, Law, Optimum
 
-_MODULES = (chinchilla,)
+_MODULES = (
+    kaplan,
+    mccandlish,
+    chinchilla,
+    besiroglu,
+    porian,
+    data_constrained,
+    repetition,
+    deepseek,
+    vocabulary,
+    llama3,
+    batch_size,
+    time_transfer,
+    linear_complexity,
+    context_length,
+    repeated_sampling,
+)
 
 LAWS: dict[str, Law] = {law.name: law for module in _MODULES for law in module.LAWS}
 

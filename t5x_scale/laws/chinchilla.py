@@ -18,12 +18,13 @@ from collections.abc import Iterator
 
 from t5x_scale.laws.frontier import allocate, one_budget
 from t5x_scale.laws.interface import Domain, Law, Optimum, Values, constant
+from t5x_scale.laws.power import ParamsForFlops
 from t5x_scale.laws.units import FLOPS_PER_PARAM_TOKEN
 
 # The abstract: over 400 models from 70M to over 16B parameters on 5B to 500B tokens.
 DOMAIN = Domain(params=(70e6, 16e9), tokens=(5e9, 500e9))
 
-# Budgets of approach 2 (figure 3).
+# Budgets of approach 2.
 ISOFLOP_BUDGETS = (6e18, 1e19, 3e19, 6e19, 1e20, 3e20, 6e20, 1e21, 3e21)
 
 
@@ -94,7 +95,7 @@ class ChinchillaUnrounded(Chinchilla):
 
 
 @dataclasses.dataclass(frozen=True)
-class ChinchillaEnvelope(Law):
+class ChinchillaEnvelope(ParamsForFlops):
     """Approach 1, the minimum over training curves: N_opt = coefficient·C^exponent, D_opt = C/(6·N_opt).
 
     The paper prints the exponent 0.50 (0.488 to 0.502) and no coefficient; both are fitted here to the nine rows of its
@@ -103,29 +104,12 @@ class ChinchillaEnvelope(Law):
     """
 
     name = "chinchilla_envelope"
-    source = "Hoffmann et al. 2022, section 3.1, table 3"
-    predicts = "params"
-    unit = "parameters"
+    source = "Hoffmann et al. 2022, table 3"
     domain = Domain(flops=(6 * 70e6 * 5e9, 3e21))
     with_embeddings = True
 
     coefficient: float = constant(0.0991589, confidence="recomputed")
     exponent: float = constant(0.4980987, confidence="recomputed", signed=True)
-
-    def _value(self, *, flops: Values) -> Values:
-        return self.coefficient * flops**self.exponent
-
-    def optimum(self, **budget: float) -> Optimum:
-        """The frontier at one of `flops`, `params` or `tokens`."""
-        name, value = one_budget(self, budget, ("flops", "params", "tokens"))
-        if name == "params":
-            flops = (value / self.coefficient) ** (1 / self.exponent)
-        elif name == "tokens":
-            flops = (value * FLOPS_PER_PARAM_TOKEN * self.coefficient) ** (1 / (1 - self.exponent))
-        else:
-            flops = value
-        params = self.predict(flops=flops)
-        return allocate(self, params, flops / (FLOPS_PER_PARAM_TOKEN * params), **{name: value})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,7 +117,7 @@ class ChinchillaIsoflop(ChinchillaEnvelope):
     """Approach 2, valleys at fixed FLOPs: exponent 0.49 (0.462 to 0.534), through 63B at Gopher's 5.76e23 FLOPs."""
 
     name = "chinchilla_isoflop"
-    source = "Hoffmann et al. 2022, section 3.2, figure 3"
+    source = "Hoffmann et al. 2022, section 3.2"
 
     coefficient: float = constant(63e9 / 5.76e23**0.49, confidence="medium")
     exponent: float = constant(0.49, signed=True)

@@ -3,7 +3,7 @@
 As Hoffmann et al. (2022, section D.2) fitted: the **sum** over runs of Huber losses of log prediction minus log
 observation, with a threshold of 1e-3, from every point of a grid of starts, of which the best end counts. They averaged
 instead of summing: the objective was so small that their L-BFGS stopped early, and that made the published intervals
-implausible (Besiroglu et al. 2024, section 4). Here the objective is summed, and its minimum is sought by scipy's
+implausible (Besiroglu et al. 2024). Here the objective is summed, and its minimum is sought by scipy's
 trust-region least squares, whose tests for convergence do not depend on such a factor.
 """
 

@@ -91,3 +91,18 @@ def allocate(law: Law, params: float, tokens: float, **others: float) -> Optimum
     values = {"params": params, "tokens": tokens, "flops": FLOPS_PER_PARAM_TOKEN * params * tokens, **others}
     known = {name: values[name] for name in law.quantities if name in values}
     return Optimum({**values, law.predicts: law.predict(**known)}, law.name, tuple(law.outside(**values)))
+
+
+def checked_budget(
+    law: Law, budget: Mapping[str, float], required: tuple[str, ...], optional: tuple[str, ...] = ()
+) -> dict[str, float]:
+    """The quantities that an optimum is asked for at, without those that are None, checked.
+
+    Raises:
+      UserError: for a missing or another one, or what is no positive number.
+    """
+    given = {name: value for name, value in budget.items() if value is not None}
+    if not set(required) <= given.keys() <= {*required, *optional}:
+        may_be = f", and may be given {', '.join(optional)}" if optional else ""
+        raise UserError(f"the optimum of {law.name} needs {', '.join(required)}{may_be}; got {sorted(given)}")
+    return {name: law._checked_value(name, value) for name, value in given.items()}
