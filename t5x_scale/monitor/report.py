@@ -113,10 +113,14 @@ def _median(series: Series | None) -> float | None:
 
 
 def _going_back(events: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
+    """Where the run went back to; what has a number counts once, however often kills made it be carried out again."""
+    found: dict[Any, dict[str, Any]] = {}
+    for index, event in enumerate(events):
+        if event["event"] == kind:
+            found.setdefault(event.get("number", f"unnumbered {index}"), event)
     return [
         {"step": event["step"], "time": event["time"], "redone_steps": max(event["furthest_step"] - event["step"], 0)}
-        for event in events
-        if event["event"] == kind
+        for event in found.values()
     ]
 
 

@@ -135,7 +135,7 @@ class SpikeDetector:
         }
 
     def forget(self) -> None:
-        """Begins anew with the next step, where another level of loss is to be expected; refused updates still count."""
+        """Begins anew with the next step, where another level of loss is expected; refused updates still count."""
         self._window.clear()
         self._since, self._high, self._told = None, [], False
 

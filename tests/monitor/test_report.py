@@ -141,3 +141,19 @@ def test_the_smoothed_curve():
 def test_no_window_system_and_no_matplotlib_before_a_report():
     program = "import sys, t5x_scale.monitor.report; sys.exit('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program]).returncode == 0
+
+
+def test_a_rewind_counts_once(tmp_path):
+    write_run(tmp_path, steps=30)
+    with MetricWriters(tmp_path) as writers:
+        writers.event("rewind", 10, number=1)
+        writers.write(11, {"train/loss": 2.0})
+        # Killed before the next save: the next process carries the same intervention out again.
+        writers.event("start", 10)
+        writers.event("rewind", 10, number=1)
+        writers.write(11, {"train/loss": 2.0})
+        writers.event("rewind", 5, number=2)
+        writers.write(6, {"train/loss": 2.0})
+    make_report(tmp_path)
+    summary = json.loads((tmp_path / "report" / "summary.json").read_text())
+    assert [(entry["step"], entry["redone_steps"]) for entry in summary["rewinds"]] == [(10, 20), (5, 6)]

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from t5x_scale.monitor.peaks import peak_flops
-from t5x_scale.monitor.phases import CHECKPOINT, EVALUATION
+from t5x_scale.monitor.phases import CHECKPOINT, EVALUATION, REWIND
 from t5x_scale.monitor.throughput import SECONDS, Throughput
 
 
@@ -156,3 +156,20 @@ def test_shares_add_up_to_the_whole(events):
         metrics = throughput.to_metrics()
         assert math.isclose(metrics.pop(SECONDS), clock.now - 1000.0)
         assert math.isclose(sum(metrics.values()), 1.0)
+
+
+def test_going_back_loses_what_was_not_reported_and_counts_on_from_there(clock):
+    throughput = Throughput(1000, clock=clock)
+    clock.now += 60
+    throughput.completed(10)
+    clock.now += 10
+    throughput.completed(20)
+    clock.now += 3  # Steps whose results nobody wants.
+    with throughput.pause(REWIND):
+        clock.now += 5
+    throughput.moved_back(12)
+    clock.now += 4
+    rates = throughput.completed(16)
+    assert (rates.step, rates.steps, rates.seconds_per_step) == (16, 4, 1.0)
+    assert throughput.seconds()[REWIND] == 8
+    assert sum(throughput.seconds().values()) == pytest.approx(82)
