@@ -54,6 +54,8 @@ PUBLISHED: dict[str, Published] = {
         Published("maxtext_32b_v5p_64", "MaxText 32B, 64 v5p", 328e12, is_fitted=True, source=_MAXTEXT),
         Published("maxtext_128b_v5p_128", "MaxText 128B, 128 v5p", 315e12, source=_MAXTEXT),
         Published("maxtext_1024b_v5p_2048", "MaxText 1024B, 2,048 v5p", 297e12, source=_MAXTEXT),
+        Published("maxtext_16b_v5e_256", "MaxText 16B, 256 v5e", 120e12, source=_MAXTEXT),
+        Published("maxtext_32b_v5e_256", "MaxText 32B, 256 v5e", 132e12, source=_MAXTEXT),
         Published("llama2_70b_v5p_512", "Llama 2 70B, 512 v5p", None, 692.0 * 512, is_fitted=True, source=_MAXTEXT),
         Published("llama3.1_8b_v6e_256", "Llama 3.1 8B, 256 v6e", tokens_per_second=7207.0 * 256, source=_MAXTEXT),
         Published(
