@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import gc
+import inspect
 import os
-from collections.abc import Mapping
+import sys
+import traceback
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -154,7 +159,8 @@ def read_verified_leaves(
     """
     arrays, failure = {}, None
     try:
-        arrays = read_leaves(step_path, abstract)
+        with _quiet():
+            arrays = read_leaves(step_path, abstract)
     except (MemoryError, PermissionError):
         raise
     except Exception as error:
@@ -196,6 +202,27 @@ def read_leaves(step_path: files.Path, abstract: Mapping[str, jax.ShapeDtypeStru
         )
     found = trees.flatten(nested)
     return {path: found[path] for path in abstract}
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps Python from printing a page for each of Orbax's reads that were under way when one of them failed."""
+    before = sys.unraisablehook
+
+    def say(unraisable: Any) -> None:
+        if not inspect.iscoroutine(unraisable.object):
+            before(unraisable)
+
+    sys.unraisablehook = say
+    try:
+        yield
+    except Exception as error:
+        # They end when nothing refers to them any more.
+        traceback.clear_frames(error.__traceback__)
+        gc.collect()
+        raise
+    finally:
+        sys.unraisablehook = before
 
 
 def _sharding(leaf: Any) -> jax.sharding.Sharding:
