@@ -41,6 +41,7 @@ COMMANDS: dict[str, str] = {
     "export": "t5x_scale.commands.export:export",
     "report": "t5x_scale.commands.report:report",
     "precompile": "t5x_scale.commands.precompile:precompile",
+    "plan": "t5x_scale.commands.plan:plan",
     "verify": "t5x_scale.commands.verify:verify",
 }
 
@@ -54,6 +55,7 @@ SUMMARIES: dict[str, str] = {
     "export": "turn a checkpoint into a Hugging Face directory",
     "report": "draw the loss curve and the tables of a run",
     "precompile": "compile the training step for a machine that is not here, and say what it takes of it",
+    "plan": "from a budget to a run: size, tokens, batch, rates, expected loss, machine, by the scaling laws",
     "verify": "read checkpoints and say whether every bit is the one that was saved",
 }
 
@@ -82,6 +84,24 @@ FLAGS: dict[str, dict[str, Flag]] = {
             alone="True",
         ),
         "--output": Flag("precompile.precompile.output", "a JSON file for the results"),
+    },
+    "plan": {
+        "--flops": Flag("plan.plan.flops", "a budget in FLOPs, such as 1e22"),
+        "--chips": Flag("plan.plan.chips", "a machine: v5p-512 is 512 chips, v4_2x3072 two slices, v5e any number"),
+        "--days": Flag("plan.plan.days", "with --chips its compute; else the most that the run may take"),
+        "--mfu": Flag("plan.plan.mfu", "share of the peak that is reached"),
+        "--params": Flag("plan.plan.params", "size of the model, such as 8b"),
+        "--tokens": Flag("plan.plan.tokens", "tokens to train on"),
+        "--unique_tokens": Flag("plan.plan.unique_tokens", "tokens that there are; more are repetitions"),
+        "--family": Flag("plan.plan.family", "llama or palm"),
+        "--vocab_size": Flag("plan.plan.vocab_size", "of a tokenizer that there is already", literal=True),
+        "--length": Flag("plan.plan.length", "tokens of a row", literal=True),
+        "--law": Flag("plan.plan.law", "the law that divides compute between size and tokens"),
+        "--laws": Flag("plan.plan.laws", "a JSON file of laws fitted to runs of your own"),
+        "--precompiled": Flag("plan.plan.precompiled", "a JSON file of precompile --output, for the MFU"),
+        "--explain": Flag("plan.plan.explain", "every law that spoke about every number", literal=True, alone="True"),
+        "--output": Flag("plan.plan.output", "a directory for model.gin, run.gin and plan.json"),
+        "--report": Flag("plan.plan.report", "a PNG file for a picture", alone="plan.png"),
     },
     "report": {"--model_dir": Flag("report.report.model_dir", "the run", positional=True)},
     "verify": {

@@ -1,0 +1,87 @@
+"""`t5x_scale plan`: from a budget to a run, with the laws that say so."""
+
+from __future__ import annotations
+
+from t5x_scale.core.errors import UserError
+from t5x_scale.core.files import make_directory, write_json, write_text
+from t5x_scale.planner import gin_files, machines, record, table
+from t5x_scale.planner.allocations import FRONTIERS
+from t5x_scale.planner.amounts import Amount
+from t5x_scale.planner.budgets import make_budget
+from t5x_scale.planner.law_table import load_laws
+from t5x_scale.planner.plans import make_plan
+
+
+def plan(
+    flops: Amount | None = None,
+    chips: Amount | None = None,
+    days: Amount | None = None,
+    mfu: Amount | None = None,
+    params: Amount | None = None,
+    tokens: Amount | None = None,
+    unique_tokens: Amount | None = None,
+    family: str = "llama",
+    vocab_size: int | None = None,
+    length: int | None = None,
+    law: str = FRONTIERS[0],
+    laws: str | None = None,
+    precompiled: str | None = None,
+    explain: bool = False,
+    output: str | None = None,
+    report: str | None = None,
+) -> int:
+    """Prints a run for a budget, and writes it where asked to.
+
+    Amounts are numbers or text such as `8b`. One of them is enough, or two that do not contradict.
+
+    Args:
+      flops: of the training.
+      chips: the machine: `v5p-512` is 512 chips, `v4_2x3072` two slices, `v5e` as many as it takes.
+      days: with chips, their compute; without, the most that the run may take.
+      mfu: share of the peak that is reached.
+      params: of the model.
+      tokens: trained on.
+      unique_tokens: that there are; more are repetitions of these.
+      family: `llama` or `palm`.
+      vocab_size: of the tokenizer, if there is one already.
+      length: tokens of a row.
+      law: that divides compute between size and tokens.
+      laws: a JSON file of laws fitted to one's own runs, in place of the published ones.
+      precompiled: a JSON file of `t5x_scale precompile --output`, for the MFU.
+      explain: whether to say of every number which laws spoke about it.
+      output: a directory for model.gin, run.gin and plan.json.
+      report: a PNG file for a picture.
+
+    Raises:
+      UserError: the request is impossible or contradicts itself.
+    """
+    known = load_laws(laws)
+    source = "--mfu"
+    if precompiled is not None:
+        if mfu is not None:
+            raise UserError("--mfu and --precompiled both say the MFU: leave one of them out")
+        predicted = machines.load_precompiled(precompiled)
+        mfu, source = predicted.mfu, f"predicted by the compiler, {precompiled}"
+        chips = chips if chips is not None or predicted.machine is None else predicted.machine.topology
+    budget = make_budget(
+        flops=flops, params=params, tokens=tokens, unique_tokens=unique_tokens, chips=chips, days=days, mfu=mfu,
+        mfu_source=source, vocab_size=vocab_size, length=length, family=family,
+    )  # fmt: skip
+    given = {
+        "flops": flops, "chips": chips, "days": days, "params": params, "tokens": tokens, "unique_tokens": unique_tokens
+    }  # fmt: skip
+    title = "A run for " + ", ".join(f"{name}={value}" for name, value in given.items() if value is not None)
+    made = make_plan(budget, known, law)
+    print(table.to_text(made.choices, made.warnings, title, explain))
+    if output is not None:
+        directory = make_directory(output)
+        write_text(directory / "model.gin", gin_files.model_text(made))
+        write_text(directory / "run.gin", gin_files.run_text(made, title, output))
+        write_json(directory / "plan.json", record.to_json(made, title))
+        print(f"\nwritten to {output}; train it with\n  {gin_files.train_command(output)}")
+    if report is not None:
+        from t5x_scale.planner.picture import draw_plan
+
+        draw_plan(made, known, title, report)
+        print(f"picture: {report}")
+    return 0

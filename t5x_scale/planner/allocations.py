@@ -1,0 +1,155 @@
+"""How a budget is divided between the size of a model and the tokens it sees."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+from t5x_scale.core.errors import UserError, did_you_mean
+from t5x_scale.laws import Law
+from t5x_scale.laws.units import FLOPS_PER_PARAM_TOKEN, training_flops
+from t5x_scale.planner.amounts import count_text
+from t5x_scale.planner.budgets import Budget
+from t5x_scale.planner.choices import Opinion, make_opinion
+from t5x_scale.planner.law_table import Laws, present
+
+# Laws with a frontier of sizes and tokens over FLOPs, the default first: the refit of Chinchilla's data agrees with
+# the paper's other two approaches, and the paper's own third does not.
+FRONTIERS = ("besiroglu", "chinchilla_envelope", "chinchilla_isoflop", "chinchilla_unrounded", "chinchilla", "porian",
+             "deepseek_model", "llama3", "kaplan_allocation")  # fmt: skip
+DATA_CONSTRAINED = "data_constrained"
+# Repeated up to four times data is worth nearly what new data is (Muennighoff et al. 2023, section 6).
+FOUR_EPOCHS = 4.0
+# No model of any fit saw fewer tokens than parameters by so much.
+_FEWEST_TOKENS_A_PARAM = 0.1
+
+
+@dataclasses.dataclass(frozen=True)
+class Allocation:
+    """Size and tokens, about: shapes and batches round them.
+
+    Attributes:
+      params: of the model, tables included.
+      tokens: trained on, repetitions included.
+      compute: FLOPs that must not be exceeded, so that tokens follow from the shape; None where tokens are given.
+      reason: why these.
+      law: that was followed; "" where two of the numbers are given.
+      opinions: about the best size at these FLOPs.
+      counts_tables: whether `params` are all; otherwise the tables come on top.
+    """
+
+    params: float
+    tokens: float
+    compute: float | None
+    reason: str
+    law: str
+    opinions: tuple[Opinion, ...]
+    counts_tables: bool = True
+
+
+def allocate(budget: Budget, laws: Laws, law_name: str = FRONTIERS[0]) -> Allocation:
+    """Size and tokens for what is given of a run.
+
+    Raises:
+      UserError: no such law, or more parameters than the FLOPs allow.
+    """
+    law = find_frontier(laws, law_name)
+    params, tokens, compute, reason, followed = _divide(budget, laws, law)
+    if not min(params, tokens) >= 1 or not math.isfinite(params * tokens):
+        raise UserError(f"{params:.3g} parameters on {tokens:.3g} tokens are no run; give another budget")
+    if compute is not None and tokens < _FEWEST_TOKENS_A_PARAM * params:
+        best, _ = frontier_at(law, "flops", compute)
+        raise UserError(
+            f"more parameters than the FLOPs allow: {compute:.3g} FLOPs train {count_text(params)} parameters on "
+            f"{count_text(tokens)} tokens, {tokens / params:.2g} a parameter; the best size for them is about "
+            f"{count_text(best)}"
+        )
+    opinions = _opinions(laws, training_flops(params, tokens))
+    follows_size = followed and budget.params is None
+    counts_tables = not (follows_size and laws[followed].with_embeddings is False)
+    return Allocation(params, tokens, compute, reason, followed, opinions, counts_tables)
+
+
+def frontier_at(law: Law, name: str, value: float) -> tuple[float, float]:
+    """(params, tokens) of the frontier of a law where one of `flops`, `params` and `tokens` is `value`.
+
+    Raises:
+      UserError: the frontier does not get there.
+    """
+    low, high = math.log(1e6), math.log(1e33)
+    if name == "flops":
+        low = high = math.log(value)
+    # All of them grow along the frontier.
+    for _ in range(0 if low == high else 100):
+        middle = (low + high) / 2
+        low, high = (middle, high) if law.optimum(flops=math.exp(middle))[name] < value else (low, middle)
+    flops = math.exp(high)
+    params = law.optimum(flops=flops).params
+    tokens = flops / FLOPS_PER_PARAM_TOKEN / params
+    reached = {"flops": flops, "params": params, "tokens": tokens}[name]
+    if not 0.99 < reached / value < 1.01:
+        raise UserError(f"--{name}={count_text(value)} is beyond the frontier of {law.name}; give another budget")
+    return params, tokens
+
+
+def find_frontier(laws: Laws, name: str) -> Law:
+    """The law of that name, if it divides a budget.
+
+    Raises:
+      UserError: it is none that does.
+    """
+    names = [law.name for law in present(laws, FRONTIERS)]
+    if name not in names:
+        raise UserError(
+            f"--law is {name!r}{did_you_mean(name, names) or ''}; those with a frontier are {', '.join(names)}"
+        )
+    return laws[name]
+
+
+def _divide(budget: Budget, laws: Laws, law: Law) -> tuple[float, float, float | None, str, str]:
+    params, tokens, compute, unique = budget.params, budget.tokens, budget.compute, budget.unique_tokens
+    if params is not None and tokens is not None:
+        return params, tokens, None, "both given", ""
+    if compute is not None and params is not None:
+        return params, compute / FLOPS_PER_PARAM_TOKEN / params, compute, "tokens are what the FLOPs leave", ""
+    if compute is not None and tokens is not None:
+        return compute / FLOPS_PER_PARAM_TOKEN / tokens, tokens, None, "the size is what the FLOPs leave", ""
+    if compute is not None:
+        return _of_compute(compute, unique, laws, law)
+    if params is not None:
+        _, best = frontier_at(law, "params", params)
+        return params, best, None, f"tokens for which this size is best by {law.name}", law.name
+    if tokens is not None:
+        best, _ = frontier_at(law, "tokens", tokens)
+        return best, tokens, None, f"the size for which these tokens are best by {law.name}", law.name
+    assert unique is not None
+    return _of_data(unique, law)
+
+
+def _of_compute(
+    compute: float, unique: float | None, laws: Laws, law: Law
+) -> tuple[float, float, float | None, str, str]:
+    params, tokens = frontier_at(law, "flops", compute)
+    if unique is not None and tokens > unique and DATA_CONSTRAINED in laws:
+        repeating = laws[DATA_CONSTRAINED].optimum(flops=compute, unique_tokens=unique)
+        reason = f"the lowest loss at these FLOPs where only {count_text(unique)} tokens are new"
+        return repeating.params, repeating.tokens, compute, reason, DATA_CONSTRAINED
+    return params, tokens, compute, f"the lowest loss at these FLOPs by {law.name}", law.name
+
+
+def _of_data(unique: float, law: Law) -> tuple[float, float, float | None, str, str]:
+    """Four epochs, for the size that so many new tokens would be best for."""
+    tokens = FOUR_EPOCHS * unique
+    best, _ = frontier_at(law, "tokens", tokens)
+    reason = f"four epochs, up to which repeated data is worth nearly what new data is; the size by {law.name}"
+    return best, tokens, None, reason, law.name
+
+
+def _opinions(laws: Laws, flops: float) -> tuple[Opinion, ...]:
+    found = []
+    for law in present(laws, FRONTIERS):
+        params, tokens = frontier_at(law, "flops", flops)
+        opinion = make_opinion(law, params, flops=flops, params=params, tokens=tokens)
+        unit = "parameters without tables" if law.with_embeddings is False else "parameters"
+        found.append(dataclasses.replace(opinion, unit=unit))
+    return tuple(found)
