@@ -111,3 +111,35 @@ def _checkpoint(spike):
 
 def _end(path):
     return read_metrics(path).series["train/loss"].values[-10:]
+
+
+def test_no_checkpoint_to_go_back_to(runner, common, tmp_path):
+    whole, never, killed = (tmp_path / name for name in ("whole", "never", "killed"))
+    train = {**common, "CheckpointConfig__save_every_steps": 0, "Poisoned__not_finite": ()}
+    process = runner.run("train", POISONED, MODEL_DIR=str(whole), **train)
+    (intervention,) = load_interventions(whole)
+    assert (intervention.spike_step, intervention.rewind_to) == (40, 0)
+    assert "the run goes back to its beginning" in process.err
+    skip = {"SKIP_ROWS": intervention.skip_rows}
+    runner.run("train", POISONED, MODEL_DIR=str(never), **common, **SOUND, **skip)
+    _kill(runner, killed, train, "after the line", 1)
+    for other in (never, killed):
+        assert fingerprints(other, STEPS) == fingerprints(whole, STEPS)
+        check_same_metrics(other, whole)
+
+
+def test_told_to_stop_at_every_moment(runner, common, tmp_path, record_property):
+    """SIGTERM at the step of a spike or while the run goes back: nothing is saved of the course that is given up."""
+    whole = tmp_path / "whole"
+    runner.run("train", POISONED, MODEL_DIR=str(whole), **common)
+    moments = [moment for moment in MOMENTS if moment != "half a line"]  # Only a kill leaves that.
+    for moment in moments:
+        stopped, codes = tmp_path / moment, []
+        train = {**common, "MODEL_DIR": str(stopped)}
+        for environment in ({"STOP_AT": moment}, {}):
+            process = runner.start("train", POISONED, env=environment, **train)
+            codes.append(process.wait())
+        assert codes == [75, 0], process.err
+        assert fingerprints(stopped, STEPS) == fingerprints(whole, STEPS), moment
+        check_same_metrics(stopped, whole)
+    record_property("cases", len(moments))

@@ -17,7 +17,7 @@ from t5x_scale.commands.training import course
 from t5x_scale.core import batch as fields
 from t5x_scale.data.objectives import CausalLm, RowKeys
 
-# The moments at which `$DIE_AT` kills this process, in the order in which a rewind comes to them.
+# The moments at which `$DIE_AT` kills this process, and `$STOP_AT` tells it to stop, as a rewind comes to them.
 MOMENTS = (
     "before the line",
     "half a line",
@@ -53,9 +53,10 @@ class Poisoned(CausalLm):
 
 
 def _die(moment: str) -> None:
-    """Kills this process, if this is the moment, and the intervention of number `$DIE_IN`."""
-    if os.environ.get("DIE_AT") == moment and _number() == int(os.environ.get("DIE_IN", "1")):
-        os.kill(os.getpid(), signal.SIGKILL)
+    """Kills this process, or tells it to stop, if this is the moment, and the intervention of number `$DIE_IN`."""
+    for variable, number in (("DIE_AT", signal.SIGKILL), ("STOP_AT", signal.SIGTERM)):
+        if os.environ.get(variable) == moment and _number() == int(os.environ.get("DIE_IN", "1")):
+            os.kill(os.getpid(), number)
 
 
 def _number() -> int:
@@ -109,7 +110,7 @@ def _save(write: Callable[..., bool]) -> Callable[..., bool]:
     return save
 
 
-if "DIE_AT" in os.environ:
+if "DIE_AT" in os.environ or "STOP_AT" in os.environ:
     course.append_intervention = _append(course.append_intervention)
     layout.set_aside = _set_aside(layout.set_aside)
     CheckpointManager.restore = _restore(CheckpointManager.restore)
