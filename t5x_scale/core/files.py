@@ -125,12 +125,14 @@ class AppendLog:
     Objects cannot be appended to, so `gs://bucket/run/metrics.jsonl` becomes the objects
     `metrics.jsonl.part-00000`, `metrics.jsonl.part-00001`, ...; `read_appended` reads both forms. A log that
     is opened again continues where it ended; a line that a killed process left half-written is dropped.
-    One process writes; `write` only touches memory, `flush` makes what was written visible to readers.
+    One process writes; `write` only touches memory, `flush` makes what was written visible to readers. What a `flush`
+    that fails could not write (disk full) is written by the next one.
     """
 
     def __init__(self, path: str | os.PathLike, part_bytes: int = PART_BYTES):
         self._path = to_path(path)
-        self._file: io.BufferedWriter | None = None
+        self._file: io.FileIO | None = None
+        self._unwritten = bytearray()
         self._part_bytes = part_bytes
         self._part: list[bytes] = []
         self._dirty = False
@@ -139,7 +141,7 @@ class AppendLog:
             self._number = _count_parts(self._path)
         else:
             _drop_torn_line(self._path)
-            self._file = open(self._path, "ab")  # noqa: SIM115  (held open until close)
+            self._file = open(self._path, "ab", buffering=0)  # noqa: SIM115  (held open until close)
 
     def write(self, line: str) -> None:
         """Adds one line; `line` carries no newline of its own."""
@@ -147,7 +149,7 @@ class AppendLog:
             raise ValueError(f"{self._path} is closed")
         data = line.encode("utf-8") + b"\n"
         if self._file is not None:
-            self._file.write(data)
+            self._unwritten += data
             return
         self._part.append(data)
         self._dirty = True
@@ -155,7 +157,8 @@ class AppendLog:
     def flush(self) -> None:
         """Makes every line written so far visible to readers of the path."""
         if self._file is not None:
-            self._file.flush()
+            while self._unwritten:
+                del self._unwritten[: self._file.write(self._unwritten)]
             return
         if not self._dirty:
             return

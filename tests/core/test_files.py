@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import resource
 import subprocess
 import sys
 
@@ -142,3 +143,25 @@ def test_gs_paths_and_logs_in_parts():
         "run/metrics/metrics.jsonl.part-00002": b"line 4\n",
         "run/metrics/metrics.jsonl.part-00003": b"again\n",
     }
+
+
+def test_an_appended_log_goes_on_where_a_full_disk_cut_it(tmp_path):
+    path = tmp_path / "log.jsonl"
+    lines = [f"{number:0100d}" for number in range(200)]
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with files.AppendLog(path) as log:
+        log.write(lines[0])
+        log.flush()
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+        try:
+            for line in lines[1:100]:
+                log.write(line)
+            with pytest.raises(OSError, match="File too large"):
+                log.flush()
+            assert path.stat().st_size == 1000
+            log.write(lines[100])
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        for line in lines[101:]:
+            log.write(line)
+    assert files.read_appended(path) == lines
