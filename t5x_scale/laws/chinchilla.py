@@ -71,7 +71,7 @@ class Chinchilla(Law):
             product = (value / self.G) ** (1 / a)
         else:
             product = (value * self.G) ** (1 / b)
-        return allocate(self, self.G * product**a, product**b / self.G, **{name: value})
+        return allocate(self, self.G * product**a, product**b / self.G, {name: value})
 
     @classmethod
     def starts(cls) -> Iterator[dict[str, float]]:

@@ -64,7 +64,7 @@ class DataConstrained(Law):
         unique = given.get("unique_tokens", math.inf)
         params = minimise(lambda n: self._value(params=n, tokens=product / n, unique_tokens=unique), 1.0, product)
         tokens = product / params
-        return allocate(self, params, tokens, **given, epochs=max(tokens / unique, 1.0))
+        return allocate(self, params, tokens, {**given, "epochs": max(tokens / unique, 1.0)})
 
 
 def _saturate(amount: Values, unique: Values, half_life: float) -> Values:

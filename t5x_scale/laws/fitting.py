@@ -17,8 +17,8 @@ from typing import Any, TypeVar
 import numpy as np
 from scipy import optimize
 
-from t5x_scale.core.errors import UserError
-from t5x_scale.laws.interface import Fit, Law
+from t5x_scale.core.errors import UserError, check_choice
+from t5x_scale.laws.interface import Domain, Fit, Law
 
 HUBER_DELTA = 1e-3
 
@@ -101,6 +101,8 @@ def fit_law(
       UserError: for data that are missing, not positive, of different lengths, or fewer than the constants.
     """
     fixed = dict(fixed or {})
+    for name in fixed:
+        check_choice(f"fixed constant of {law.name}", name, list(law.published()))
     rows = _make_rows(law, data)
     random = np.random.default_rng(seed)
     is_kept = _held_out_mask(held_out, len(rows), random)
@@ -109,6 +111,8 @@ def fit_law(
     if len(fitted) < len(space.names):
         raise UserError(f"{len(fitted)} runs cannot fix the {len(space.names)} constants of {law.name}")
     vectors = [space.to_vector({**start}) for start in (law.starts() if starts is None else starts)]
+    if not vectors:
+        raise UserError(f"a fit of {law.name} needs at least one start")
     best, objective = _minimum(space, fitted, vectors, delta, polished)
     drawn = [fitted.take(random.integers(len(fitted), size=len(fitted))) for _ in range(samples)]
     ends = [space.to_law(_minimum(space, draw, [best], delta, 1)[0]) for draw in drawn]
@@ -121,6 +125,7 @@ def fit_law(
         level=level,
         objective=objective,
         rows=len(fitted),
+        domain=Domain(**{name: (float(x.min()), float(x.max())) for name, x in fitted.quantities.items()}),
         held_out_error=float(np.sqrt(np.mean(_residuals(result, kept) ** 2))) if len(kept) else None,
         samples=found if samples else {},
     )

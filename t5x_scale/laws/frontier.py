@@ -83,12 +83,12 @@ def one_budget(law: Law, budget: dict[str, float], names: tuple[str, ...]) -> tu
     if len(given) != 1 or not given.keys() <= set(names):
         raise UserError(f"the optimum of {law.name} is asked for at one of {', '.join(names)}; got {sorted(given)}")
     ((name, value),) = given.items()
-    return name, law._checked_value(name, value)
+    return name, law.checked(name, value)
 
 
-def allocate(law: Law, params: float, tokens: float, **others: float) -> Optimum:
-    """An `Optimum` at params and tokens, with what the law predicts there; `others` are values that belong to it."""
-    values = {"params": params, "tokens": tokens, "flops": FLOPS_PER_PARAM_TOKEN * params * tokens, **others}
+def allocate(law: Law, params: float, tokens: float, given: Mapping[str, float] | None = None) -> Optimum:
+    """An `Optimum` at params and tokens, with what the law predicts there; what is `given` stands in it as it is."""
+    values = {"params": params, "tokens": tokens, "flops": FLOPS_PER_PARAM_TOKEN * params * tokens, **(given or {})}
     known = {name: values[name] for name in law.quantities if name in values}
     return Optimum({**values, law.predicts: law.predict(**known)}, law.name, tuple(law.outside(**values)))
 
@@ -105,4 +105,4 @@ def checked_budget(
     if not set(required) <= given.keys() <= {*required, *optional}:
         may_be = f", and may be given {', '.join(optional)}" if optional else ""
         raise UserError(f"the optimum of {law.name} needs {', '.join(required)}{may_be}; got {sorted(given)}")
-    return {name: law._checked_value(name, value) for name, value in given.items()}
+    return {name: law.checked(name, value) for name, value in given.items()}

@@ -92,6 +92,11 @@ class Domain:
     def __repr__(self) -> str:
         return f"Domain({', '.join(f'{name}={limits}' for name, limits in self.ranges.items())})"
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Domain) and self.ranges == other.ranges
+
+    __hash__ = None
+
     def outside(self, **quantities: Any) -> list[str]:
         """One line for each quantity that leaves its range, with its value and the range; of arrays the extremes."""
         lines = []
@@ -144,6 +149,7 @@ class Fit(Generic[L]):
       level: share of the bootstrap between the two ends.
       objective: what was minimised, at the minimum.
       rows: rows of data that were fitted.
+      domain: ranges of their quantities, beyond which the fitted law extrapolates.
       held_out_error: root mean square of the residuals (of logarithms, for a law of `log`) on rows kept away from the
         fit; None where none were kept.
       samples: the constants of each bootstrap, [samples] each.
@@ -154,6 +160,7 @@ class Fit(Generic[L]):
     level: float
     objective: float
     rows: int
+    domain: Domain
     held_out_error: float | None = None
     samples: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict, repr=False, compare=False)
 
@@ -278,10 +285,18 @@ class Law(abc.ABC):
         missing = [name for name in self.required if name not in given]
         if missing:
             raise UserError(f"the law {self.name} needs {', '.join(missing)}")
-        return {name: self._checked_value(name, value) for name, value in given.items()}
+        return {name: self.checked(name, value) for name, value in given.items()}
 
-    def _checked_value(self, name: str, value: Any) -> Values:
-        array = np.asarray(value, dtype=float)
+    def checked(self, name: str, value: Any) -> Values:
+        """A quantity as a float, or as an array of floats.
+
+        Raises:
+          UserError: if it is not finite and positive (or zero, where the law allows it).
+        """
+        try:
+            array = np.asarray(value, dtype=float)
+        except (TypeError, ValueError):
+            raise UserError(f"the law {self.name}: {name} is {value!r}; expected numbers") from None
         is_wrong = ~np.isfinite(array) | (array < 0 if name in self.may_be_zero else array <= 0)
         if np.any(is_wrong):
             what = "a number from 0 up" if name in self.may_be_zero else "a positive number"

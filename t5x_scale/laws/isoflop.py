@@ -99,6 +99,8 @@ def fit_frontier(flops: Any, params: Any, *, samples: int = 0, level: float = 0.
 def frontier_of_valleys(valleys: Sequence[Valley], **options: Any) -> Frontier:
     """The frontier through those valleys whose bottom lies inside; options as in `fit_frontier`."""
     inside = [valley for valley in valleys if valley.is_inside]
+    if len(inside) < 2:
+        raise UserError(f"{len(inside)} of {len(valleys)} valleys have their bottom inside the sizes run; it takes two")
     return fit_frontier([v.flops for v in inside], [v.params for v in inside], **options)
 
 

@@ -33,7 +33,7 @@ class Llama3(OfFlops):
         """Tokens and params at `flops`."""
         flops = checked_budget(self, budget, required=("flops",))["flops"]
         tokens = self.predict(flops=flops)
-        return allocate(self, flops / (FLOPS_PER_PARAM_TOKEN * tokens), tokens, flops=flops)
+        return allocate(self, flops / (FLOPS_PER_PARAM_TOKEN * tokens), tokens, {"flops": flops})
 
 
 @dataclasses.dataclass(frozen=True)

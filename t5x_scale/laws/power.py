@@ -68,4 +68,4 @@ class ParamsForFlops(OfFlops):
             base = value * FLOPS_PER_PARAM_TOKEN * self.coefficient / self.per
             flops = self.per * base ** (1 / (1 - self.exponent))
         params = self.predict(flops=flops)
-        return allocate(self, params, flops / (FLOPS_PER_PARAM_TOKEN * params), **{name: value})
+        return allocate(self, params, flops / (FLOPS_PER_PARAM_TOKEN * params), {name: value})

@@ -1,0 +1,169 @@
+"""What every law keeps to, whatever it says."""
+
+import dataclasses
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from t5x_scale.core.errors import UserError
+from t5x_scale.laws import LAWS, Domain, Law, find_law
+from t5x_scale.laws.chinchilla import Chinchilla
+from t5x_scale.laws.interface import CONFIDENCES, Constant, worst_confidence
+
+# A plausible value of every quantity that a law of this repository may take; laws that take another say so here.
+PLAUSIBLE = {
+    "params": 1e9,
+    "tokens": 2e10,
+    "flops": 1e20,
+    "unique_tokens": 5e9,
+    "steps": 1e4,
+    "loss": 3.0,
+    "batch_tokens": 5e5,
+    "vocab_size": 32000.0,
+    "embed_dim": 2048.0,
+    "context_length": 4096.0,
+    "samples": 16.0,
+    "reference_tokens": 1e9,
+    "reference_batch": 1e5,
+}
+
+DENSE = {name: law for name, law in LAWS.items() if set(law.quantities) <= PLAUSIBLE.keys()}
+
+# What more of leads to a lower loss.
+RESOURCES = ("params", "tokens", "flops", "unique_tokens", "steps", "context_length")
+
+
+def with_constants(law: Law) -> Law:
+    """The law with its starts in place of constants that are not published."""
+    return type(law)(**next(type(law).starts())) if math.isnan(sum(c.value for c in law.constants.values())) else law
+
+
+def quantities_of(law: Law) -> dict[str, float]:
+    return {name: PLAUSIBLE[name] for name in law.quantities}
+
+
+def test_dense_laws_are_all_here():
+    assert len(DENSE) >= 50
+
+
+@pytest.mark.parametrize("name", LAWS)
+def test_a_law_says_what_it_is_and_where_it_is_from(name):
+    law = LAWS[name]
+    assert law.name == name
+    assert law.source
+    assert law.unit
+    assert type(law).__doc__
+    assert "(E: float" not in type(law).__doc__, "a docstring of its own, not the one of dataclasses"
+    assert law.confidence in CONFIDENCES
+    for entry in law.constants.values():
+        assert entry.source
+        assert entry.confidence in CONFIDENCES
+
+
+@pytest.mark.parametrize("name", DENSE)
+def test_arrays_give_what_numbers_give(name):
+    law = with_constants(DENSE[name])
+    scales = np.array([0.5, 1.0, 2.0])
+    quantities = {key: value * scales for key, value in quantities_of(law).items()}
+    found = np.broadcast_to(law.predict(**quantities), scales.shape)
+    one_by_one = [law.predict(**{key: value[i] for key, value in quantities.items()}) for i in range(3)]
+    assert all(isinstance(value, float) for value in one_by_one)
+    np.testing.assert_allclose(found, one_by_one, rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", [name for name, law in DENSE.items() if law.predicts == "loss"])
+@settings(max_examples=25, deadline=None)
+@given(data=st.data())
+def test_more_of_a_resource_never_raises_a_loss(name, data):
+    law = DENSE[name]
+    base = {key: value * data.draw(st.floats(0.05, 20.0)) for key, value in quantities_of(law).items()}
+    resource = data.draw(st.sampled_from([key for key in base if key in RESOURCES]))
+    more = {**base, resource: base[resource] * data.draw(st.floats(1.0, 100.0))}
+    if "unique_tokens" in base:
+        more["unique_tokens"] = max(more["unique_tokens"], base["unique_tokens"])
+    assert law.loss(**more) <= law.loss(**base) + 1e-12
+
+
+@pytest.mark.parametrize("name", [name for name, law in DENSE.items() if law.required])
+def test_what_is_missing_or_wrong_is_said_in_one_line(name):
+    law = with_constants(DENSE[name])
+    first = law.required[0]
+    for bad in (0.0, -1.0, math.nan, math.inf, "many"):
+        with pytest.raises(UserError, match=first):
+            law.predict(**{**quantities_of(law), first: bad})
+    with pytest.raises(UserError, match=f"needs .*{first}"):
+        law.predict()
+    with pytest.raises(UserError, match=f"did you mean '{first}'"):
+        law.predict(**{f"{first}s" if not first.endswith("s") else first[:-1]: 1.0})
+
+
+@pytest.mark.parametrize("name", DENSE)
+def test_an_optimum_spends_its_budget_and_says_what_it_predicts(name):
+    law = with_constants(DENSE[name])
+    try:
+        best = law.optimum(flops=1e20)
+    except UserError as error:
+        pytest.fail(str(error))
+    if best is None:
+        return
+    assert best["flops"] == pytest.approx(1e20)
+    assert best.law == name
+    assert all(math.isfinite(value) and value > 0 for value in best.values.values())
+    if name != "deepseek_model":
+        assert 6 * best.params * best.tokens == pytest.approx(1e20, rel=1e-9)
+    for wrong in ({}, {"flops": -1.0}, {"flop": 1e20}, {"flops": 1e20, "ratio": 0.5}):
+        with pytest.raises(UserError):
+            law.optimum(**wrong)
+
+
+def test_what_a_law_does_not_predict_it_does_not_give():
+    with pytest.raises(UserError, match="predicts learning_rate"):
+        LAWS["porian_learning_rate"].loss(params=1e9)
+    with pytest.raises(UserError, match=r"no published S_min, B_crit: fit it"):
+        LAWS["mccandlish_steps"].predict(batch_tokens=1e5)
+    with pytest.raises(UserError, match="did you mean 'chinchilla'"):
+        find_law("chinchila")
+
+
+def test_a_domain_names_quantity_value_and_range_and_looks_at_both_ends_of_arrays():
+    domain = Domain(params=(7e7, 1.6e10), tokens=(5e9, 5e11))
+    assert domain.outside(params=1e9, tokens=2e10) == []
+    assert domain.outside(params=1e12) == ["params = 1e+12 is outside 7e+07 to 1.6e+10"]
+    assert len(domain.outside(params=np.array([1e3, 1e9, 1e12]))) == 2
+    assert domain.outside(vocab_size=1.0, params=None) == []
+    with pytest.raises(UserError, match="above the high end"):
+        Domain(params=(2.0, 1.0))
+
+
+def test_constants_carry_their_source_until_they_are_replaced():
+    law = Chinchilla()
+    assert law.confidence == "high"
+    assert float(law.constants["alpha"]) == 0.34
+    assert "Hoffmann" in law.constants["alpha"].source
+    mine = dataclasses.replace(law, alpha=0.4)
+    assert mine.constants["alpha"] == Constant(0.4, "fitted or given", "fitted")
+    assert mine.constants["A"] == law.constants["A"]
+    with pytest.raises(UserError, match="did you mean 'high'"):
+        Constant(1.0, "nowhere", "hihg")
+
+
+def test_the_least_sure_constant_speaks_for_a_law():
+    assert worst_confidence("high", "low", "medium") == "low"
+    assert LAWS["shuai_batch"].confidence == "medium"
+    assert LAWS["linear_complexity_tnl"].confidence == "medium"
+    assert LAWS["chinchilla_isoflop"].confidence == "medium"
+    assert LAWS["mccandlish_steps"].confidence == "low"
+
+
+def test_laws_are_quick_to_import_and_bring_neither_a_backend_nor_solvers():
+    program = (
+        "import sys; from t5x_scale.laws import LAWS; LAWS['besiroglu'].optimum(flops=1e21); "
+        "print([name for name in ('jax', 'flax', 'gin', 'tensorflow', 'scipy.optimize') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.strip() == "[]"
