@@ -191,17 +191,18 @@ class AppendLog:
         self.close()
 
 
-def read_appended(path: str | os.PathLike) -> list[str]:
+def read_appended(path: str | os.PathLike, errors: str = "strict") -> list[str]:
     """The complete lines of an `AppendLog`, oldest first, without newlines; `[]` where there is none yet.
 
-    A last line without its newline is still being written and is left out.
+    A last line without its newline is still being written and is left out. What is not UTF-8 is an error, or with
+    `errors="replace"` U+FFFD.
     """
     target = to_path(path)
     chunks = [target.read_bytes()] if target.exists() else []
     chunks += [part.read_bytes() for _, part in sorted(_list_parts(target))]
     lines: list[str] = []
     for chunk in chunks:
-        lines += chunk[: chunk.rfind(b"\n") + 1].decode("utf-8").split("\n")[:-1]
+        lines += chunk[: chunk.rfind(b"\n") + 1].decode("utf-8", errors).split("\n")[:-1]
     return lines
 
 

@@ -67,7 +67,7 @@ def phase_log_path(model_dir: str | os.PathLike, process: int) -> files.Path:
 def read_phases(model_dir: str | os.PathLike, process: int = 0) -> list[dict[str, Any]]:
     """The lines of a phase log, oldest first; what is not such a line, or only half of one, is left out."""
     lines = []
-    for text in files.read_appended(phase_log_path(model_dir, process)):
+    for text in files.read_appended(phase_log_path(model_dir, process), "replace"):
         try:
             line = json.loads(text)
             if isinstance(line["phase"], str) and isinstance(line["time"], (int, float)):

@@ -83,12 +83,9 @@ def test_phases(try_inputs, directory):
 
     def read(data):
         (directory / "health" / "phases_0.jsonl").write_bytes(data)
-        try:
-            assert all(isinstance(found["phase"], str) for found in read_phases(directory))
-        except UnicodeDecodeError as error:
-            raise UserError("not UTF-8") from error
+        assert all(isinstance(found["phase"], str) for found in read_phases(directory))
 
-    try_inputs(lambda generator: spoil(generator, line, 3), read, UserError, FEW)
+    try_inputs(lambda generator: spoil(generator, line, 3), read, (), FEW)
 
 
 def test_manifests_of_token_stores(try_inputs, directory):
