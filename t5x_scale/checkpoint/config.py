@@ -27,7 +27,7 @@ class CheckpointConfig:
       local_directory: where each process keeps frequent saves of its own shards: memory (`/dev/shm/t5x_scale`) or a
         disk of its machine; None has none. See `local_tier`.
       local_every_steps: steps between saves there.
-      local_keep: newest saves to keep there.
+      local_keep: newest saves to keep there, beside one more.
     """
 
     save_every_steps: int = 1000

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Collection
 
 from t5x_scale.checkpoint import layout, multihost
 from t5x_scale.checkpoint.config import CheckpointConfig
 from t5x_scale.checkpoint.layout import LOGGER
 from t5x_scale.core import files
+
+_PAUSES_SECONDS = (0.01, 0.1, 1.0, 5.0)
 
 
 def choose_steps_to_delete(
@@ -94,3 +97,17 @@ class Keeper:
                 layout.delete_step(self._directory, step)
         except Exception as error:
             LOGGER.warning("an old checkpoint in %s could not be deleted: %s", self._directory, error)
+
+
+def remove_leftover(leftover: files.Path) -> None:
+    """Deletes a leftover. Threads of a save that failed a moment ago may still be writing there."""
+    for pause in (*_PAUSES_SECONDS, None):
+        try:
+            leftover.rmtree()
+            return
+        except FileNotFoundError:
+            return
+        except OSError:
+            if pause is None:
+                raise
+            time.sleep(pause)

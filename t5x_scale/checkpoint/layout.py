@@ -8,6 +8,7 @@
         commit_success.txt      object stores only: written last
       1400.orbax-checkpoint-tmp a save that is running, or was killed
       1200.deleting             a deletion that is running, or was killed
+      run_id                    a number by which machines know what they keep of this run (see local_tier.py)
       1600.set_aside            a step of a timeline that was given up; never read, never deleted by us
 
 A directory that is renamed when complete (disks) or marked when complete (object stores) is a checkpoint;
@@ -15,6 +16,11 @@ everything else is not. The document carries a digest of itself, so a rotten or 
 
     {"digest": sha256 of "content", "content": {"format": 1, "step": 1200,
      "leaves": {"params/...": {"shape": [..], "dtype": "float32", "fingerprint": "16 hex digits"}}, "metadata": {..}}}
+
+What was saved once can be opened for ever. `tests/checkpoint/released/` holds a small checkpoint of every format and
+form that was ever written, and tests open them all. Whoever changes what is on disk so that `FORMAT` moves keeps the
+reading of the older ones in `read_document`, and adds a checkpoint of the new one there (`make_released.py` says how);
+those that are there are never written again.
 """
 
 from __future__ import annotations

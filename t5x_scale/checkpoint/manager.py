@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import time
+import functools
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -11,15 +11,15 @@ import jax
 
 from t5x_scale.checkpoint import integrity, layout, multihost, restore
 from t5x_scale.checkpoint.config import CheckpointConfig
-from t5x_scale.checkpoint.keeping import Keeper
-from t5x_scale.checkpoint.layout import LOGGER, Document
+from t5x_scale.checkpoint.keeping import Keeper, remove_leftover
+from t5x_scale.checkpoint.layout import LOGGER, DamagedError, Document
+from t5x_scale.checkpoint.local_tier import LocalTier
 from t5x_scale.checkpoint.read_back import ReadBack
 from t5x_scale.checkpoint.save_clock import SaveClock
 from t5x_scale.checkpoint.saving import Listener, Saver, describe, make_document, to_arrays
 from t5x_scale.core import files
 from t5x_scale.core.errors import UserError
 
-_PAUSES_SECONDS = (0.01, 0.1, 1.0, 5.0)
 __all__ = ["CheckpointConfig", "CheckpointManager", "Restored"]
 
 
@@ -61,27 +61,29 @@ class CheckpointManager:
         self.directory = files.to_path(model_dir) / layout.CHECKPOINTS
         self._position: int | None = None  # The step this run continues from: last restored or saved.
         self._pending: tuple[int, int | None] | None = None  # (step being written, position before it)
+        self._is_only_local = False  # Whether that step stands in the local tier only.
         self._is_prepared = False
         self._failures = 0  # In a row.
         self._keeper = Keeper(self.directory, self.config)
         self._read_back = ReadBack(self.directory, self._keeper)
         self._saver = Saver(on_writing, self._read_back.start if self.config.read_back else None)
         self._clock = SaveClock(self.config.save_every_seconds, self.config.check_time_every_steps)
+        self._local = None
+        if self.config.local_directory is not None:
+            self._local = LocalTier(self.config.local_directory, self.directory, self.config.local_keep)
 
     def steps(self) -> list[int]:
         """The committed steps, ascending."""
         return layout.list_steps(self.directory)
 
     def latest(self) -> int | None:
-        """The newest committed step, or None. Whether it verifies is found out by `restore`."""
-        steps = multihost.share_steps(self.steps())
-        return steps[-1] if steps else None
+        """The newest committed step of either tier, or None. Whether it verifies is found out by `restore`."""
+        local = self._local.steps() if self._local else []
+        return max((*multihost.share_steps(self.steps()), *local), default=None)
 
     def is_due(self, step: int) -> bool:
         """Whether `save` would save `step` without being forced. All processes ask before the same steps."""
-        every = self.config.save_every_steps
-        is_due = self._clock.is_due(step) or (every > 0 and step % every == 0)
-        return is_due and step > 0 and step != self._position
+        return self._is_due_remotely(step) or self._is_due_locally(step)
 
     def keep_since(self, step: int | None) -> None:
         """From now on no checkpoint is deleted from the newest at or below `step` on; None lifts this again.
@@ -107,6 +109,8 @@ class CheckpointManager:
             for step in steps:
                 layout.set_aside(self.directory, step)
         multihost.synchronise("steps set aside")
+        if self._local:
+            self._local.drop_from(min(steps))
         self._position, self._is_prepared = None, False
 
     def save(self, step: int, state: Any, metadata: Mapping[str, Any], force: bool = False) -> bool:
@@ -127,10 +131,10 @@ class CheckpointManager:
         Raises:
           UserError: the directory holds steps of a run that was not restored, or too many saves in a row failed.
         """
-        if not (force or self.is_due(step)):
-            return False
+        if not (force or self._is_due_remotely(step)):
+            return self._save_locally(step, state, metadata)
         self._settle(is_last=False)
-        if step == self._position:
+        if step == self._position and not self._is_only_local:
             return False
         self._clock.restart()
         leaves = layout.flatten_leaves(state)
@@ -143,9 +147,26 @@ class CheckpointManager:
             return False
         self._keeper.start_deleting(position)
         self._keeper.disprove(step)
+        self._is_only_local = False
         self._saver.start(layout.step_directory(self.directory, step), to_arrays(leaves), document)
         if not self.config.asynchronous:
             self.wait()
+        return True
+
+    def _is_due_remotely(self, step: int) -> bool:
+        every = self.config.save_every_steps
+        is_due = self._clock.is_due(step) or (every > 0 and step % every == 0)
+        return is_due and step > 0 and step != self._position
+
+    def _is_due_locally(self, step: int) -> bool:
+        is_due = self._local is not None and step > 0 and step % self.config.local_every_steps == 0
+        return is_due and step != self._position
+
+    def _save_locally(self, step: int, state: Any, metadata: Mapping[str, Any]) -> bool:
+        if not self._is_due_locally(step):
+            return False
+        leaves = layout.flatten_leaves(state)
+        self._local.save(step, leaves, make_document(step, leaves, metadata))
         return True
 
     def restore(self, abstract_state: Any, step: int | None = None) -> Restored:
@@ -165,24 +186,40 @@ class CheckpointManager:
             raise UserError(f"{self.directory} holds no finished checkpoint")
         if step is not None and step not in steps:
             raise UserError(f"{self.directory} has no checkpoint of step {step}; it has {_render_steps(steps)}")
+        local = self._local.steps() if self._local and step is None else []
         wanted = layout.flatten_leaves(abstract_state)
+        from_local = False
 
         def read(candidate: int) -> tuple[Document, dict[str, jax.Array]]:
-            path = layout.step_directory(self.directory, candidate)
-            document = restore.read_document(path)
-            layout.check_leaves(document, wanted, str(path))
-            return document, restore.read_verified_leaves(path, document, wanted)
+            nonlocal from_local
+            if candidate in local:
+                try:
+                    result = self._local.restore(candidate, wanted)
+                    from_local = True
+                    return result
+                except DamagedError as error:
+                    if candidate not in steps:
+                        raise DamagedError(f"of the local copies {error}") from error
+                    LOGGER.warning("the local copies of step %d are NOT used: %s", candidate, error)
+            return self._read(candidate, wanted)
 
-        candidates = steps if step is None else [step]
+        candidates = sorted({*steps, *local}, reverse=True) if step is None else [step]
         found, (document, arrays) = restore.first_that_verifies(self.directory, candidates, read)
-        self._position, self._is_prepared = found, False
-        self._keeper.prove(found)
+        self._position, self._is_prepared, self._is_only_local = found, False, found not in steps
+        if not from_local:
+            self._keeper.prove(found)
         return Restored(
             state=layout.unflatten_leaves(abstract_state, arrays),
             metadata=document.metadata,
             step=found,
             fingerprints={path: integrity.from_text(leaf.fingerprint) for path, leaf in document.leaves.items()},
         )
+
+    def _read(self, step: int, wanted: Mapping[str, Any]) -> tuple[Document, dict[str, jax.Array]]:
+        path = layout.step_directory(self.directory, step)
+        document = restore.read_document(path)
+        layout.check_leaves(document, wanted, str(path))
+        return document, restore.read_verified_leaves(functools.partial(restore.read_leaves, path), document, wanted)
 
     def read_metadata(self, step: int) -> dict[str, Any]:
         """The metadata that was saved with a step, without its arrays.
@@ -193,7 +230,7 @@ class CheckpointManager:
         path = layout.step_directory(self.directory, step)
         try:
             return layout.read_document(path).metadata
-        except layout.DamagedError as error:
+        except DamagedError as error:
             raise UserError(f"the checkpoint {path} cannot be used: {error}") from error
 
     def wait(self) -> None:
@@ -203,6 +240,8 @@ class CheckpointManager:
           UserError: the save failed.
         """
         self._settle(is_last=True)
+        if self._local:
+            self._local.wait()
         if self._is_prepared:
             self._read_back.join()
             self._keeper.start_deleting(self._position)
@@ -227,6 +266,8 @@ class CheckpointManager:
     def _release(self) -> None:
         self._read_back.cancel()
         self._saver.close()
+        if self._local:
+            self._local.wait()
         self._keeper.join()
 
     def _settle(self, is_last: bool) -> None:
@@ -286,23 +327,9 @@ class CheckpointManager:
 
     def _clear(self, newer: list[int]) -> None:
         for leftover in layout.list_leftovers(self.directory):
-            _remove(leftover)
+            remove_leftover(leftover)
         for saved in newer:
             layout.set_aside(self.directory, saved)
-
-
-def _remove(leftover: files.Path) -> None:
-    """Deletes a leftover. Threads of a save that failed a moment ago may still be writing there."""
-    for pause in (*_PAUSES_SECONDS, None):
-        try:
-            leftover.rmtree()
-            return
-        except FileNotFoundError:
-            return
-        except OSError:
-            if pause is None:
-                raise
-            time.sleep(pause)
 
 
 def _render_steps(steps: list[int]) -> str:

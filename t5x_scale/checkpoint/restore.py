@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import gc
-import inspect
+import functools
 import os
 import sys
-import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -23,6 +20,7 @@ from t5x_scale.core.leaves import Origin, OriginLine, render_lines
 from t5x_scale.core.zarr_arrays import first_line
 
 PARAMETERS = "params"
+_ORBAX, _CLOSED = "orbax", "Event loop is closed"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +65,7 @@ def restore_parameters(path: str | os.PathLike, abstract_params: Mapping[str, An
             )
             for name, source in sources.items()
         }
-        arrays = read_verified_leaves(step_path, document, saved)
+        arrays = read_verified_leaves(functools.partial(read_leaves, step_path), document, saved)
         params = {name: _cast(arrays.pop(source), wanted[name]) for name, source in sources.items()}
         origins = tuple(
             OriginLine(name, tuple(leaf.shape), str(leaf.dtype), _origin(source, saved[source].dtype, leaf.dtype))
@@ -150,17 +148,24 @@ def read_document(step_path: files.Path) -> Document:
 
 
 def read_verified_leaves(
-    step_path: files.Path, document: Document, abstract: Mapping[str, jax.ShapeDtypeStruct]
+    read: Callable[[Mapping[str, jax.ShapeDtypeStruct]], dict[str, jax.Array]],
+    document: Document,
+    abstract: Mapping[str, jax.ShapeDtypeStruct],
 ) -> dict[str, jax.Array]:
     """Reads the leaves `abstract` (by path, with their saved dtypes) into their shardings and verifies them.
+
+    Args:
+      read: called with `abstract` by every process, such as `read_leaves` of a step.
+      document: what is on record.
+      abstract: what is wanted.
 
     Raises:
       DamagedError: a leaf cannot be read, or its bits are not those that were saved.
     """
+    _mute_orbax()
     arrays, failure = {}, None
     try:
-        with _quiet():
-            arrays = read_leaves(step_path, abstract)
+        arrays = read(abstract)
     except (MemoryError, PermissionError):
         raise
     except Exception as error:
@@ -169,13 +174,17 @@ def read_verified_leaves(
             raise
         failure = error
     if not multihost.all_agree(failure is None):
+        if isinstance(failure, DamagedError):
+            raise failure
         reason = f"{type(failure).__name__}: {first_line(failure)}" if failure else "another process failed"
         raise DamagedError(f"its arrays cannot be read ({reason})") from failure
     expected = {path: integrity.from_text(document.leaves[path].fingerprint) for path in abstract}
     different = integrity.find_differences(expected, integrity.fingerprint_leaves(arrays))
-    if different:
+    if not multihost.all_agree(not different):
         for array in arrays.values():
             array.delete()  # The step before it needs the memory.
+        if not different:
+            raise DamagedError("another process finds that leaves lost their bits")
         raise DamagedError(f"{len(different)} of {len(expected)} leaves lost their bits, the first is '{different[0]}'")
     return arrays
 
@@ -204,25 +213,17 @@ def read_leaves(step_path: files.Path, abstract: Mapping[str, jax.ShapeDtypeStru
     return {path: found[path] for path in abstract}
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+@functools.cache
+def _mute_orbax() -> None:
     """Keeps Python from printing a page for each of Orbax's reads that were under way when one of them failed."""
     before = sys.unraisablehook
 
     def say(unraisable: Any) -> None:
-        if not inspect.iscoroutine(unraisable.object):
+        code = getattr(unraisable.object, "cr_code", None)
+        if (code is None or _ORBAX not in code.co_filename) and _CLOSED not in str(unraisable.exc_value):
             before(unraisable)
 
     sys.unraisablehook = say
-    try:
-        yield
-    except Exception as error:
-        # They end when nothing refers to them any more.
-        traceback.clear_frames(error.__traceback__)
-        gc.collect()
-        raise
-    finally:
-        sys.unraisablehook = before
 
 
 def _sharding(leaf: Any) -> jax.sharding.Sharding:
