@@ -22,24 +22,30 @@ from t5x_scale.roofline.chips import Chip, find_chip
 class Constants:
     """What no page gives.
 
-    The two stretches are fitted to the rows of `calibration.PUBLISHED` that say so; the others are assumed.
+    Efficiency of products and stretch of vector work are chosen with the rows of `calibration.PUBLISHED` in sight that
+    say so; the others are assumed.
 
     Attributes:
       link_efficiency: share of a link's bandwidth that a large transfer reaches.
       dcn_efficiency: of the network between slices.
       hop_seconds: time to the neighbouring chip, without bytes.
       launch_seconds: of any collective.
-      product_stretch: measured over the compiler's estimated time of matrix products and what is fused with them.
-      vector_stretch: the same of everything else, for which its estimates are far on the safe side: a plain copy is
-        said to run at two fifths of the memory's bandwidth.
+      product_efficiency: share of the peak that the matrix unit reaches while it is fed.
+      vector_stretch: measured over the compiler's estimated time of everything else: vector work and copies, alone or
+        fused with a product, of which it is what is beyond the product's time at the peak. The estimates are far on the
+        safe side: a plain copy is said to run at two fifths of the memory's bandwidth.
     """
 
     link_efficiency: float = 0.9
     dcn_efficiency: float = 0.8
     hop_seconds: float = 1e-6
     launch_seconds: float = 5e-6
-    product_stretch: float = 0.97
+    product_efficiency: float = 0.97
     vector_stretch: float = 0.5
+
+    def stretch(self, estimated: float, ideal: float) -> float:
+        """Time of an instruction that the compiler estimates, and whose product takes `ideal` at the peak; seconds."""
+        return ideal / self.product_efficiency + max(estimated - ideal, 0.0) * self.vector_stretch
 
 
 @dataclasses.dataclass(frozen=True)

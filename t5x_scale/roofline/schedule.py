@@ -185,10 +185,8 @@ class _Stream:
         kind, seconds, flops = instruction_cost(
             scheduler.module, self.computation, instruction, scheduler.machine.chip, scheduler.kernels
         )
-        constants = scheduler.constants
-        seconds *= {_MATMUL: constants.product_stretch, _OTHER: constants.vector_stretch}.get(kind, 1.0)
-        # Nothing is faster than the peak.
-        seconds = max(seconds, flops / scheduler.machine.chip.device_peak_flops)
+        if kind != _KERNEL:
+            seconds = scheduler.constants.stretch(seconds, flops / scheduler.machine.chip.device_peak_flops)
         self.result.compute(instruction.name, kind, seconds, flops, instruction.op_name)
 
     def _delegate(self, instruction: Instruction) -> None:

@@ -135,7 +135,7 @@ backend_config={"flag_configs":[],"window_config":{"kernel_window_bounds":["128"
 
 def test_a_product_of_the_tpu_compiler():
     alone = Machine(CHIPS["v5p"], ("fsdp",), (1,), np.zeros((1, 3), int), np.zeros(1, int), (1, 1, 1))
-    report = analyse(TPU_PRODUCT, alone, constants=Constants(product_stretch=1.0))
+    report = analyse(TPU_PRODUCT, alone, constants=Constants(product_efficiency=1.0, vector_stretch=1.0))
     assert report.flops == 2 * 4096 * 16384 * 4096
     # At the clock that the peak implies the compiler's estimate is 93 % of the peak.
     assert report.slowest[0].efficiency == pytest.approx(0.93, abs=0.01)
