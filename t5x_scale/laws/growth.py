@@ -49,8 +49,10 @@ class GrowthTiming(Law):
     def _value(self, *, params: Values, flops: Values) -> Values:
         return 10 ** (self.a * np.log10(params) + self.b / np.log10(flops) + self.c)
 
-    def optimum(self, **budget: float) -> Optimum:
+    def schedule(self, **budget: float) -> Optimum:
         """For `flops` and `params`: how long the small model trains, and the tokens that are left for the large one.
+
+        `growth_factor`, the layers of the large model over those of the small one, is 4 unless given.
 
         Raises:
           UserError: where the small model alone would take all of the budget.

@@ -80,7 +80,7 @@ def test_arrays_give_what_numbers_give(name):
 @settings(max_examples=25, deadline=None)
 @given(data=st.data())
 def test_more_of_a_resource_never_raises_a_loss(name, data):
-    law = DENSE[name]
+    law = with_constants(DENSE[name])
     base = {key: value * data.draw(st.floats(0.05, 20.0)) for key, value in quantities_of(law).items()}
     resource = data.draw(st.sampled_from([key for key in base if key in RESOURCES]))
     more = {**base, resource: base[resource] * data.draw(st.floats(1.0, 100.0))}
