@@ -102,6 +102,11 @@ FLAGS: dict[str, dict[str, Flag]] = {
         "--explain": Flag("plan.plan.explain", "every law that spoke about every number", literal=True, alone="True"),
         "--output": Flag("plan.plan.output", "a directory for model.gin, run.gin and plan.json"),
         "--report": Flag("plan.plan.report", "a PNG file for a picture", alone="plan.png"),
+        "--continue_from": Flag("plan.plan.continue_from", "a run, a checkpoint or a Hugging Face directory"),
+        "--tokens_seen": Flag("plan.plan.tokens_seen", "by the model that is continued"),
+        "--domain_tokens": Flag("plan.plan.domain_tokens", "new tokens that it shall learn from"),
+        "--general_tokens": Flag("plan.plan.general_tokens", "tokens that there are of what it was trained on"),
+        "--shift": Flag("plan.plan.shift", "weak for a near domain, strong for another language"),
     },
     "report": {"--model_dir": Flag("report.report.model_dir", "the run", positional=True)},
     "verify": {

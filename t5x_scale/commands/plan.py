@@ -8,8 +8,10 @@ from t5x_scale.planner import gin_files, machines, record, table
 from t5x_scale.planner.allocations import FRONTIERS
 from t5x_scale.planner.amounts import Amount
 from t5x_scale.planner.budgets import make_budget
+from t5x_scale.planner.continuing import Continuation, make_continuation
+from t5x_scale.planner.known_models import check_absent, find_base, parse_amounts
 from t5x_scale.planner.law_table import load_laws
-from t5x_scale.planner.plans import make_plan
+from t5x_scale.planner.plans import Plan, make_plan
 
 
 def plan(
@@ -29,6 +31,11 @@ def plan(
     explain: bool = False,
     output: str | None = None,
     report: str | None = None,
+    continue_from: str | None = None,
+    tokens_seen: Amount | None = None,
+    domain_tokens: Amount | None = None,
+    general_tokens: Amount | None = None,
+    shift: str = "strong",
 ) -> int:
     """Prints a run for a budget, and writes it where asked to.
 
@@ -51,6 +58,11 @@ def plan(
       explain: whether to say of every number which laws spoke about it.
       output: a directory for model.gin, run.gin and plan.json.
       report: a PNG file for a picture.
+      continue_from: a run, one step of it, a converted checkpoint or a Hugging Face directory to go on with.
+      tokens_seen: by the model that is continued; with params instead of a path.
+      domain_tokens: new ones that it shall learn from.
+      general_tokens: that there are of what it was trained on; by default as many as it takes.
+      shift: `weak` for a domain near to what it knows, `strong` for another language.
 
     Raises:
       UserError: the request is impossible or contradicts itself.
@@ -63,25 +75,43 @@ def plan(
         predicted = machines.load_precompiled(precompiled)
         mfu, source = predicted.mfu, f"predicted by the compiler, {precompiled}"
         chips = chips if chips is not None or predicted.machine is None else predicted.machine.topology
-    budget = make_budget(
-        flops=flops, params=params, tokens=tokens, unique_tokens=unique_tokens, chips=chips, days=days, mfu=mfu,
-        mfu_source=source, vocab_size=vocab_size, length=length, family=family,
-    )  # fmt: skip
     given = {
-        "flops": flops, "chips": chips, "days": days, "params": params, "tokens": tokens, "unique_tokens": unique_tokens
+        "flops": flops, "chips": chips, "days": days, "params": params, "tokens": tokens,
+        "unique_tokens": unique_tokens, "continue_from": continue_from, "domain_tokens": domain_tokens,
+        "general_tokens": general_tokens,
     }  # fmt: skip
     title = "A run for " + ", ".join(f"{name}={value}" for name, value in given.items() if value is not None)
-    made = make_plan(budget, known, law)
+    options = {"mfu": mfu, "mfu_source": source, "vocab_size": vocab_size, "length": length, "family": family}
+    if continue_from is None and domain_tokens is None:
+        check_absent(tokens_seen=tokens_seen, general_tokens=general_tokens)
+        sizes = {"flops": flops, "params": params, "tokens": tokens, "unique_tokens": unique_tokens}
+        made = make_plan(make_budget(**sizes, chips=chips, days=days, **options), known, law)
+        texts = {"model.gin": gin_files.model_text(made)} if output else {}
+    else:
+        check_absent(flops=flops, tokens=tokens, unique_tokens=unique_tokens)
+        base = find_base(continue_from, params, tokens_seen, vocab_size, family)
+        amounts = {"domain_tokens": domain_tokens, "general_tokens": general_tokens}
+        budget = make_budget(params=base.shape.count.total, chips=chips, days=days, **options)
+        made = make_continuation(base, budget, known, *parse_amounts(**amounts), shift)
+        texts = {}
     print(table.to_text(made.choices, made.warnings, title, explain))
     if output is not None:
-        directory = make_directory(output)
-        write_text(directory / "model.gin", gin_files.model_text(made))
-        write_text(directory / "run.gin", gin_files.run_text(made, title, output))
-        write_json(directory / "plan.json", record.to_json(made, title))
-        print(f"\nwritten to {output}; train it with\n  {gin_files.train_command(output)}")
+        _write(made, texts, title, output)
     if report is not None:
-        from t5x_scale.planner.picture import draw_plan
+        from t5x_scale.planner.picture import draw
 
-        draw_plan(made, known, title, report)
+        draw(made, title, report)
         print(f"picture: {report}")
     return 0
+
+
+def _write(made: Plan | Continuation, texts: dict[str, str], title: str, output: str) -> None:
+    directory = make_directory(output)
+    for name, text in texts.items():
+        write_text(directory / name, text)
+    write_json(directory / "plan.json", record.to_json(made, title))
+    if isinstance(made, Plan):
+        write_text(directory / "run.gin", gin_files.run_text(made, title, output))
+    else:
+        write_text(directory / "run.gin", gin_files.continuation_text(made, title, output))
+    print(f"\nwritten to {output}; the first lines of {directory / 'run.gin'} say how it is trained")

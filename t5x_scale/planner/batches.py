@@ -84,7 +84,25 @@ def wanted_rows(batch_tokens: float, tokens: float, length: int) -> float:
     return max(1.0, min(batch_tokens, tokens / MIN_STEPS) / length)
 
 
-def make_batches(batch_tokens: float, tokens: float, length: int, mesh: MeshPlan = MeshPlan()) -> BatchPlan:
+def check_shares(tokens: float, length: int, shares: int) -> None:
+    """Checks that a run has enough steps where each of `shares` devices has a row of every batch.
+
+    Raises:
+      UserError: it has not; says how large the machine may be.
+    """
+    steps = tokens / (shares * length)
+    if shares > 1 and steps < MIN_STEPS / 2:
+        most = max(1, int(tokens / MIN_STEPS / length))
+        raise UserError(
+            f"the machine is too large for the run: a batch of one row on each of {shares:,} shares is "
+            f"{count_text(shares * length)} tokens, and {count_text(tokens)} are then {steps:.0f} steps; take one "
+            f"of {most:,} chips or fewer, or more tokens"
+        )
+
+
+def make_batches(
+    batch_tokens: float, tokens: float, length: int, mesh: MeshPlan = MeshPlan(), with_ramp: bool = True
+) -> BatchPlan:
     """Batches of about `batch_tokens` for about `tokens` in all, whose rows divide over the mesh.
 
     Args:
@@ -92,25 +110,20 @@ def make_batches(batch_tokens: float, tokens: float, length: int, mesh: MeshPlan
       tokens: of the run.
       length: of a row.
       mesh: whose devices share the rows.
+      with_ramp: whether long runs begin with smaller batches.
 
     Raises:
-      UserError: a batch of one row a device is too large for the run.
+      UserError: the machine is too large for the run.
     """
     shares = mesh.row_shares
+    check_shares(tokens, length, shares)
     wanted = wanted_rows(batch_tokens, tokens, length)
     # In fours, so that a quarter of them divides too, and in eights where that hardly rounds.
     unit = next((shares * part for part in (8, 4, 2) if wanted >= 4 * shares * part), shares)
     rows = max(shares, round(wanted / unit) * unit)
     steps = round(tokens / (rows * length))
-    if shares > 1 and steps < MIN_STEPS / 2:
-        most = max(1, int(tokens / MIN_STEPS / length))
-        raise UserError(
-            f"the machine is too large for the run: a batch of one row on each of {shares:,} shares is "
-            f"{count_text(shares * length)} tokens, and {count_text(tokens)} are then {steps} steps; take a machine of "
-            f"about {most:,} chips or fewer, or more tokens"
-        )
     steps = max(1, steps)
-    pieces = _ramp(rows, steps, tokens, length, shares)
+    pieces = _ramp(rows, steps, tokens, length, shares) if with_ramp else [(0, rows)]
     spent = sum((end - first) * size for (first, size), (end, _) in itertools.pairwise(pieces)) * length
     steps = max(pieces[-1][0] + 1, pieces[-1][0] + round((tokens - spent) / (rows * length)))
     return BatchPlan(tuple(pieces), steps, length)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from t5x_scale.models.accounting import train_flops_per_token
@@ -76,6 +76,8 @@ def make_plan(budget: Budget, laws: Laws, law_name: str = allocations.FRONTIERS[
     tokens = _tokens(division, sketch, length)
     flops = train_flops_per_token(sketch.count, sketch.config, length) * tokens
     site = machines.choose_site(budget, sketch, rows, length, flops)
+    # Before a shape is looked for that divides over so many devices.
+    batches.check_shares(tokens, length, site.mesh.row_shares)
 
     shape, vocabulary = _shape(budget, laws, division, site.mesh)
     tokens = _tokens(division, shape, length)
@@ -88,12 +90,12 @@ def make_plan(budget: Budget, laws: Laws, law_name: str = allocations.FRONTIERS[
         *_about_model(division, shape, site, tokens),
         vocabulary,
         *_about_tokens(budget, division, batch),
-        _about_batch(wanted, batch, site),
+        about_batch(wanted, batch, site),
         rates.choose_learning_rate(laws, training),
         rates.choose_beta2(laws, batch.batch_tokens),
         rates.choose_schedule(training, shape.count.total, batch.steps, batch.batch_tokens),
         expectations.choose_loss(laws, question, law_name),
-        *_about_machine(site, cost),
+        *about_machine(site, cost),
     )
     return Plan(budget, shape, batch, site, cost, choices, expectations.make_curve(laws, question, law_name))
 
@@ -153,7 +155,8 @@ def _about_tokens(budget: Budget, division: allocations.Allocation, batch: Batch
         yield Choice("epochs", epochs, f"{epochs:.3g} of {count_text(budget.unique_tokens)} tokens", reason)
 
 
-def _about_batch(wanted: Choice, batch: BatchPlan, site: Site) -> Choice:
+def about_batch(wanted: Choice, batch: BatchPlan, site: Site) -> Choice:
+    """The batch as it came to be, from the one that was wanted."""
     reason = f"{wanted.reason}, {wanted.text} tokens, rounded to rows that divide over {site.mesh.row_shares:,} shares"
     if batch.batch_tokens < wanted.value / 1.3:
         reason += f"; smaller, so that the run has {batches.MIN_STEPS} steps"
@@ -166,7 +169,8 @@ def _about_batch(wanted: Choice, batch: BatchPlan, site: Site) -> Choice:
     return dataclasses.replace(wanted, name="batch", value=value, text=text, reason=reason)
 
 
-def _about_machine(site: Site, cost: Cost) -> Iterator[Choice]:
+def about_machine(site: Site, cost: Cost) -> Iterator[Choice]:
+    """Machine, memory and cost."""
     machine, mesh = site.machine, site.mesh
     split = f"fsdp={mesh.fsdp}" + (f" x model={mesh.model}" if mesh.model > 1 else "")
     value = {
@@ -194,13 +198,18 @@ def _about_machine(site: Site, cost: Cost) -> Iterator[Choice]:
     yield Choice("cost", value, text, f"{reason}; {cost.mfu_source}")
 
 
-def _warnings(plan: Plan) -> Iterator[str]:
-    for choice in plan.choices:
+def warnings_about(choices: Sequence[Choice]) -> Iterator[str]:
+    """What of the followed laws is extrapolated, or not sure."""
+    for choice in choices:
         if choice.outside:
             yield f"{choice.name}: {choice.law}: {range_text(choice.outside)}"
-    for choice in plan.choices:
+    for choice in choices:
         if choice.confidence in ("medium", "low"):
             yield f"{choice.name}: {choice.law} is of {choice.confidence} confidence"
+
+
+def _warnings(plan: Plan) -> Iterator[str]:
+    yield from warnings_about(plan.choices)
     if plan.epochs is not None and plan.epochs > EPOCHS_THAT_HURT * 1.01:
         yield f"{plan.epochs:.3g} epochs: beyond four, repeated data is worth less and less, beyond forty nothing"
     if not plan.cost.memory.fits:

@@ -7,22 +7,23 @@ import math
 from typing import Any
 
 from t5x_scale.planner.choices import Choice
+from t5x_scale.planner.continuing import Continuation
 from t5x_scale.planner.plans import Plan
 
 FORMAT = 1
 
 
-def to_json(plan: Plan, title: str) -> dict[str, Any]:
-    """The plan: `choices` by name with their laws, and the `curve` that `monitor.plan_band` reads."""
-    return _plain(
-        {
-            "format": FORMAT,
-            "title": title,
-            "choices": {choice.name: choice_to_json(choice) for choice in plan.choices},
-            "curve": plan.curve,
-            "warnings": list(plan.warnings),
-        }
-    )
+def to_json(plan: Plan | Continuation, title: str) -> dict[str, Any]:
+    """The plan: `choices` by name with their laws, and of a new model the `curve` that `monitor.plan_band` reads."""
+    record = {
+        "format": FORMAT,
+        "title": title,
+        "choices": {choice.name: choice_to_json(choice) for choice in plan.choices},
+        "warnings": list(plan.warnings),
+    }
+    if isinstance(plan, Plan):
+        record["curve"] = plan.curve
+    return _plain(record)
 
 
 def choice_to_json(choice: Choice) -> dict[str, Any]:

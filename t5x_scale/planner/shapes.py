@@ -86,8 +86,9 @@ def make_shape(params: float, vocab_size: int, family: str = "llama", mesh: Mesh
     best = min(shapes, key=lambda shape: _score(shape, params))
     if not 1 / _FARTHEST < best.count.total / params < _FARTHEST:
         raise UserError(
-            f"no model of {params:,.0f} parameters has a vocabulary of {vocab_size:,} and a width that is a multiple of "
-            f"{unit}; the nearest has {best.count.total:,}: take other parameters, another --vocab_size, or fewer chips"
+            f"no model of {params:,.0f} parameters has a vocabulary of {vocab_size:,} and a width that is a multiple "
+            f"of {unit}; the nearest has {best.count.total:,}: take other parameters, another --vocab_size, or fewer "
+            "chips"
         )
     return best
 

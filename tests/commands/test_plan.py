@@ -80,7 +80,8 @@ def test_the_impossible_is_refused_in_one_line(words, parts, capsys):
 def test_nothing_heavy_is_imported():
     code = (
         "import sys; from t5x_scale.main import main; main(['plan', '--flops=1e22', '--unique_tokens=30e9'])\n"
-        "print('heavy:', [n for n in ('jax','flax','tensorflow','seqio','optax','matplotlib','orbax') if n in sys.modules])"
+        "heavy = ('jax', 'flax', 'tensorflow', 'seqio', 'optax', 'matplotlib', 'orbax')\n"
+        "print('heavy:', [name for name in heavy if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "heavy: []"
