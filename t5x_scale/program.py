@@ -176,7 +176,7 @@ class Runtime:
     @functools.cached_property
     def metric_names(self) -> tuple[str, ...]:
         """What a step records, in the order of the record's columns."""
-        return metric_names(self.program.model)
+        return metric_names(self.program.model, self.program.step)
 
     @functools.cached_property
     def train_step(self) -> Callable[[TrainState, Any, jax.Array], tuple[TrainState, jax.Array]]:

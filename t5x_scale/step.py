@@ -21,7 +21,7 @@ from t5x_scale.models.interface import DecoderModel, OutputHead
 from t5x_scale.models.layered import run_layered
 from t5x_scale.models.pipeline import PipelineConfig, run_pipelined
 from t5x_scale.models.stack import Run, split_rows
-from t5x_scale.optim import guards
+from t5x_scale.optim import guards, noise_scale
 from t5x_scale.partitioning import length_order
 from t5x_scale.partitioning.stages import num_stages, split_over_stages
 from t5x_scale.train_state import TrainState
@@ -63,6 +63,8 @@ class StepConfig:
       loss_chunk_length: positions whose logits exist at once.
       context_order: in which order rows lie along a length that is split over devices: `zigzag`, in which all devices
         have equally much to attend to, or `contiguous` (see `partitioning.length_order`).
+      noise_scale: whether the noise and the signal of gradients are recorded, which say how large a batch is worth its
+        while (see `optim.noise_scale`). It takes micro-batches, and a norm of the gradients of each.
     """
 
     micro_batches: int = 1
@@ -72,6 +74,7 @@ class StepConfig:
     z_loss: float = 1e-4
     loss_chunk_length: int = 128
     context_order: str = "zigzag"
+    noise_scale: bool = False
 
     def __post_init__(self) -> None:
         if self.micro_batches < 1 or self.loss_chunk_length < 1:
@@ -85,10 +88,15 @@ class StepConfig:
         length_order.check_order(self.context_order)
         if self.max_grad_norm is not None and self.max_grad_norm <= 0:
             raise UserError(f"max_grad_norm is {self.max_grad_norm}; expected a positive number or None")
+        if self.noise_scale and self.parts == 1:
+            raise UserError(
+                "StepConfig.noise_scale compares gradients of micro-batches with that of their batch: it needs "
+                f"at least 2 micro-batches and accumulation 'plain', not {self.micro_batches} and {self.accumulation!r}"
+            )
 
     def for_evaluation(self) -> StepConfig:
         """The same without gradients to accumulate."""
-        return dataclasses.replace(self, micro_batches=1, accumulation="plain")
+        return dataclasses.replace(self, micro_batches=1, accumulation="plain", noise_scale=False)
 
     @property
     def parts(self) -> int:
@@ -111,12 +119,14 @@ class StepConfig:
         return max(self.loss_chunk_length // inside, 1)
 
 
-def metric_names(model: DecoderModel) -> tuple[str, ...]:
+def metric_names(model: DecoderModel, config: StepConfig | None = None) -> tuple[str, ...]:
     """What a step of `model` records: `METRICS`, then what its layers add to the loss (`train/balance_loss`, …).
 
-    These are means over tokens as they are added, coefficients included, like `train/z_loss`.
+    These are means over tokens as they are added, coefficients included, like `train/z_loss`. What `config` asks for
+    comes last.
     """
-    return METRICS + tuple(f"train/{name}" for name in model.auxiliary_names)
+    asked = noise_scale.METRICS if config is not None and config.noise_scale else ()
+    return METRICS + tuple(f"train/{name}" for name in model.auxiliary_names) + asked
 
 
 def make_record(rows: int, names: Sequence[str] = METRICS) -> jax.Array:
@@ -143,7 +153,7 @@ def make_train_step(
 
     def train_step(state: TrainState, batch: Batch, record: jax.Array) -> tuple[TrainState, jax.Array]:
         batch = length_order.in_order(batch, config.context_order)
-        (sums, auxiliary), grads = _accumulate(model, config, stop_frozen, state.params, batch)
+        (sums, auxiliary), grads, parts = _accumulate(model, config, stop_frozen, state.params, batch)
         weight = jnp.maximum(sums.weight, 1.0)
         grads = jax.tree.map(lambda g: g.astype(jnp.float32) / weight, grads)
         norm = guards.global_norm(grads)
@@ -164,6 +174,7 @@ def make_train_step(
                 norm,
                 1.0 - ok,
                 *(auxiliary[name] / weight for name in model.auxiliary_names),
+                *(() if parts is None else noise_scale.noise_and_signal(parts, norm, weight)),
             ]
         )
         record = record.at[state.step % record.shape[0]].set(row)
@@ -245,8 +256,8 @@ def _cross_entropy(
 
 def _accumulate(
     model: DecoderModel, config: StepConfig, stop_frozen: Callable[[Any], Any], params: Any, batch: Batch
-) -> tuple[Sums, Any]:
-    """Sums of losses and of gradients over the batch; neither is normalised."""
+) -> tuple[Sums, Any, noise_scale.Part | None]:
+    """Sums of losses and of gradients over the batch, neither normalised, and the norms of its parts if asked for."""
 
     def total(params: Any, batch: Batch) -> tuple[jax.Array, Sums]:
         sums = _losses(model, config, stop_frozen(params), batch)
@@ -257,13 +268,16 @@ def _accumulate(
         return sums, grads
 
     if config.parts == 1:
-        return sums_and_gradients(batch)
+        return *sums_and_gradients(batch), None
 
-    def add(carry: Any, part: Batch) -> tuple[Any, None]:
-        return jax.tree.map(jnp.add, carry, sums_and_gradients(part)), None
+    def add(carry: Any, part: Batch) -> tuple[Any, noise_scale.Part | None]:
+        sums, grads = sums_and_gradients(part)
+        noted = noise_scale.make_part(grads, sums[0].weight) if config.noise_scale else None
+        return jax.tree.map(jnp.add, carry, (sums, grads)), noted
 
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), params)
     zero = jnp.zeros((), jnp.float32)
     sums = (TokenLosses(*(zero,) * len(TokenLosses._fields)), dict.fromkeys(model.auxiliary_names, zero))
     split = {name: split_rows(x, config.parts) for name, x in batch.items()}
-    return jax.lax.scan(add, (sums, zeros), split)[0]
+    (sums, grads), noted = jax.lax.scan(add, (sums, zeros), split)
+    return sums, grads, noted

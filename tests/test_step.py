@@ -126,6 +126,33 @@ def test_gradients_and_record_equal_the_plain_formula(micro_batches):
     assert int(state.step) == 1
 
 
+def test_noise_and_signal_of_gradients_are_recorded_beside_the_rest():
+    batch = make_batch()
+    halves = [{name: x[rows] for name, x in batch.items()} for rows in (slice(0, None, 2), slice(1, None, 2))]
+    step, state = start(max_grad_norm=None)
+    squares, weights = [], []
+    for part in halves:
+        after, record = step(state, part, make_record(1))
+        squares.append(norm_of(moved(after)) ** 2)
+        weights.append(float(record[0, METRICS.index("train/weight")]))
+    whole = norm_of(flatten(plain_gradients()[0])) ** 2
+    inverse = np.mean(1 / np.array(weights))
+    noise = (np.mean(squares) - whole) / (inverse - 1 / sum(weights))
+
+    config = StepConfig(micro_batches=2, noise_scale=True)
+    names = metric_names(MODEL, config)
+    assert names == (*METRICS, "optim/gradient_noise", "optim/gradient_signal")
+    step, state = start(max_grad_norm=0.1, micro_batches=2, noise_scale=True)
+    after, record = step(state, batch, make_record(1, names))
+    np.testing.assert_allclose(record[0, -2:], [noise, np.mean(squares) - noise * inverse], rtol=1e-3)
+    # Nothing else of the step moves, but for the order of sums in another program.
+    step, state = start(max_grad_norm=0.1, micro_batches=2)
+    unwatched, row = step(state, batch, make_record(1))
+    np.testing.assert_allclose(record[:, :-2], row, rtol=1e-5)
+    for path, value in flatten(unwatched.params).items():
+        np.testing.assert_allclose(flatten(after.params)[path], value, rtol=1e-5, atol=1e-7, err_msg=path)
+
+
 def test_clipping():
     gradients = flatten(plain_gradients()[0])
     norm = norm_of(gradients)
@@ -290,6 +317,8 @@ def test_micro_batches_that_do_not_divide():
         ({"micro_batches": 0}, "micro_batches and loss_chunk_length must be at least 1"),
         ({"loss_chunk_length": 0}, "micro_batches and loss_chunk_length must be at least 1"),
         ({"max_grad_norm": 0.0}, "max_grad_norm is 0.0; expected a positive number or None"),
+        ({"noise_scale": True}, "at least 2 micro-batches and accumulation 'plain', not 1 and 'plain'"),
+        ({"noise_scale": True, "micro_batches": 2, "accumulation": "layered"}, "not 2 and 'layered'"),
     ],
 )
 def test_config_errors(config, message):
