@@ -15,7 +15,6 @@ from collections.abc import Callable
 
 import numpy as np
 
-from t5x_scale.core.errors import UserError
 from t5x_scale.laws.frontier import solve
 from t5x_scale.laws.interface import Domain, Law, Values, constant
 
@@ -88,7 +87,8 @@ class Upcycled(Law):
     def break_even_tokens(self, params: float, dense_tokens: float, scratch: Law | None = None) -> float:
         """Tokens after upcycling beyond which a mixture trained on them from scratch is better.
 
-        0 where it is better from the first token on (1e6), infinite where it is not within 1e18.
+        0 where it is better from the first token on (1e6), infinite where it is not within 1e18. Far beyond any run
+        the laws cross once more, since they differ in what size leaves; that is no promise.
         """
         scratch = scratch or MoeFromScratch()
         return _crossing(
@@ -108,21 +108,21 @@ class Upcycled(Law):
         """
         dense = dense or ParentDense()
 
-        def gain(tokens: float) -> float:
+        def gain(tokens: Values) -> Values:
             continued = dense.loss(params=params, tokens=dense_tokens + flops_ratio * tokens)
             return self.loss(params=params, dense_tokens=dense_tokens, tokens=tokens) - continued
 
         return _crossing(gain)
 
 
-def _crossing(gain: Callable[[float], float], low: float = 1e6, high: float = 1e18) -> float:
-    """Where a gain that begins positive ends; 0 and infinity for one that never or always is positive."""
-    if gain(low) <= 0:
-        return 0.0
-    try:
-        return solve(gain, low, high)
-    except UserError:
+def _crossing(gain: Callable[[Values], Values], low: float = 1e6, high: float = 1e18) -> float:
+    """Where a gain that begins positive first ends; 0 and infinity for one that never or always is positive."""
+    grid = np.geomspace(low, high, 500)
+    ended = np.flatnonzero(gain(grid) <= 0)
+    if len(ended) == 0:
         return math.inf
+    first = int(ended[0])
+    return 0.0 if first == 0 else solve(lambda tokens: float(gain(tokens)), grid[first - 1], grid[first])
 
 
 LAWS = (ParentDense(), MoeFromScratch(), Upcycled())
