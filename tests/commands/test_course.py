@@ -1,0 +1,160 @@
+"""What a start and a turn make of the lines and checkpoints that are there."""
+
+import contextlib
+import dataclasses
+import types
+
+import pytest
+
+from t5x_scale.checkpoint.manager import Restored
+from t5x_scale.checkpoint.resume import make_run_record
+from t5x_scale.checkpoint.timeline import Intervention, append_intervention, load_interventions
+from t5x_scale.commands.training import course
+from t5x_scale.commands.training.course import Course
+from t5x_scale.core.errors import UserError
+from t5x_scale.monitor.spikes import Spike, SpikeGuard
+
+SPIKE = Spike(1100, "a reason")
+
+
+def make_record(**recorded):
+    return make_run_record({}, recorded, {}, {})
+
+
+@dataclasses.dataclass
+class Source:
+    """Eight rows a step, enough for `steps` of them."""
+
+    steps: int = 5000
+    skipped: tuple = ()
+    at: int = 0
+
+    def skipping(self, intervals):
+        return dataclasses.replace(self, skipped=(*self.skipped, *intervals))
+
+    def resumed(self, state, step):
+        assert state == {"row": 8 * step}
+        return dataclasses.replace(self, at=step)
+
+    def row_interval(self, first, end):
+        return 8 * first, 8 * end
+
+    def check_enough(self, train_steps):
+        if 8 * train_steps + sum(end - first for first, end in self.skipped) > 8 * self.steps:
+            raise UserError("raise MAX_EPOCHS")
+
+
+class Manager:
+    """Checkpoints by their metadata; a damaged one has none."""
+
+    def __init__(self, **saved):
+        self.saved = {int(name.strip("_")): metadata for name, metadata in saved.items()}
+        self.aside = []
+
+    def steps(self):
+        return sorted(self.saved)
+
+    def latest(self):
+        return max(self.saved, default=None)
+
+    def wait(self):
+        pass
+
+    def set_aside(self, steps):
+        for step in steps:
+            self.aside.append(step)
+            del self.saved[step]
+
+    def read_metadata(self, step):
+        if self.saved[step] is None:
+            raise UserError("damaged")
+        return self.saved[step]
+
+    def restore(self, abstract):
+        step = max(step for step, metadata in self.saved.items() if metadata is not None)
+        return Restored(f"state {step}", self.saved[step], step, {})
+
+
+def saved(step, timeline=None, spikes=None, **recorded):
+    known = {} if timeline is None else {"timeline": timeline}
+    return {"data": {"row": 8 * step}, "run": make_record(**recorded), "spikes": spikes, **known}
+
+
+@pytest.fixture
+def make_course(tmp_path, monkeypatch):
+    monkeypatch.setattr(course, "begin", lambda *_: "the beginning")
+
+    def make(manager, source=None, recorded=None, **guard):
+        health = types.SimpleNamespace(during=lambda phase: contextlib.nullcontext())
+        runtime = types.SimpleNamespace(abstract_state=None)
+        record = make_record(**(recorded or {}))
+        return Course(
+            str(tmp_path), runtime, manager, source or Source(), record, None, 4000, SpikeGuard(**guard), health
+        )
+
+    return make
+
+
+def write(tmp_path, *pairs):
+    for number, (spike, back) in enumerate(pairs, 1):
+        append_intervention(tmp_path, Intervention(number, spike, "", back, ((8 * spike, 8 * spike + 80),), 0.0))
+
+
+def test_a_run_begins(make_course):
+    start = make_course(Manager()).start()
+    assert (start.step, start.state, start.spikes, start.carried_out) == (0, "the beginning", None, ())
+    assert start.metadata["timeline"] == 0
+
+
+def test_a_run_goes_on(make_course, tmp_path):
+    # A checkpoint of before there were interventions says nothing of them.
+    start = make_course(Manager(_900=saved(900), _1000=saved(1000, spikes={"told": True}))).start()
+    assert (start.step, start.state, start.spikes) == (1000, "state 1000", {"told": True})
+    assert start.source == Source(at=1000)
+
+
+def test_what_was_given_up_is_set_aside_and_the_rest_jumped_over(make_course, tmp_path):
+    write(tmp_path, (1100, 1000), (1500, 1300))
+    manager = Manager(
+        _900=saved(900),
+        _1000=saved(1000, 0),
+        _1200=saved(1200, 0),
+        _1300=saved(1300, 1),
+        _1400=saved(1400, 1),
+        _1450=None,
+    )
+    start = make_course(manager).start()
+    assert manager.aside == [1200, 1400], "what is damaged is left to the restore"
+    assert (start.step, start.metadata["timeline"]) == (1300, 2)
+    assert start.source.skipped == ((8800, 8880), (12000, 12080))
+    assert [one.number for one in start.carried_out] == [2]
+
+
+def test_back_to_the_beginning(make_course, tmp_path):
+    write(tmp_path, (40, 0))
+    manager = Manager(_50=saved(50, 0))
+    start = make_course(manager).start()
+    assert manager.aside == [50]
+    assert (start.state, len(start.carried_out), start.source.skipped) == ("the beginning", 1, ((320, 400),))
+
+
+def test_another_rate_has_another_level_of_loss(make_course):
+    manager = Manager(_1000=saved(1000, spikes={"told": True}, rate=1.0))
+    assert make_course(manager, recorded={"rate": 1.0}).start().spikes == {"told": True}
+    assert make_course(manager, recorded={"rate": 2.0}).start().spikes is None
+
+
+def test_a_decision_is_a_line_and_nothing_more(make_course, tmp_path):
+    manager = Manager(_900=saved(900), _1000=saved(1000), _1100=saved(1100), _1200=saved(1200))
+    decided = make_course(manager).go_back(SPIKE, Source())
+    assert load_interventions(tmp_path) == (decided,)
+    assert (decided.rewind_to, decided.skip_rows) == (1000, ((8000, 10400),))
+    assert manager.steps() == [900, 1000, 1100, 1200]
+
+
+def test_a_spike_that_ends_the_run_leaves_no_line(make_course, tmp_path):
+    with pytest.raises(UserError, match="policy is 'stop'"):
+        make_course(Manager(_1000=saved(1000)), policy="stop").go_back(SPIKE, Source())
+    with pytest.raises(UserError, match="needs more data than there is: raise MAX_EPOCHS"):
+        make_course(Manager(_1000=saved(1000))).go_back(SPIKE, Source(steps=4200))
+    assert load_interventions(tmp_path) == ()
