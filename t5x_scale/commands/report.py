@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from t5x_scale.core import files
+from t5x_scale.monitor.life import read_life
+from t5x_scale.monitor.life_tables import make_tables
+from t5x_scale.monitor.metric_log import read_metrics
 from t5x_scale.monitor.report import headline, make_report
 
 
@@ -16,12 +22,23 @@ def report(model_dir: str) -> int:
       UserError: `model_dir` holds no metrics.
     """
     path = make_report(model_dir)
-    table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_column(style="dim")
-    table.add_column(justify="right")
-    for label, value in headline(files.read_json(path.parent / "summary.json")):
-        table.add_row(label, value)
-    Console().print(table)
+    console = Console()
+    _print(console, headline(files.read_json(path.parent / "summary.json")))
+    log = read_metrics(model_dir)
+    for table in make_tables(model_dir, read_life(model_dir, log), log):
+        console.print(f"\n[bold]{table.heading}[/bold]")
+        _print(console, table.rows, table.header)
     # Not through rich: a path must stay on one line to be copied.
-    print(f"report: {path}")
+    print(f"\nreport: {path}")
     return 0
+
+
+def _print(console: Console, rows: Iterable[Sequence[str]], header: Sequence[str] = ("", "")) -> None:
+    table = Table(box=None, show_header=any(header), pad_edge=False, header_style="dim")
+    for position, name in enumerate(header):
+        table.add_column(
+            name, style="dim" if position == 0 and not any(header) else "", justify="right" if position else "left"
+        )
+    for row in rows:
+        table.add_row(*map(escape, row))
+    console.print(table)

@@ -5,6 +5,7 @@ The same command again resumes: what is saved decides where it starts.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -106,7 +107,8 @@ def train(
         throughput = run_files.make_throughput(runtime, data, alive)
         with MetricWriters(model_dir, enabled=primary) as writers, StatusLine(enabled=primary) as line:
             alive.connect(writers, line, throughput)
-            writers.event("start", start.step, processes=jax.process_count(), devices=jax.device_count())
+            about = {"processes": jax.process_count(), "devices": jax.device_count(), "pid": os.getpid()}
+            writers.event("start", start.step, **about)
             probes = Probes(runtime, alive, writers)
             loop = Loop(
                 runtime, eval_sources, manager, evaluation, spikes, log_every_steps, throughput, writers, line, probes

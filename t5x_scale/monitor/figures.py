@@ -73,7 +73,7 @@ def draw_loss(
       restarts: steps at which the run was taken up again.
       rewinds: steps that the run went back to.
     """
-    figure, axes = _new_figure(10.0, 5.6)
+    figure, axes = new_figure(10.0, 5.6)
     log = _scale_steps(axes, [series.steps for series in [train, *others.values()] if series is not None])
     ends: list[tuple[str, float, str]] = []
     high: list[float] = []
@@ -108,14 +108,14 @@ def draw_loss(
     axes.set_xlabel("step", color=MUTED)
     axes.set_title("Loss, nats per token", loc="left", color=INK, fontsize=12, pad=12)
     _label_ends(figure, axes, ends)
-    return _to_png(figure)
+    return to_png(figure)
 
 
 def draw_panel(title: str, series: Series, *, percent: bool = False, noisy: bool = True) -> bytes:
     """A small figure of one metric as PNG; `noisy` adds the moving mean, `percent` is for shares between 0 and 1."""
     from matplotlib.ticker import PercentFormatter
 
-    figure, axes = _new_figure(4.9, 2.7)
+    figure, axes = new_figure(4.9, 2.7)
     log = _scale_steps(axes, [series.steps])
     _, top = _plot_smoothed(axes, series, width=1.5, log=log, half=None if noisy else 0)
     bottom = axes.dataLim.y0
@@ -125,10 +125,11 @@ def draw_panel(title: str, series: Series, *, percent: bool = False, noisy: bool
     if percent:
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
     axes.set_title(title, loc="left", color=INK, fontsize=10, pad=8)
-    return _to_png(figure)
+    return to_png(figure)
 
 
-def _new_figure(width: float, height: float):
+def new_figure(width: float, height: float):
+    """A quiet figure of so many inches, and its axes."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import EngFormatter, MaxNLocator, ScalarFormatter
 
@@ -272,7 +273,8 @@ def _label_ends(figure, axes, ends: list[tuple[str, float, str]]) -> None:
         )
 
 
-def _to_png(figure) -> bytes:
+def to_png(figure) -> bytes:
+    """The bytes of a figure."""
     buffer = io.BytesIO()
     # No date and no version: the same record gives the same bytes.
     figure.savefig(buffer, format="png", metadata={"Software": None})

@@ -18,6 +18,7 @@ from t5x_scale.monitor import phases
 from t5x_scale.monitor.corruption import ProbeConfig
 from t5x_scale.monitor.peers import Peers
 from t5x_scale.monitor.phases import DATA_WAIT, PHASES, STARTUP, PhaseLog, Place
+from t5x_scale.monitor.said import Said
 from t5x_scale.monitor.status import StatusLine
 from t5x_scale.monitor.stragglers import HostTimes, StragglerConfig
 from t5x_scale.monitor.throughput import Throughput
@@ -87,6 +88,7 @@ class Health:
         self._log: PhaseLog | None = None
         self._writers: MetricWriters | None = None
         self.peers = Peers(config.stragglers, process)
+        self._said = Said(lambda: self._place.step)
         self._watchdog: Watchdog | None = None
         if config.watchdog is not None:
             stacks = phases.health_directory(model_dir) / f"stacks_{process}.txt"
@@ -137,6 +139,7 @@ class Health:
           throughput: knows this process's own times.
         """
         self._writers = writers
+        self._said.connect(writers)
         self.peers.connect(writers, line)
         self.peers.own.follow(throughput.own_times)
 
@@ -151,14 +154,16 @@ class Health:
     def __enter__(self) -> Health:
         self._log = PhaseLog(self._model_dir, self._process, process_age())
         self._write(STARTUP, 0, pid=os.getpid(), host=socket.gethostname(), processes=self._processes)
+        self._said.__enter__()
         self._thread.start()
         if self._watchdog is not None:
             self._watchdog.__enter__()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, *_: object) -> None:
+        self._said.__exit__()
         if self._watchdog is not None:
-            self._watchdog.__exit__(kind, error, None)
+            self._watchdog.__exit__()
         self._closing.set()
         self._thread.join()
         reason = self._reason or "done"
@@ -177,8 +182,9 @@ class Health:
         if self._log is not None:
             self._log.write(phase, step, **details)
 
-    def _tell_of_hanging(self, place: Place, seconds: float, line: str) -> None:
-        self._write(phases.END, place.step, reason=f"watchdog: {line}", during=place.phase)
+    def _tell_of_hanging(self, place: Place, seconds: float) -> None:
+        reason = f"watchdog: nothing had moved for {seconds:.0f} s in {place.phase}"
+        self._write(phases.END, place.step, reason=reason, during=place.phase)
         if self._writers is not None:
             about = {"phase": place.phase, "seconds": round(seconds, 1), "process": self._process}
             self._writers.event("watchdog", place.step, **about)

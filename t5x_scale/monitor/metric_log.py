@@ -46,6 +46,28 @@ class Series:
     times: np.ndarray
 
 
+@dataclasses.dataclass
+class ProcessRecord:
+    """What one process of a run, from a start event to the next, has left.
+
+    Attributes:
+      first_step, furthest_step: steps done when it began, and the most it came to.
+      pid: its number; None in an old record.
+      steps: those it has done, the ones done again included.
+      redone_steps: those among them that were void later: by its own rewinds and by the next start.
+      age: seconds since it began, when it wrote last.
+      waited: seconds of these in which it waited for data.
+    """
+
+    first_step: int
+    furthest_step: int
+    pid: int | None = None
+    steps: int = 0
+    redone_steps: int = 0
+    age: float = 0.0
+    waited: float = 0.0
+
+
 @dataclasses.dataclass(frozen=True)
 class MetricLog:
     """What `read_metrics` found.
@@ -56,12 +78,14 @@ class MetricLog:
         the run had written before the event.
       damaged_lines: lines that are not of this format; they were skipped.
       seconds: time in which the run was alive: from each start event to the last line before the next.
+      processes: what each process of the run left, in order.
     """
 
     series: dict[str, Series]
     events: list[dict[str, Any]]
     damaged_lines: int
     seconds: float
+    processes: list[ProcessRecord] = dataclasses.field(default_factory=list)
 
 
 def log_path(model_dir: str | os.PathLike) -> files.Path:
@@ -144,6 +168,7 @@ class _Reader:
         self._seconds = 0.0
         self._span: tuple[float, float] | None = None
         self._furthest = 0
+        self._processes: list[ProcessRecord] = []
 
     def add(self, line: str) -> None:
         try:
@@ -161,6 +186,7 @@ class _Reader:
                     column.values.append(value)
                     column.times.append(time)
                 self._furthest = max(self._furthest, step)
+                self._add_to_process(step, values)
         except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
             self._damaged += 1
             return
@@ -169,11 +195,25 @@ class _Reader:
     def _add_event(self, step: int, time: float, record: dict[str, Any]) -> None:
         self._events.append({**record, "step": step, "time": time, "furthest_step": self._furthest})
         if record["event"] in _MOVES_BACK:
+            if self._processes:
+                self._processes[-1].redone_steps += max(self._furthest - step, 0)
             for column in self._columns.values():
                 column.drop_after(step)
             self._furthest = step
         if record["event"] == START:
             self._close_span()
+            pid = record.get("pid")
+            self._processes.append(ProcessRecord(step, step, pid if type(pid) is int else None))
+
+    def _add_to_process(self, step: int, values: Mapping[str, float]) -> None:
+        if not self._processes:
+            return
+        process = self._processes[-1]
+        process.furthest_step = max(process.furthest_step, step)
+        process.steps += "train/loss" in values
+        if (age := values.get("goodput/seconds")) is not None and math.isfinite(age):
+            process.age = age
+            process.waited = age * values.get("goodput/data_wait_fraction", 0.0)
 
     def _close_span(self) -> None:
         if self._span:
@@ -183,7 +223,7 @@ class _Reader:
     def finish(self) -> MetricLog:
         self._close_span()
         series = {name: column.to_series() for name, column in self._columns.items() if column.steps}
-        return MetricLog(series, self._events, self._damaged, self._seconds)
+        return MetricLog(series, self._events, self._damaged, self._seconds, self._processes)
 
 
 def _to_float(value: Any) -> float:

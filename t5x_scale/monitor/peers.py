@@ -28,7 +28,7 @@ LOGGER = logging.getLogger(__name__)
 
 _KEYS = "t5x_scale/times/"
 _LEAST_STEPS = 3
-# Probes that one number is made of: a moment of bad luck is not a slow host.
+# Probes that one number is made of, the middle one: a moment of bad luck is not a slow host.
 _PROBES = 3
 
 
@@ -68,7 +68,7 @@ class OwnTimes:
         """The averages; without what is not known yet."""
         step_seconds, seconds = self._of_steps()
         slowest = None
-        if self._speeds:
+        if len(self._speeds) == _PROBES:
             speeds = list(self._speeds)
             seconds[HOST_PROBE] = statistics.median(probe.host for probe in speeds)
             devices = {id: statistics.median(probe.devices[id] for probe in speeds) for id in speeds[-1].devices}

@@ -11,8 +11,11 @@ import numpy as np
 
 from t5x_scale.core import files
 from t5x_scale.core.errors import UserError
-from t5x_scale.monitor import figures, metric_log, page
+from t5x_scale.monitor import figures, metric_log, page, phases
 from t5x_scale.monitor.figures import smoothing_half
+from t5x_scale.monitor.life import RunLife, read_life
+from t5x_scale.monitor.life_figure import draw_life
+from t5x_scale.monitor.life_tables import make_tables
 from t5x_scale.monitor.metric_log import MetricLog, Series, to_json_number
 from t5x_scale.monitor.status import format_count, format_duration
 
@@ -33,8 +36,8 @@ _LARGEST_DOCUMENT = 256 * 1024
 def make_report(model_dir: str | os.PathLike) -> files.Path:
     """Writes `MODEL_DIR/report/{loss.png, report.html, summary.json}` and returns the path of the page.
 
-    Reads `metrics/metrics.jsonl`, and shows `config.gin`, `model-info.txt` and the JSON records of the run where they
-    stand beside it. Every number on the page comes from these files.
+    Reads `metrics/metrics.jsonl` and the phase logs under `health/`, and shows `config.gin`, `model-info.txt` and the
+    JSON records of the run where they stand beside it. Every number on the page comes from these files.
 
     Raises:
       UserError: there is no such directory, or no metrics in it.
@@ -45,7 +48,8 @@ def make_report(model_dir: str | os.PathLike) -> files.Path:
         path = metric_log.log_path(directory)
         missing = f"{path} holds no metrics" if directory.exists() else f"no such directory: {directory}"
         raise UserError(f"{missing}; a report is made from the MODEL_DIR of a run that has logged at least one step")
-    summary = summarise(log)
+    life = read_life(directory, log)
+    summary = {**summarise(log), "life": _summarise_life(life)}
     train, validation = log.series.get(TRAIN_LOSS), _validation_losses(log)
     restarts = [entry["step"] for entry in summary["restarts"]]
     loss_png = figures.draw_loss(train, validation, restarts, [entry["step"] for entry in summary["rewinds"]])
@@ -57,7 +61,12 @@ def make_report(model_dir: str | os.PathLike) -> files.Path:
     target = files.make_directory(directory / "report")
     (target / "loss.png").write_bytes(loss_png)
     files.write_json(target / "summary.json", summary)
-    files.write_text(target / "report.html", _make_html(directory, summary, loss_png, panels))
+    tables = make_tables(directory, life, log)
+    story = (
+        [page.image(draw_life(life), "Steps done over time, and what the first process was at")] if life.lives else []
+    )
+    story += [part for table in tables for part in (page.heading(table.heading), page.table(table.header, table.rows))]
+    files.write_text(target / "report.html", _make_html(directory, summary, loss_png, panels, story))
     return target / "report.html"
 
 
@@ -77,6 +86,22 @@ def summarise(log: MetricLog) -> dict[str, Any]:
         "restarts": _going_back(log.events, metric_log.START)[1:],
         "rewinds": _going_back(log.events, metric_log.REWIND),
         "damaged_lines": log.damaged_lines,
+    }
+
+
+def _summarise_life(life: RunLife) -> dict[str, Any]:
+    seconds = life.seconds()
+    total = sum(seconds.values())
+    return {
+        "seconds": seconds,
+        "goodput": seconds[phases.STEP] / total if total > 0 else None,
+        "processes": [
+            {
+                name: getattr(entry, name)
+                for name in ("began", "ended", "first_step", "last_step", "redone_steps", "reason")
+            }
+            for entry in life.lives
+        ],
     }
 
 
@@ -129,7 +154,9 @@ def _validation_losses(log: MetricLog) -> dict[str, Series]:
     return {match["task"]: log.series[name] for name, match in matches.items() if match}
 
 
-def _make_html(directory: files.Path, summary: dict[str, Any], loss_png: bytes, panels: list[str]) -> str:
+def _make_html(
+    directory: files.Path, summary: dict[str, Any], loss_png: bytes, panels: list[str], story: list[str]
+) -> str:
     validation = [
         [task, _number(entry["last"]), _number(entry.get("lowest")), _number(entry.get("lowest_step"))]
         for task, entry in summary["validation_loss"].items()
@@ -155,6 +182,8 @@ def _make_html(directory: files.Path, summary: dict[str, Any], loss_png: bytes, 
             page.table(["task", "last loss", "lowest loss", "at step"], validation),
             page.heading("Course of the run") if panels else "",
             page.panels(panels),
+            page.heading("The life of the run") if story else "",
+            *story,
             page.heading("Interruptions") if back else "",
             page.table(
                 ["kind", "back to step", "steps done again"], [[k.removesuffix("s"), *rest] for k, *rest in back]
@@ -182,6 +211,7 @@ def headline(summary: dict[str, Any]) -> list[tuple[str, str]]:
         ("time running", format_duration(summary["seconds"])),
         ("tokens per second", format_count(summary["tokens_per_second"]) if summary["tokens_per_second"] else None),
         ("MFU, full attention", f"{summary['mfu']:.1%}" if summary["mfu"] is not None else None),
+        ("goodput", f"{summary['life']['goodput']:.1%}" if summary.get("life", {}).get("goodput") else None),
         ("restarts", str(len(summary["restarts"])) if summary["restarts"] else None),
         ("rewinds", str(len(summary["rewinds"])) if summary["rewinds"] else None),
     ]

@@ -76,7 +76,7 @@ class Watchdog:
         look: Callable[[], Place],
         stacks: files.Path,
         command: str = "",
-        tell: Callable[[Place, float, str], None] = lambda place, seconds, line: None,
+        tell: Callable[[Place, float], None] = lambda place, seconds: None,
         end: Callable[[int], None] = os._exit,
     ):
         """Args:
@@ -84,7 +84,7 @@ class Watchdog:
         look: where the process is; another object each time anything has moved.
         stacks: the file for the stacks.
         command: what continues the run.
-        tell: called with the place, the seconds and the line said, to put it on record; may hang or fail.
+        tell: called with the place and the seconds, to put them on record; may hang or fail.
         end: ends the process with an exit code.
         """
         self.config = config
@@ -154,7 +154,7 @@ class Watchdog:
         line += f": {self._command}" if self._command else ""
         faulthandler.dump_traceback(_STANDARD_ERROR)
         os.write(_STANDARD_ERROR, f"t5x_scale: error: {line}\n".encode())
-        for action in (lambda: self._keep_stacks(line), lambda: self._tell(place, seconds, line)):
+        for action in (lambda: self._keep_stacks(line), lambda: self._tell(place, seconds)):
             try:
                 action()
             except Exception as error:

@@ -5,6 +5,8 @@ environment, directory, standard streams, threads and signals, and it can be kil
 
     {"start": argv, "env": {...}, "cwd": ..., "out": file, "err": file}  ->  {"pid": ...}
     {"wait": pid}                                                        ->  {"code": ...}   as subprocess has it
+
+A `PROCESS_HOOK` in its environment is a function of process_hooks.py that is called in the process first.
 """
 
 import json
@@ -13,6 +15,7 @@ import signal
 import sys
 
 import matplotlib.backends.backend_agg  # noqa: F401
+import process_hooks
 
 import t5x_scale.commands.evaluate
 import t5x_scale.commands.infer
@@ -30,6 +33,9 @@ def run(request: dict) -> None:
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.environ.update(request["env"])
     os.chdir(request["cwd"])
+    if hook := request["env"].get("PROCESS_HOOK"):
+        name, _, argument = hook.partition(":")
+        getattr(process_hooks, name)(argument)
     sys.argv = ["t5x_scale", *request["start"]]
     sys.exit(main())
 

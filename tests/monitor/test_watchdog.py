@@ -16,6 +16,8 @@ from t5x_scale.monitor.watchdog import WatchdogConfig
 RUN = """
 import os, queue, re, sys, threading, time
 from t5x_scale.monitor.health import Health, HealthConfig
+from t5x_scale.monitor.status import StatusLine
+from t5x_scale.monitor.throughput import Throughput
 from t5x_scale.monitor.watchdog import WatchdogConfig
 from t5x_scale.monitor.writers import MetricWriters
 
@@ -26,7 +28,7 @@ def hang_for_data():
     queue.Queue().get()
 
 with MetricWriters({directory!r}) as writers, health:
-    health.connect(writers)
+    health.connect(writers, StatusLine(enabled=False), Throughput(1))
     print("ready", flush=True)
 {body}
 """
@@ -70,7 +72,7 @@ def test_a_hung_source_of_data(tmp_path):
     assert "at step 42" in stacks
     end = read_phases(tmp_path)[-1]
     assert (end["phase"], end["step"], end["during"]) == ("end", 42, "data_wait")
-    assert end["reason"].startswith("watchdog: nothing has moved")
+    assert end["reason"] == "watchdog: nothing had moved for 1 s in data_wait"
     assert '"event": "watchdog"' in (tmp_path / "metrics" / "metrics.jsonl").read_text()
 
 
