@@ -29,10 +29,15 @@ from t5x_scale.core.zarr_arrays import first_line
 MAX_CHUNK_BYTES = 1 << 25
 MIN_CHUNK_BYTES = 1 << 20
 BEGIN, END = "begin", "end"
+# For all of them to write and to meet.
+_TIMEOUT_SECONDS = 1200
 # Orbax's names of the two meetings.
 _PHASES = ("async_write_complete", "async_commit_complete")
 _SYSTEM_ERROR = re.compile(r"\[os_error_code='(\d+)'")
 _ORBAX = "/orbax/checkpoint/"
+# Orbax measures by the wall clock, so that a clock which jumps a day would fail a save; a save that hangs is the
+# watchdog's business.
+_TIMEOUT_SECONDS = 10 * 365 * 86400
 
 Listener = Callable[[int, str], None]
 
@@ -94,7 +99,7 @@ class Saver:
     def _save(self, path: files.Path, arrays: Mapping[str, Any], document: Mapping[str, Any]) -> None:
         if self._checkpointer is None:
             logging.getLogger("absl").addFilter(_is_wanted)
-            options = ocp.options.AsyncOptions(barrier_sync_fn=self._meet)
+            options = ocp.options.AsyncOptions(barrier_sync_fn=self._meet, timeout_secs=_TIMEOUT_SECONDS)
             self._checkpointer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler(), async_options=options)
         nested = trees.unflatten(arrays)
         items = {
@@ -128,7 +133,7 @@ class Saver:
             return
         try:
             multihost.publish(f"{self._name}/failed/{jax.process_index()}", "")
-            multihost.meet(f"{self._name}/{self._met + 1}", ocp.options.AsyncOptions().timeout_secs)
+            multihost.meet(f"{self._name}/{self._met + 1}", _TIMEOUT_SECONDS)
         except Exception as error:
             LOGGER.warning("the other processes could not be told: %s", first_line(error))
 
