@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterator
 from typing import ClassVar
 
 from t5x_scale.laws.interface import Domain, Law, Values, constant, unpublished
@@ -94,12 +95,18 @@ class RatioLoss(Law):
     unit = "nats a token of the domain"
     domain = Domain(ratio=(0.0, 1.0))
 
-    a: float = unpublished(0.3)
+    a: float = unpublished(0.3, signed=True)
     s: float = unpublished(-0.2, signed=True)
-    b: float = unpublished(1.0)
+    b: float = unpublished(1.0, signed=True)
 
     def _value(self, *, ratio: Values) -> Values:
         return self.a * ratio**self.s + self.b
+
+    @classmethod
+    def starts(cls) -> Iterator[dict[str, float]]:
+        """Falling curves of both kinds: a and s have opposite signs."""
+        yield {"a": 0.3, "s": -0.2, "b": 1.0}
+        yield {"a": -0.3, "s": 0.2, "b": 2.0}
 
 
 _BY_SIZE = (CriticalRatio(), CriticalRatio940M(), CriticalRatio1600M(), CriticalRatio3100M())

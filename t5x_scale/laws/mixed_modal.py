@@ -111,8 +111,8 @@ class MoleculesOnly(TextOnly):
 class MixedModalPair(Law):
     """L(N, D_i, D_j) = [L_i(N, D_i) + L_j(N, D_j)]/2 - C + A/N^alpha + B/(D_i + D_j)^beta.
 
-    `first` and `second` are the laws of the two kinds alone; a fit takes them in `fixed`. The loss is the mean over
-    both; `tokens` are those of the first, `other_tokens` of the second.
+    The loss is the mean over both kinds; `tokens` are those of the first, `other_tokens` of the second, and
+    `alone_loss`, the term in brackets halved, is what the two have apart: see `alone`.
     """
 
     name = "mixed_modal"
@@ -125,12 +125,9 @@ class MixedModalPair(Law):
     alpha: float = unpublished(0.3)
     B: float = unpublished(50.0)
     beta: float = unpublished(0.3)
-    first: Law = SpeechOnly()
-    second: Law = TextOnly()
 
-    def _value(self, *, params: Values, tokens: Values, other_tokens: Values) -> Values:
-        alone = self.first._value(params=params, tokens=tokens) + self.second._value(params=params, tokens=other_tokens)
-        return alone / 2 - self.synergy(params, tokens, other_tokens)
+    def _value(self, *, params: Values, tokens: Values, other_tokens: Values, alone_loss: Values) -> Values:
+        return alone_loss - self.synergy(params, tokens, other_tokens)
 
     def synergy(self, params: Values, tokens: Values, other_tokens: Values) -> Values:
         """What the two gain by each other, in nats; negative where they compete."""
@@ -143,6 +140,11 @@ class MixedModalPair(Law):
           UserError: if there is none: more than C is lost to the data's competition alone.
         """
         return solve(lambda params: float(self.synergy(params, tokens, other_tokens)), low, high)
+
+
+def alone(first: Law, second: Law, params: Values, tokens: Values, other_tokens: Values) -> Values:
+    """Mean of the losses that two modalities have apart, by their laws."""
+    return (first.loss(params=params, tokens=tokens) + second.loss(params=params, tokens=other_tokens)) / 2
 
 
 LAWS = (TextOnly(), CodeOnly(), ImageOnly(), SpeechOnly(), ImageTextOnly(), MoleculesOnly(), MixedModalPair())
