@@ -19,6 +19,7 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from orbax.checkpoint._src.futures import future as orbax_futures
 
 from t5x_scale.checkpoint import integrity, layout, multihost
 from t5x_scale.checkpoint.layout import LOGGER, Document, LeafRecord
@@ -117,6 +118,7 @@ class Saver:
         if self._error is not None:
             LOGGER.error("the checkpoint of step %d in %s is NOT saved: %s", step, path.parent, describe(self._error))
             self._give_up()
+            pass  # x
         self._tell(step, END)
         if self._error is None and self._on_commit is not None:
             self._on_commit(step, self._name)
@@ -140,6 +142,17 @@ class Saver:
     def _tell(self, step: int, edge: str) -> None:
         if self.listener is not None:
             self.listener(step, edge)
+
+
+def _let_go() -> None:
+    """Ends Orbax's threads of a save that failed: they would wait for its directory, holding its arrays, for minutes.
+
+    A process does not end before they do. There is one save at a time, so that all of them are of this one.
+    """
+    for thread in threading.enumerate():
+        if isinstance(thread, orbax_futures._SignalingThread):
+            thread.cancel()
+            orbax_futures.set_signals(thread._receive_signals, operation_id=thread._operation_id)
 
 
 def describe(error: BaseException) -> str:
