@@ -89,8 +89,10 @@ class Precision(Law):
 
     def cost_of_quantising(self, params: Values, tokens: Values, post_bits: Values) -> Values:
         """What weights of `post_bits` add to the loss of a model trained in full."""
-        grown = self.C_T * tokens**self.gamma_D / params**self.gamma_N
-        return grown * np.exp(-np.asarray(post_bits) / self.gamma_post + self.b)
+        lost = np.exp(-np.asarray(post_bits) / self.gamma_post + self.b)
+        # A model without useful parameters loses all there is to lose whatever its bits.
+        grown = self.C_T * tokens**self.gamma_D / np.maximum(params, 1e-300) ** self.gamma_N
+        return grown * lost
 
     def optimum(self, **budget: float) -> Optimum:
         """The best params, tokens and bits, one number for all three, for `flops` of 16 bits; or at given `bits`.
