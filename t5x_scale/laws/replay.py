@@ -150,6 +150,11 @@ class Shift:
         """Rise of the loss on old data, in nats; negative where replay leaves it better than it was."""
         return self.old.loss(ratio=ratio) - self.scenario.base_old
 
+    def ratio_for(self, forgetting: float) -> float:
+        """The least replay that keeps forgetting at or below so many nats; 0 where none is needed."""
+        law = self.old
+        return max((law.A / (self.scenario.base_old + forgetting)) ** (1 / law.gamma) - law.epsilon, 0.0)
+
     def cost(self, ratio: Values) -> Values:
         """Rise of the loss on new data over that without replay, in nats."""
         return self.new.loss(ratio=ratio) - self.new.loss(ratio=0.0)

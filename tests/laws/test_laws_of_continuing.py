@@ -189,6 +189,10 @@ def test_the_laws_through_ibrahims_rows_meet_them_and_are_marked_as_ours(name):
     assert shift.forgetting(0.05) < 0.45 * shift.forgetting(0.0)
     assert shift.cost(0.05) < 0.02
     assert shift.old.outside(ratio=0.7)
+    enough = shift.ratio_for(0.1)
+    assert shift.forgetting(enough) == pytest.approx(0.1)
+    assert 0 < enough < 0.5
+    assert shift.ratio_for(9.0) == 0.0
 
 
 def test_forgetting_rises_as_the_fine_tuning_loss_falls_and_fits_say_how():
