@@ -81,6 +81,10 @@ _MODULES = (
 
 LAWS: dict[str, Law] = {law.name: law for module in _MODULES for law in module.LAWS}
 
+# What a constant is, and where it is from, stands once, at its field: `help(type(law))` shows it too.
+for _law in LAWS.values():
+    type(_law).__doc__ = f"{type(_law).__doc__}\n\nConstants:\n{_law.constants_table()}"
+
 
 def find_law(name: str) -> Law:
     """The law of that name, with the published constants.

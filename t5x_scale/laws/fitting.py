@@ -25,6 +25,9 @@ HUBER_DELTA = 1e-3
 # For what is no number, so far from the data that every step towards them is an improvement.
 _FAR = 1e3
 
+# What data do not fix runs away, and must stay a number.
+_LARGEST_LOG = 700.0
+
 _TIGHT = {"ftol": 1e-12, "xtol": 1e-12, "gtol": 1e-12}
 
 L = TypeVar("L", bound=Law)
@@ -60,7 +63,8 @@ class _Space:
         return np.where(self.signed, values, np.log(np.where(self.signed, 1.0, values)))
 
     def to_law(self, vector: np.ndarray) -> Law:
-        values = np.where(self.signed, vector, np.exp(np.where(self.signed, 0.0, vector)))
+        logs = np.clip(np.where(self.signed, 0.0, vector), -_LARGEST_LOG, _LARGEST_LOG)
+        values = np.where(self.signed, vector, np.exp(logs))
         return self.law(**dict(zip(self.names, map(float, values), strict=True)), **self.fixed)
 
     def residuals(self, vector: np.ndarray, rows: _Rows) -> np.ndarray:

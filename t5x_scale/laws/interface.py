@@ -261,6 +261,16 @@ class Law(abc.ABC):
         entries = {f.name: f.metadata["constant"] for f in dataclasses.fields(cls) if "constant" in f.metadata}
         return {name: e if e.source else dataclasses.replace(e, source=cls.source) for name, e in entries.items()}
 
+    @classmethod
+    def constants_table(cls) -> str:
+        """One line for each constant of the paper: its value, standard error, confidence and source."""
+        lines = []
+        for name, entry in cls.published().items():
+            error = f" ± {entry.error:g}" if entry.error is not None else ""
+            value = "unknown" if math.isnan(entry.value) else f"{entry.value:.10g}{error} ({entry.confidence})"
+            lines.append(f"  {name} = {value}: {entry.source}")
+        return "\n".join(lines)
+
     @property
     def constants(self) -> dict[str, Constant]:
         """This instance's constants by name; one that is not the paper's says so."""

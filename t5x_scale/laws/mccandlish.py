@@ -76,18 +76,23 @@ def estimate(small: Values, large: Values, small_batch: Values, large_batch: Val
 def noise_scale(trace: np.ndarray, signal: np.ndarray, decay: float = 0.99) -> np.ndarray:
     """[steps] B_simple after each step: the ratio of two averages with exponentially fading memory.
 
-    The averages are corrected for their start at nothing, which the ratio would cancel anyway. NaN where the averaged
-    signal is not positive yet.
+    Steps where either is not finite change nothing. NaN where the averaged signal is not positive (yet).
     """
-    averages = []
-    for values in (trace, signal):
-        average, found = 0.0, np.empty(len(values))
-        for step, value in enumerate(values):
-            average = decay * average + (1 - decay) * value
-            found[step] = average
-        averages.append(found)
-    above, below = averages
-    return np.divide(above, below, out=np.full(len(above), np.nan), where=below > 0)
+    found = np.full(len(trace), np.nan)
+    above = below = 0.0
+    for step, (noise, square) in enumerate(zip(trace, signal, strict=True)):
+        if np.isfinite(noise) and np.isfinite(square):
+            # Both start at nothing, which cancels in the ratio.
+            above += (1 - decay) * (noise - above)
+            below += (1 - decay) * (square - below)
+        if below > 0:
+            found[step] = above / below
+    return found
+
+
+def steps_factor(batch_tokens: float, critical_batch: float, new_batch: float) -> float:
+    """Steps at another batch over those at this one, to the same loss: (1 + B_crit/B')/(1 + B_crit/B)."""
+    return (1 + critical_batch / new_batch) / (1 + critical_batch / batch_tokens)
 
 
 LAWS = (StepsForBatch(), StepForBatch())

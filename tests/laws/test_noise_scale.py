@@ -28,6 +28,8 @@ def test_averages_fade_alike_so_that_constants_stay():
     scale = mccandlish.noise_scale(np.full(10, 6.0), np.full(10, 2.0), decay=0.9)
     np.testing.assert_allclose(scale, 3.0)
     assert np.isnan(mccandlish.noise_scale(np.array([1.0]), np.array([-1.0]))[0])
+    gap = mccandlish.noise_scale(np.array([6.0, np.nan, 6.0]), np.array([2.0, 1.0, 2.0]))
+    np.testing.assert_allclose(gap, 3.0)
 
 
 def test_steps_and_tokens_trade_off():
@@ -36,6 +38,7 @@ def test_steps_and_tokens_trade_off():
         steps = law.predict(batch_tokens=batch)
         assert (steps / 1e4 - 1) * (steps * batch / law.E_min - 1) == pytest.approx(1)
     assert law.predict(batch_tokens=1e6) == 2e4
+    assert mccandlish.steps_factor(1e4, 1e6, 1e6) == pytest.approx(2e4 / law.predict(batch_tokens=1e4))
     rate = mccandlish.StepForBatch(largest=0.1, B_noise=1e6)
     assert rate.predict(batch_tokens=1e6) == pytest.approx(0.05)
 
