@@ -5,7 +5,6 @@ from __future__ import annotations
 from t5x_scale.core.errors import UserError
 from t5x_scale.core.files import make_directory, write_json, write_text
 from t5x_scale.planner import gin_files, machines, record, table
-from t5x_scale.planner.allocations import FRONTIERS
 from t5x_scale.planner.amounts import Amount
 from t5x_scale.planner.budgets import make_budget
 from t5x_scale.planner.continuing import Continuation, make_continuation
@@ -25,7 +24,7 @@ def plan(
     family: str = "llama",
     vocab_size: int | None = None,
     length: int | None = None,
-    law: str = FRONTIERS[0],
+    law: str | None = None,
     laws: str | None = None,
     precompiled: str | None = None,
     explain: bool = False,
@@ -52,7 +51,7 @@ def plan(
       family: `llama` or `palm`.
       vocab_size: of the tokenizer, if there is one already.
       length: tokens of a row.
-      law: that divides compute between size and tokens.
+      law: that divides compute between size and tokens; by default one of `laws`, else Chinchilla's refit.
       laws: a JSON file of laws fitted to one's own runs, in place of the published ones.
       precompiled: a JSON file of `t5x_scale precompile --output`, for the MFU.
       explain: whether to say of every number which laws spoke about it.

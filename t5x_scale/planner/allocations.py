@@ -11,7 +11,7 @@ from t5x_scale.laws.units import FLOPS_PER_PARAM_TOKEN, training_flops
 from t5x_scale.planner.amounts import count_text
 from t5x_scale.planner.budgets import Budget
 from t5x_scale.planner.choices import Opinion, make_opinion
-from t5x_scale.planner.law_table import Laws, present
+from t5x_scale.planner.law_table import Laws, is_fitted, present
 
 # Laws with a frontier of sizes and tokens over FLOPs, the default first: the refit of Chinchilla's data agrees with
 # the paper's other two approaches, and the paper's own third does not.
@@ -47,13 +47,13 @@ class Allocation:
     counts_tables: bool = True
 
 
-def allocate(budget: Budget, laws: Laws, law_name: str = FRONTIERS[0]) -> Allocation:
+def allocate(budget: Budget, laws: Laws, law_name: str | None = None) -> Allocation:
     """Size and tokens for what is given of a run.
 
     Raises:
       UserError: no such law, or more parameters than the FLOPs allow.
     """
-    law = find_frontier(laws, law_name)
+    law = find_frontier(laws, law_name or usual_law(laws))
     params, tokens, compute, reason, followed = _divide(budget, laws, law)
     if not min(params, tokens) >= 1 or not math.isfinite(params * tokens):
         raise UserError(f"{params:.3g} parameters on {tokens:.3g} tokens are no run; give another budget")
@@ -76,20 +76,29 @@ def frontier_at(law: Law, name: str, value: float) -> tuple[float, float]:
     Raises:
       UserError: the frontier does not get there.
     """
-    low, high = math.log(1e6), math.log(1e33)
-    if name == "flops":
-        low = high = math.log(value)
-    # All of them grow along the frontier.
-    for _ in range(0 if low == high else 100):
-        middle = (low + high) / 2
-        low, high = (middle, high) if law.optimum(flops=math.exp(middle))[name] < value else (low, middle)
-    flops = math.exp(high)
-    params = law.optimum(flops=flops).params
-    tokens = flops / FLOPS_PER_PARAM_TOKEN / params
-    reached = {"flops": flops, "params": params, "tokens": tokens}[name]
-    if not 0.99 < reached / value < 1.01:
+    low = high = math.log(value)
+    if name != "flops":
+        low, high = math.log(1e6), math.log(1e33)
+        # Both grow along the frontier.
+        for _ in range(100):
+            middle = (low + high) / 2
+            low, high = (middle, high) if _at(law, middle)[name] < value else (low, middle)
+    found = _at(law, high)
+    if not 0.99 < found[name] / value < 1.01:
         raise UserError(f"--{name}={count_text(value)} is beyond the frontier of {law.name}; give another budget")
-    return params, tokens
+    return found["params"], found["tokens"]
+
+
+def _at(law: Law, log_flops: float) -> dict[str, float]:
+    flops = math.exp(log_flops)
+    params = law.optimum(flops=flops).params
+    return {"flops": flops, "params": params, "tokens": flops / FLOPS_PER_PARAM_TOKEN / params}
+
+
+def usual_law(laws: Laws) -> str:
+    """The one that is fitted to somebody's own runs, else the first of `FRONTIERS`."""
+    fitted = [law.name for law in present(laws, FRONTIERS) if is_fitted(law)]
+    return (fitted or FRONTIERS)[0]
 
 
 def find_frontier(laws: Laws, name: str) -> Law:

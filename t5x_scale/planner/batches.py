@@ -119,7 +119,7 @@ def make_batches(
     check_shares(tokens, length, shares)
     wanted = wanted_rows(batch_tokens, tokens, length)
     # In fours, so that a quarter of them divides too, and in eights where that hardly rounds.
-    unit = next((shares * part for part in (8, 4, 2) if wanted >= 4 * shares * part), shares)
+    unit = next((shares * part for part in (8, 4, 2) if wanted >= 8 * shares * part), shares)
     rows = max(shares, round(wanted / unit) * unit)
     steps = round(tokens / (rows * length))
     steps = max(1, steps)

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from t5x_scale.laws import Law
+from t5x_scale.planner.law_table import is_fitted
 
 NO_DOMAIN = "its range of validity is not known"
 
@@ -85,7 +86,8 @@ def ask(law: Law, **quantities: float) -> Opinion:
 def make_opinion(law: Law, value: float, **quantities: float) -> Opinion:
     """The opinion `value` of a law, with what these quantities leave of its domain; one without a domain says so."""
     outside = tuple(law.outside(**quantities)) if law.domain.ranges else (NO_DOMAIN,)
-    return Opinion(law.name, float(value), law.confidence, law.source, outside, law.unit)
+    confidence = "fitted" if is_fitted(law) else law.confidence
+    return Opinion(law.name, float(value), confidence, law.source, outside, law.unit)
 
 
 def spread(values: Iterable[float]) -> float:

@@ -15,7 +15,7 @@ from t5x_scale.planner.batches import BatchPlan
 from t5x_scale.planner.budgets import Budget
 from t5x_scale.planner.choices import Choice, Opinion, ask, make_opinion
 from t5x_scale.planner.known_models import KnownModel
-from t5x_scale.planner.law_table import Laws
+from t5x_scale.planner.law_table import Laws, is_fitted
 from t5x_scale.planner.machines import Cost, Site
 from t5x_scale.planner.plans import about_batch, about_machine, warnings_about
 from t5x_scale.planner.rates import Training
@@ -150,7 +150,7 @@ def _shares(laws: Laws, shape: Shape, amounts: Amounts, share: float) -> Iterato
     unit = f"largest share that costs general text {cmr.TOLERANCE:g} nats"
     yield dataclasses.replace(critical, value=bounded, unit=unit)
     fitted = laws.get("dcpt")
-    if fitted is not None and fitted.confidence == "fitted":
+    if fitted is not None and is_fitted(fitted):
         base = fitted.loss(params=params, tokens=total, ratio=1.0)
         best = fitted.optimum(params=params, tokens=total, cap=1.03 * base)
         yield dataclasses.replace(

@@ -9,14 +9,14 @@ from typing import Any
 from t5x_scale.laws import Law
 from t5x_scale.planner.allocations import DATA_CONSTRAINED
 from t5x_scale.planner.choices import Choice, Opinion, ask, spread
-from t5x_scale.planner.law_table import Laws, present
+from t5x_scale.planner.law_table import Laws, is_fitted, present
 
-# Laws of dense models on natural text. Their corpora and tokenizers differ, and so do nats a token.
-LOSSES = ("besiroglu", "chinchilla_unrounded", "chinchilla", DATA_CONSTRAINED, "kaplan_joint")
-# Those on Chinchilla's or a like corpus, with a tokenizer of 32 to 50 thousand: what a band is made of.
-_COMPARABLE = LOSSES[:4]
+# Laws of dense models on natural text, as they are asked first. Corpora and tokenizers differ, and so do nats a token.
+LOSSES = ("besiroglu", "chinchilla_unrounded", "chinchilla", "kaplan_joint", DATA_CONSTRAINED)
 # Beyond the laws' disagreement: seeds and corpora; and above, what a learning rate costs that has not fallen yet.
 _BELOW, _ABOVE = 0.03, 0.08
+# Above the largest models of every fit only the more recent laws are compared.
+_LARGE = 9e9
 _POINTS = 60
 # Laws say nothing about the first steps.
 _FROM_SHARE = 0.02
@@ -30,12 +30,14 @@ class Question:
       params: all of them.
       bare_params: those outside the tables.
       tokens: of the run.
+      vocab_size: of the model.
       unique_tokens: that there are; None where they are enough.
     """
 
     params: float
     bare_params: float
     tokens: float
+    vocab_size: int
     unique_tokens: float | None = None
 
     @property
@@ -49,9 +51,8 @@ def choose_loss(laws: Laws, question: Question, law_name: str) -> Choice:
     followed = _followed(laws, question, law_name)
     value = next(opinion.value for opinion in opinions if opinion.law == followed.name)
     values = [opinion.value for opinion in opinions]
-    text = (
-        f"{value:.3f} {followed.unit}; laws between {min(values):.3f} and {max(values):.3f}, {spread(values):.0%} apart"
-    )
+    between = f"laws between {min(values):.3f} and {max(values):.3f}, {spread(values):.0%} apart"
+    text = f"{value:.3f} {followed.unit}; {between}"
     reason = f"by {followed.name}; on another corpus or tokenizer compare shapes, not values"
     return Choice("expected loss", value, text, reason, opinions, followed.name)
 
@@ -59,14 +60,13 @@ def choose_loss(laws: Laws, question: Question, law_name: str) -> Choice:
 def make_curve(laws: Laws, question: Question, law_name: str) -> dict[str, Any]:
     """The predicted course of the loss over tokens, L(N, D) along D, with a band, as plain lists.
 
-    The band spans what the laws for a like corpus say, 3 % below and 8 % above: a run whose learning rate has not
-    fallen yet lies above a law of finished runs.
+    The band spans what the laws say that speak about runs of this size, and 3 % below and 8 % above: a run whose
+    learning rate has not fallen yet lies above a law of finished runs.
     """
     followed = _followed(laws, question, law_name)
-    if followed.confidence == "fitted":
-        comparable = [followed]
-    else:
-        comparable = list(dict.fromkeys([followed, *present(laws, _COMPARABLE)]))
+    comparable = [followed]
+    if not is_fitted(followed):
+        comparable += [law for law in present(laws, LOSSES) if law != followed and _agrees(laws, law, question)]
     first = math.log(question.tokens * _FROM_SHARE)
     step = (math.log(question.tokens) - first) / (_POINTS - 1)
     rows = []
@@ -79,9 +79,30 @@ def make_curve(laws: Laws, question: Question, law_name: str) -> dict[str, Any]:
 
 
 def _followed(laws: Laws, question: Question, law_name: str) -> Law:
-    if question.repeats and DATA_CONSTRAINED in laws:
+    """A law of one's own runs; for repeated data the one that knows of it; else the first that was fitted on such runs.
+
+    Where none was, the first that still means something: far below their sizes laws promise less than chance.
+    """
+    first = law_name if law_name in LOSSES else LOSSES[0]
+    if question.repeats and not is_fitted(laws[first]) and _means_something(laws, DATA_CONSTRAINED, question):
         return laws[DATA_CONSTRAINED]
-    return laws[law_name if law_name in LOSSES else LOSSES[0]]
+    names = list(dict.fromkeys((first, *LOSSES)))
+    if is_fitted(laws[first]):
+        return laws[first]
+    meaningful = [name for name in names if _means_something(laws, name, question)]
+    within = [name for name in meaningful if not _ask(laws, laws[name], question).outside]
+    return laws[(within or meaningful or names)[0]]
+
+
+def _means_something(laws: Laws, name: str, question: Question) -> bool:
+    """Whether the loss is below that of guessing."""
+    return _ask(laws, laws[name], question).value < math.log(question.vocab_size)
+
+
+def _agrees(laws: Laws, law: Law, question: Question) -> bool:
+    """Whether a law speaks about such runs: it was fitted on some, or reaches as far as any does."""
+    said = _ask(laws, law, question)
+    return not said.outside or (law.with_embeddings is True and question.params > _LARGE)
 
 
 def _ask(laws: Laws, law: Law, question: Question) -> Opinion:

@@ -57,6 +57,11 @@ def _make(entry: Any, path: str) -> Law:
     return fitted(**{**{name: getattr(law, name) for name in law.published()}, **entry["constants"]})
 
 
+def is_fitted(law: Law) -> bool:
+    """Whether its constants come from somebody's own runs."""
+    return any(constant.confidence == "fitted" for constant in law.constants.values())
+
+
 def present(laws: Laws, names: Sequence[str]) -> Iterator[Law]:
     """The laws of these names, in this order, as far as they are known."""
     return (laws[name] for name in names if name in laws)

@@ -106,6 +106,9 @@ def choose_site(budget: Budget, shape: Shape, rows: float, length: int, flops: f
       rows: of a batch, about.
       length: of a row.
       flops: of the run.
+
+    Raises:
+      UserError: none of the generation holds it.
     """
     if budget.machine is not None:
         return Site(budget.machine, _mesh(budget.machine, shape, rows), "given")
@@ -119,8 +122,10 @@ def choose_site(budget: Budget, shape: Shape, rows: float, length: int, flops: f
             return Site(machine, mesh, f"the smallest {machine.chip.name} that holds it and is done within {within}")
         holding.append(machine)
     if not holding:
-        machine = next(iter(candidates(generation)))
-        return Site(machine, _mesh(machine, shape, rows), "no machine holds it")
+        raise UserError(
+            f"no {generation} machine holds {count_text(shape.count.total)} parameters whose batches have "
+            f"{rows:,.0f} rows: name another one with --chips"
+        )
     last = holding[-1]
     return Site(
         last, _mesh(last, shape, rows), f"the largest {last.chip.name} whose devices have a row of a batch each"

@@ -16,7 +16,7 @@ _LOSS_CHUNK = 128
 # Arrays of the size of a layer's widest activation that are alive in its backward pass: gate, up, their product, and
 # the gradients of these.
 _ALIVE = 6
-_TOKENS_AT_ONCE = 2**14
+_TOKENS_AT_ONCE = 2**15
 
 
 @dataclasses.dataclass(frozen=True)

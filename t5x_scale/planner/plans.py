@@ -59,17 +59,18 @@ class Plan:
         return tuple(_warnings(self))
 
 
-def make_plan(budget: Budget, laws: Laws, law_name: str = allocations.FRONTIERS[0]) -> Plan:
+def make_plan(budget: Budget, laws: Laws, law_name: str | None = None) -> Plan:
     """A run for a budget.
 
     Args:
       budget: checked (see `budgets.make_budget`).
       laws: by name (see `law_table.load_laws`).
-      law_name: the law that divides compute between size and tokens.
+      law_name: the law that divides compute between size and tokens; None is a fitted one, else the usual.
 
     Raises:
       UserError: nothing can be planned for it.
     """
+    law_name = law_name or allocations.usual_law(laws)
     division = allocations.allocate(budget, laws, law_name)
     sketch, _ = _shape(budget, laws, division, MeshPlan())
     length, rows = _rows(budget, laws, sketch, _tokens(division, sketch, budget.length or 2048))
@@ -85,7 +86,13 @@ def make_plan(budget: Budget, laws: Laws, law_name: str = allocations.FRONTIERS[
     wanted = rates.choose_batch_tokens(laws, training)
     batch = batches.make_batches(wanted.value, tokens, length, site.mesh)
     cost = machines.price(budget, site, shape, batch.pieces[0][1], batch.rows, length, batch.tokens)
-    question = Question(shape.count.total, shape.non_embedding, batch.tokens, budget.unique_tokens)
+    if not cost.memory.fits:
+        # The first batches of a ramp cannot be cut into as many parts.
+        batch = batches.make_batches(wanted.value, tokens, length, site.mesh, with_ramp=False)
+        cost = machines.price(budget, site, shape, batch.rows, batch.rows, length, batch.tokens)
+    question = Question(
+        shape.count.total, shape.non_embedding, batch.tokens, shape.config.vocab_size, budget.unique_tokens
+    )
     choices = (
         *_about_model(division, shape, site, tokens),
         vocabulary,

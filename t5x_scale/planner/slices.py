@@ -131,7 +131,11 @@ def parse_slice(text: str | int) -> Slice | str:
         return make_slice(DEFAULT_GENERATION, int(text))
     text = str(text).strip().lower()
     if topology := _TOPOLOGY.fullmatch(text):
-        return make_slice(topology[1], math.prod(map(int, topology[2].split("x"))))
+        shape = tuple(map(int, topology[2].split("x")))
+        machine = make_slice(topology[1], math.prod(shape))
+        if len(shape) != len(machine.shape):
+            raise UserError(f"--chips is {text!r}; a slice of {topology[1]} has a shape such as {machine.topology}")
+        return dataclasses.replace(machine, shape=shape)
     match = _NAME.fullmatch(text)
     if match is None:
         raise UserError(f"--chips is {text!r}; expected a generation and a number of chips, such as v5p-512")

@@ -1,0 +1,61 @@
+"""Laws fitted to one's own runs take the place of the published ones."""
+
+import json
+
+import pytest
+
+from t5x_scale.core.errors import UserError
+from t5x_scale.laws import LAWS
+from t5x_scale.planner.budgets import make_budget
+from t5x_scale.planner.law_table import is_fitted, load_laws
+from t5x_scale.planner.plans import make_plan
+
+OWN = {
+    "law": "chinchilla",
+    "constants": {"E": 1.0, "A": 30.0, "B": 60.0, "alpha": 0.25, "beta": 0.25},
+    "intervals": {"E": [0.9, 1.1]},
+    "data": {"runs": 30},
+    "domain": {"params": [1e5, 3e6], "tokens": [1e6, 1e8]},
+    "unit": "nats a token of stdlib",
+}
+
+
+def write(tmp_path, value):
+    path = tmp_path / "laws.json"
+    path.write_text(json.dumps(value))
+    return str(path)
+
+
+@pytest.mark.parametrize("value", [OWN, [OWN]])
+def test_a_fitted_law_is_followed(tmp_path, value):
+    laws = load_laws(write(tmp_path, value))
+    assert is_fitted(laws["chinchilla"])
+    assert laws["besiroglu"] is LAWS["besiroglu"]
+    plan = make_plan(make_budget(params=1e6, tokens=2e7, chips="cpu"), laws)
+    assert (plan["expected loss"].law, plan["expected loss"].confidence) == ("chinchilla", "fitted")
+    expected = 1 + 30 / plan.shape.count.total**0.25 + 60 / plan.batch.tokens**0.25
+    assert plan["expected loss"].value == pytest.approx(expected)
+    assert "stdlib" in plan["expected loss"].text
+    assert not plan["expected loss"].outside
+    assert make_plan(make_budget(flops=1e13, chips="cpu"), laws)["parameters"].law == "chinchilla"
+
+
+def test_its_range_is_its_own(tmp_path):
+    laws = load_laws(write(tmp_path, OWN))
+    assert any("params" in line for line in laws["chinchilla"].outside(params=1e9, tokens=1e7))
+    assert not LAWS["chinchilla"].outside(params=1e9, tokens=1e10)
+
+
+@pytest.mark.parametrize(
+    ("value", "part"),
+    [
+        ({**OWN, "law": "chinchila"}, "chinchilla"),
+        ({**OWN, "constants": {"Alpha": 1}}, "'alpha'"),
+        ({**OWN, "constants": {"alpha": "much"}}, "expected a number"),
+        ({"constants": {}}, "'law'"),
+        ("text", "'law'"),
+    ],
+)
+def test_what_is_no_law(tmp_path, value, part):
+    with pytest.raises(UserError, match=part):
+        load_laws(write(tmp_path, value))
