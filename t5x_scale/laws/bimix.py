@@ -15,11 +15,12 @@ from typing import Any, Self
 import numpy as np
 
 from t5x_scale.core.errors import UserError
-from t5x_scale.laws.interface import Domain, Fit, Law, Values, unpublished
+from t5x_scale.laws.bounded import SHARE, BoundedLaw
+from t5x_scale.laws.interface import Domain, Fit, Values, unpublished
 
 
 @dataclasses.dataclass(frozen=True)
-class BiMix(Law):
+class BiMix(BoundedLaw):
     """L_i(r_i, s) = (A_i/r_i^alpha_i)·(B_i/s^beta_i + C_i) of domain i, with share r_i = `ratio`, after s `steps`.
 
     A scales B and C: only their products are seen, so a fit holds A at 1 unless told otherwise.
@@ -28,7 +29,8 @@ class BiMix(Law):
     name = "bimix"
     source = "Ge et al. 2024 (2405.14908), equation 5"
     unit = "nats a token of the domain"
-    domain = Domain(ratio=(0.0, 1.0))
+    domain = Domain(ratio=SHARE)
+    bounds = Domain(ratio=SHARE)
 
     A: float = unpublished(1.0)
     alpha: float = unpublished(0.1, signed=True)

@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterator
 from typing import ClassVar
 
+from t5x_scale.laws.bounded import SHARE, BoundedLaw
 from t5x_scale.laws.interface import Domain, Law, Values, constant, unpublished
 
 _SOURCE = "Gu et al. 2024 (2407.17467), table 5"
@@ -86,14 +87,15 @@ class CriticalRatio3100M(CriticalRatio):
 
 
 @dataclasses.dataclass(frozen=True)
-class RatioLoss(Law):
+class RatioLoss(BoundedLaw):
     """L(R) = a·R^s + b: the loss of the domain in its share, at a fixed number of tokens; fitted, the paper predicts
     the loss at 25 % from 33 % and more within 0.1 %."""
 
     name = "cmr_loss"
     source = "Gu et al. 2024 (2407.17467), section 4, table 2"
     unit = "nats a token of the domain"
-    domain = Domain(ratio=(0.0, 1.0))
+    domain = Domain(ratio=SHARE)
+    bounds = Domain(ratio=SHARE)
 
     a: float = unpublished(0.3, signed=True)
     s: float = unpublished(-0.2, signed=True)

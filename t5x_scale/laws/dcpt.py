@@ -13,14 +13,15 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from t5x_scale.core.errors import UserError
+from t5x_scale.laws.bounded import SHARE, BoundedLaw
 from t5x_scale.laws.frontier import checked_budget, solve
-from t5x_scale.laws.interface import Domain, Law, Optimum, Values, unpublished
+from t5x_scale.laws.interface import Domain, Optimum, Values, unpublished
 
 _SOURCE = "Que et al. 2024 (2406.01375)"
 
 
 @dataclasses.dataclass(frozen=True)
-class Dcpt(Law):
+class Dcpt(BoundedLaw):
     """L(N, D, r) = E + A/N^alpha + B·r^eta/D^beta + C/(r + epsilon)^gamma, r the share of the text it is the loss of.
 
     Fitted on Qwen-1.5 from 0.5B to 4B parameters, six domains.
@@ -29,8 +30,9 @@ class Dcpt(Law):
     name = "dcpt"
     source = f"{_SOURCE}, equation 5"
     unit = "nats a token of the text whose share it is, Qwen-1.5 tokenizer"
-    domain = Domain(params=(0.5e9, 4e9), ratio=(0.0, 1.0))
+    domain = Domain(params=(0.5e9, 4e9), ratio=SHARE)
     may_be_zero = frozenset({"ratio"})
+    bounds = Domain(ratio=SHARE)
 
     E: float = unpublished(1.5)
     A: float = unpublished(100.0)
@@ -86,14 +88,15 @@ class CrossDomainDcpt(Dcpt):
 
 
 @dataclasses.dataclass(frozen=True)
-class ShareLoss(Law):
+class ShareLoss(BoundedLaw):
     """L(r) = E + C/(r + epsilon)^gamma: D-CPT at one size and number of tokens, for a sweep of shares alone."""
 
     name = "dcpt_share"
     source = Dcpt.source
     unit = Dcpt.unit
-    domain = Domain(ratio=(0.0, 1.0))
+    domain = Domain(ratio=SHARE)
     may_be_zero = Dcpt.may_be_zero
+    bounds = Dcpt.bounds
 
     E: float = unpublished(2.0)
     C: float = unpublished(0.1)

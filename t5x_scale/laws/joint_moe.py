@@ -13,8 +13,9 @@ import dataclasses
 
 import numpy as np
 
+from t5x_scale.laws.bounded import COUNT, BoundedLaw
 from t5x_scale.laws.frontier import checked_budget
-from t5x_scale.laws.interface import Domain, Law, Optimum, Values, constant
+from t5x_scale.laws.interface import Domain, Optimum, Values, constant
 from t5x_scale.laws.routed import effective_experts
 from t5x_scale.laws.units import FLOPS_PER_PARAM_TOKEN
 
@@ -25,7 +26,7 @@ EXPERTS = (1, 2, 4, 8, 16, 32)
 
 
 @dataclasses.dataclass(frozen=True)
-class JointMoe(Law):
+class JointMoe(BoundedLaw):
     """L = a·Ê^delta·N^(alpha + gamma·ln Ê) + b·Ê^omega·D^(beta + zeta·ln Ê) + c; `params` are the active ones."""
 
     name = "joint_moe"
@@ -34,6 +35,7 @@ class JointMoe(Law):
     # Over 280 models up to 5B parameters in all; appendix E lists 500M to 80B tokens.
     domain = Domain(params=(0.0, 2.7e9), tokens=(5e8, 80e9), experts=(1.0, 32.0))
     with_embeddings = True
+    bounds = Domain(experts=COUNT)
 
     a: float = constant(35.91)
     alpha: float = constant(-0.1889, signed=True)
@@ -77,7 +79,7 @@ class JointMoe(Law):
 
 
 @dataclasses.dataclass(frozen=True)
-class MoeLearningRate(Law):
+class MoeLearningRate(BoundedLaw):
     """Peak learning rate exp(intercept + of_params·ln N + of_experts·ln E): more experts, a lower rate."""
 
     name = "moe_learning_rate"
@@ -86,6 +88,7 @@ class MoeLearningRate(Law):
     unit = "peak, of AdamW"
     domain = Domain(experts=(1.0, 32.0))
     with_embeddings = False
+    bounds = Domain(experts=COUNT)
 
     intercept: float = constant(8.39, signed=True)
     of_params: float = constant(-0.81, signed=True)

@@ -13,7 +13,8 @@ import math
 import numpy as np
 
 from t5x_scale.core.errors import UserError
-from t5x_scale.laws.interface import Domain, Law, Values, constant
+from t5x_scale.laws.bounded import COUNT, BoundedLaw
+from t5x_scale.laws.interface import Domain, Values, constant
 
 _SOURCE = "Allen-Zhu & Li 2024 (2404.05405)"
 _NOTES = "medium"
@@ -33,7 +34,7 @@ BIOS_NAMES = 400 * 400 * 1000
 
 
 @dataclasses.dataclass(frozen=True)
-class KnowledgeCapacity(Law):
+class KnowledgeCapacity(BoundedLaw):
     """bits = params·R(exposures)·(quantisation)·(mixture), R from `scarce` at 100 exposures to `rich` at 1000.
 
     `params` are all that are stored, of all experts; `weight_bits` below 8 lose: int8 keeps 2 bits, int4 0.7, and other
@@ -46,6 +47,7 @@ class KnowledgeCapacity(Law):
     predicts = "bits"
     unit = "bits of knowledge"
     domain = Domain(exposures=(100.0, 1000.0), weight_bits=(4.0, 32.0), experts=(1.0, 32.0))
+    bounds = Domain(experts=COUNT, exposures=COUNT)
 
     rich: float = constant(2.0)
     scarce: float = constant(1.0)

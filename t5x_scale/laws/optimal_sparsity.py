@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 
+from t5x_scale.laws.bounded import BoundedLaw
 from t5x_scale.laws.frontier import checked_budget, minimise
-from t5x_scale.laws.interface import Domain, Law, Optimum, Values, constant
+from t5x_scale.laws.interface import Domain, Optimum, Values, constant
 from t5x_scale.laws.units import FLOPS_PER_PARAM_TOKEN
 
 # The sparsities of the paper.
@@ -23,7 +24,7 @@ def sparsity(experts: float, chosen: float) -> float:
 
 
 @dataclasses.dataclass(frozen=True)
-class OptimalSparsity(Law):
+class OptimalSparsity(BoundedLaw):
     """L = a/N^alpha + b/D^beta + c/(1-S)^lambda + d/((1-S)^delta·N^gamma) + e, with N all parameters.
 
     lambda is negative: the third term falls as experts fall idle, the fourth rises. FLOPs are 6·(1-S)·N·D.
@@ -35,6 +36,8 @@ class OptimalSparsity(Law):
     domain = Domain(sparsity=(0.0, 0.98), flops=(3e19, 1e21))
     form_confidence = "medium"
     may_be_zero = frozenset({"sparsity"})
+    # All experts idle is no model.
+    bounds = Domain(sparsity=(0.0, 0.9999))
 
     a: float = constant(16612.50, confidence="medium")
     b: float = constant(5455.67, confidence="medium")

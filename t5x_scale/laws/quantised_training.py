@@ -13,19 +13,21 @@ import dataclasses
 
 import numpy as np
 
-from t5x_scale.laws.interface import Domain, Law, Values, constant
+from t5x_scale.laws.bounded import COUNT, BoundedLaw
+from t5x_scale.laws.interface import Domain, Values, constant
 
 _SOURCE = "Chen et al. 2025 (2505.14302), equation 5, table 1"
 
 
 @dataclasses.dataclass(frozen=True)
-class FourBits(Law):
+class FourBits(BoundedLaw):
     """Weights and activations of 4 bits (W4A4); 80 runs."""
 
     name = "qat_w4a4"
     source = _SOURCE
     unit = "nats a token of their corpus"
     domain = Domain(params=(74e6, 594e6), tokens=(10e9, 100e9), group_size=(32.0, 256.0))
+    bounds = Domain(group_size=COUNT)
 
     E: float = constant(1.9279)
     A: float = constant(237.7042)

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from t5x_scale.laws.interface import Domain, Law, Values, constant
+from t5x_scale.laws.bounded import SHARE, BoundedLaw
+from t5x_scale.laws.interface import Domain, Values, constant
 
 _SOURCE = "form and constants ours, fitted to rows of Ibrahim et al. 2024 (2403.08763)"
 
@@ -79,7 +80,7 @@ WEAK_SHIFT_10B = Scenario(
 
 
 @dataclasses.dataclass(frozen=True)
-class OldLoss(Law):
+class OldLoss(BoundedLaw):
     """L(r) = A/(r + epsilon)^gamma on old data after a strong shift, with r the share of replay (`ratio`)."""
 
     name = "replay_old_strong"
@@ -88,6 +89,7 @@ class OldLoss(Law):
     domain = Domain(ratio=(0.0, 0.5), params=(405e6, 405e6))
     form_confidence = "low"
     may_be_zero = frozenset({"ratio"})
+    bounds = Domain(ratio=SHARE)
 
     A: float = constant(2.1450, confidence="recomputed")
     epsilon: float = constant(2.251e-4, confidence="recomputed")
@@ -109,7 +111,7 @@ class OldLossWeak(OldLoss):
 
 
 @dataclasses.dataclass(frozen=True)
-class NewLoss(Law):
+class NewLoss(BoundedLaw):
     """L(r) = E + cost·r^kappa on new data after a strong shift: what replay takes from them."""
 
     name = "replay_new_strong"
@@ -118,6 +120,7 @@ class NewLoss(Law):
     domain = Domain(ratio=(0.0, 0.5), params=(405e6, 405e6))
     form_confidence = "low"
     may_be_zero = frozenset({"ratio"})
+    bounds = Domain(ratio=SHARE)
 
     E: float = constant(1.1141, confidence="recomputed")
     cost: float = constant(0.2411, confidence="recomputed")

@@ -12,6 +12,7 @@ import dataclasses
 
 import numpy as np
 
+from t5x_scale.laws.bounded import COUNT, BoundedLaw
 from t5x_scale.laws.interface import Domain, Law, Values, constant
 
 _SOURCE = "Clark et al. 2022 (2202.01169)"
@@ -23,7 +24,7 @@ def effective_experts(experts: Values, start: Values, most: Values) -> Values:
 
 
 @dataclasses.dataclass(frozen=True)
-class SBase(Law):
+class SBase(BoundedLaw):
     """log L = a·log N + b·log Ê + c·log N·log Ê + d, routed by solving a balanced assignment (S-BASE).
 
     `params` are those of the dense parent, of which one expert stands for each of its feed-forward layers.
@@ -33,6 +34,7 @@ class SBase(Law):
     source = f"{_SOURCE}, table 3"
     unit = "nats a token of MassiveText after 130B tokens"
     domain = Domain(params=(15e6, 1.3e9), experts=(1.0, 512.0))
+    bounds = Domain(experts=COUNT)
 
     a: float = constant(-0.082, signed=True)
     b: float = constant(-0.108, signed=True)

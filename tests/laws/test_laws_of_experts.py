@@ -225,3 +225,20 @@ def test_what_is_beyond_the_runs_is_said():
         LAWS["joint_moe"].optimum(experts=8)
     with pytest.raises(UserError, match="knows no expert "):
         LAWS["clark_hash"].loss(params=1e9, expert=8)
+
+
+@pytest.mark.parametrize(
+    ("name", "quantities", "said"),
+    [
+        ("clark_hash", {"params": 1e9, "experts": 0.5}, r"experts = 0\.5 is outside 1 to inf"),
+        ("joint_moe", {"params": 1e9, "tokens": 1e10, "experts": [8, 0.1]}, r"experts = 0\.1 is outside 1 to inf"),
+        ("fine_grained_moe", {"params": 1e9, "tokens": 1e10, "granularity": 0.2}, r"granularity = 0\.2 is outside"),
+        ("optimal_sparsity", {"params": 1e9, "tokens": 1e10, "sparsity": 1.0}, r"sparsity = 1 is outside 0 to 0\.9999"),
+        ("replay_old_weak", {"ratio": 1.5}, r"ratio = 1\.5 is outside 0 to 1"),
+        ("qat_w4a4", {"params": 1e9, "tokens": 1e10, "group_size": 0.5}, "group_size"),
+        ("upcycling", {"params": 1e9, "tokens": 1e10, "dense_tokens": 0}, "dense_tokens is 0"),
+    ],
+)
+def test_what_no_run_can_be_is_said(name, quantities, said):
+    with pytest.raises(UserError, match=said):
+        LAWS[name].loss(**quantities)
