@@ -190,7 +190,7 @@ def make_gradients(
 
     def gradients(params: Any, batch: Batch) -> tuple[jax.Array, Any]:
         batch = length_order.in_order(batch, config.context_order)
-        sums, grads = _accumulate(model, config, stop_frozen, params, batch)
+        sums, grads, _ = _accumulate(model, config, stop_frozen, params, batch)
         return _total(*sums), grads
 
     return gradients

@@ -16,6 +16,7 @@ from t5x_scale.beginning import Beginning, check_beginning
 from t5x_scale.checkpoint.manager import CheckpointConfig, CheckpointManager
 from t5x_scale.commands.training.course import Course, Start
 from t5x_scale.commands.training.loop import Ending, Loop
+from t5x_scale.commands.training.memory_errors import explained
 from t5x_scale.commands.training.probes import Probes
 from t5x_scale.conversion.starting import Surgery
 from t5x_scale.core.distributed import ProcessConfig, join_run
@@ -97,7 +98,12 @@ def train(
     record = run_files.make_record(runtime, data, train_steps, beginning, source)
     primary = jax.process_index() == 0
     alive = Health(model_dir, health, jax.process_index(), jax.process_count(), command_line)
-    with alive, CheckpointManager(model_dir, checkpoint, alive.async_save) as manager, StopSignal(preemption) as stop:
+    with (
+        alive,
+        CheckpointManager(model_dir, checkpoint, alive.async_save) as manager,
+        StopSignal(preemption) as stop,
+        explained(runtime, source),
+    ):
         course = Course(model_dir, runtime, manager, source, record, beginning, train_steps, spikes, alive)
         start = course.start()
         run_files.write_run_files(model_dir, runtime, start.source, start.metadata["run"], config_text, command_line)
@@ -109,6 +115,7 @@ def train(
             alive.connect(writers, line, throughput)
             about = {"processes": jax.process_count(), "devices": jax.device_count(), "pid": os.getpid()}
             writers.event("start", start.step, **about)
+            manager.report_to(writers.event)
             probes = Probes(runtime, alive, writers)
             loop = Loop(
                 runtime, eval_sources, manager, evaluation, spikes, log_every_steps, throughput, writers, line, probes
