@@ -27,7 +27,7 @@ class BiMix(BoundedLaw):
     """
 
     name = "bimix"
-    source = "Ge et al. 2024 (2405.14908), equation 5"
+    source = "Ge et al. 2024 (2405.14908)"
     unit = "nats a token of the domain"
     domain = Domain(ratio=SHARE)
     bounds = Domain(ratio=SHARE)

@@ -92,7 +92,7 @@ class RatioLoss(BoundedLaw):
     the loss at 25 % from 33 % and more within 0.1 %."""
 
     name = "cmr_loss"
-    source = "Gu et al. 2024 (2407.17467), section 4, table 2"
+    source = "Gu et al. 2024 (2407.17467), table 2"
     unit = "nats a token of the domain"
     domain = Domain(ratio=SHARE)
     bounds = Domain(ratio=SHARE)

@@ -28,7 +28,7 @@ class Dcpt(BoundedLaw):
     """
 
     name = "dcpt"
-    source = f"{_SOURCE}, equation 5"
+    source = _SOURCE
     unit = "nats a token of the text whose share it is, Qwen-1.5 tokenizer"
     domain = Domain(params=(0.5e9, 4e9), ratio=SHARE)
     may_be_zero = frozenset({"ratio"})
@@ -67,7 +67,7 @@ class CrossDomainDcpt(Dcpt):
     """The same + F/K^mu, one law for many domains: K = `learnability` is how well one is learnt, from short runs."""
 
     name = "dcpt_cross_domain"
-    source = f"{_SOURCE}, section 3.3"
+    source = f"{_SOURCE}, cross-domain form"
 
     F: float = unpublished(1.0)
     mu: float = unpublished(0.5)

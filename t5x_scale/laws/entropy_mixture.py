@@ -1,4 +1,4 @@
-"""Mixtures by entropy (Ge et al. 2024, 2405.14908, section 4): a domain gets a share by how hard it is to predict.
+"""Mixtures by entropy (Ge et al. 2024, 2405.14908): a domain gets a share by how hard it is to predict.
 
 r_i = exp(H_i)/Σ exp(H_j), with H_i the entropy of a token given the one before, from counts of pairs. No training is
 needed, so it is where a sweep of mixtures can begin. Entropies are in nats. A domain is a sequence of arrays of token

@@ -20,7 +20,7 @@ class FineTuningLoss(Law):
     """L = c + ((a/P)^alpha + (b/N)^beta)^rho, with P `trainable_params` and N `steps`."""
 
     name = "fine_tuning_loss"
-    source = f"{_SOURCE}, section 4"
+    source = _SOURCE
     unit = "nats a token of the fine-tuning data"
     form_confidence = "medium"
 
@@ -56,7 +56,7 @@ class ForgettingLine(Law):
     """Forgetting = intercept - slope·(fine-tuning loss): the better the fit, the more is forgotten."""
 
     name = "forgetting_line"
-    source = f"{_SOURCE}, section 4"
+    source = _SOURCE
     predicts = "forgetting"
     unit = Forgetting.unit
     form_confidence = "medium"

@@ -19,7 +19,7 @@ _TRANSCRIBED = "medium"
 # Over 250 runs (abstract).
 _DOMAIN = Domain(params=(8e6, 30e9), tokens=(5e9, 100e9))
 
-# Where speech and text begin to help each other (section 5): (params, tokens).
+# Where speech and text begin to help each other : (params, tokens).
 SPEECH_TEXT_CROSSING = (30e9, 45e9)
 
 
@@ -28,7 +28,7 @@ class TextOnly(Law):
     """L(N, D) = E + A/N^alpha + B/D^beta of text alone."""
 
     name = "modal_text"
-    source = f"{_SOURCE}, section 4, by transcription"
+    source = f"{_SOURCE}, by transcription"
     unit = "nats a token of the modality"
     domain = _DOMAIN
 
@@ -116,7 +116,7 @@ class MixedModalPair(Law):
     """
 
     name = "mixed_modal"
-    source = f"{_SOURCE}, section 5"
+    source = _SOURCE
     unit = "nats a token, mean of the two modalities"
     domain = _DOMAIN
 

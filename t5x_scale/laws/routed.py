@@ -19,7 +19,7 @@ _SOURCE = "Clark et al. 2022 (2202.01169)"
 
 
 def effective_experts(experts: Values, start: Values, most: Values) -> Values:
-    """Ê: a number of experts that begins at `start` for one expert and saturates at `most` (equation 6)."""
+    """Ê: a number of experts that begins at `start` for one expert and saturates at `most`."""
     return 1 / (1 / (experts - 1 + 1 / (1 / start - 1 / most)) + 1 / most)
 
 
@@ -31,7 +31,7 @@ class SBase(BoundedLaw):
     """
 
     name = "clark_s_base"
-    source = f"{_SOURCE}, table 3"
+    source = _SOURCE
     unit = "nats a token of MassiveText after 130B tokens"
     domain = Domain(params=(15e6, 1.3e9), experts=(1.0, 512.0))
     bounds = Domain(experts=COUNT)
@@ -48,7 +48,7 @@ class SBase(BoundedLaw):
         return 10 ** (self.a * n + self.b * e + self.c * n * e + self.d)
 
     def effective_params(self, params: Values, experts: Values) -> Values:
-        """N̄: the size of the dense model that is as good, where L(N̄, 1) = L(N, E) (section 4)."""
+        """N̄: the size of the dense model that is as good, where L(N̄, 1) = L(N, E)."""
         n, e, one = np.log10(params), self._log_experts(experts), self._log_experts(1.0)
         return 10 ** ((self.a * n + self.b * (e - one) + self.c * n * e) / (self.a + self.c * one))
 
@@ -89,7 +89,7 @@ class ClarkDense(Law):
     """L(N) = (N_c/N)^alpha_N, of their dense models alone."""
 
     name = "clark_dense"
-    source = f"{_SOURCE}, section 3.1"
+    source = f"{_SOURCE}, dense models"
     unit = SBase.unit
     domain = Domain(params=(15e6, 1.3e9))
 

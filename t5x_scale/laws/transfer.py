@@ -22,7 +22,7 @@ class TransferBleu(Law):
     """BLEU = (ln(A·D^alpha))^beta, D `tokens` of pre-training."""
 
     name = "transfer_bleu"
-    source = f"{_SOURCE}, equation 1"
+    source = _SOURCE
     predicts = "bleu"
     unit = "BLEU points"
     domain = Domain(params=(770e6, 3e9))
@@ -43,7 +43,7 @@ class TransferLoss(Law):
     """L = E + A/D^alpha: cross entropy of the task after fine-tuning."""
 
     name = "transfer_loss"
-    source = f"{_SOURCE}, equation 2"
+    source = _SOURCE
     unit = "nats a token of the task"
     domain = TransferBleu.domain
 
