@@ -19,7 +19,7 @@ _TRANSCRIBED = "medium"
 # Over 250 runs (abstract).
 _DOMAIN = Domain(params=(8e6, 30e9), tokens=(5e9, 100e9))
 
-# Where speech and text begin to help each other : (params, tokens).
+# Where speech and text begin to help each other: (params, tokens).
 SPEECH_TEXT_CROSSING = (30e9, 45e9)
 
 
