@@ -11,6 +11,9 @@ import dataclasses
 from t5x_scale.laws.interface import Domain, Law, Values, constant, unpublished
 from t5x_scale.laws.power import OfFlops, OfTokens
 
+# Step Law's largest runs: 1B parameters on 100B tokens.
+_STEP_LAW = Domain(params=(0.0, 1e9), tokens=(0.0, 100e9))
+
 
 @dataclasses.dataclass(frozen=True)
 class ShuaiFixedData(OfTokens):
@@ -46,9 +49,10 @@ class StepLawBatch(OfTokens):
     """B_opt = 0.58·D^0.571 tokens, whatever the size of the model."""
 
     name = "step_law_batch"
-    source = "Step Law (Li et al. 2025)"
+    source = "Li et al. 2025 (2503.04715)"
     predicts = "batch_tokens"
     unit = "tokens"
+    domain = _STEP_LAW
 
     coefficient: float = constant(0.58)
     exponent: float = constant(0.571)
@@ -59,9 +63,10 @@ class StepLawLearningRate(Law):
     """eta = 1.79·N^-0.713·D^0.307."""
 
     name = "step_law_learning_rate"
-    source = "Step Law (Li et al. 2025)"
+    source = "Li et al. 2025 (2503.04715)"
     predicts = "learning_rate"
     unit = "of AdamW"
+    domain = _STEP_LAW
 
     coefficient: float = constant(1.79)
     size: float = constant(-0.713, signed=True)

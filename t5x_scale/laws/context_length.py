@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from t5x_scale.laws.interface import Law, Values, constant
+from t5x_scale.laws.interface import Domain, Law, Values, constant
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,6 +17,8 @@ class ContextLength7B(Law):
     name = "context_length_7b"
     source = "Xiong et al. 2023 (2309.16039), read in a public transcription"
     unit = "nats a token of its validation set, Llama-2 tokenizer"
+    # The longest context of its models.
+    domain = Domain(context_length=(1.0, 32768.0))
 
     alpha: float = constant(25.4)
     beta: float = constant(0.45)

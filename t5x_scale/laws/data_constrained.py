@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
 
 import numpy as np
 
@@ -28,7 +29,8 @@ class DataConstrained(Law):
     source = "Muennighoff et al. 2023, C4; constants of the notebooks of datablations"
     unit = "nats a token of C4, GPT-2 tokenizer"
     # Its 182 runs: up to 9B parameters and 900B tokens.
-    domain = Domain(params=(0.0, 9e9), tokens=(0.0, 9e11))
+    # Beyond some forty epochs another adds next to nothing, and nothing in the form says that it may hurt.
+    domain = Domain(params=(0.0, 9e9), tokens=(0.0, 9e11), epochs=(1.0, 40.0))
     with_embeddings = True
 
     E: float = constant(math.exp(0.6254804))
@@ -56,6 +58,13 @@ class DataConstrained(Law):
     def effective_params(self, params: Values, unique_tokens: Values) -> Values:
         """N', what `params` are worth on `unique_tokens`."""
         return _saturate(params, np.minimum(params, self.params_per_token * unique_tokens), self.R_N)
+
+    def outside(self, **quantities: Any) -> list[str]:
+        """Also says how often data are repeated, where that is beyond the domain."""
+        tokens, unique = quantities.get("tokens"), quantities.get("unique_tokens")
+        if tokens is not None and unique is not None:
+            quantities["epochs"] = np.maximum(np.divide(tokens, unique), 1.0)
+        return super().outside(**quantities)
 
     def optimum(self, **budget: float) -> Optimum:
         """The best params, tokens and epochs for `flops`, and `unique_tokens` where those are limited."""

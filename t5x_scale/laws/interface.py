@@ -229,7 +229,9 @@ class Law(abc.ABC):
         return self.predict(**quantities)
 
     def outside(self, **quantities: Any) -> list[str]:
-        """Lines about what of these quantities lies outside the domain."""
+        """Lines about what of these quantities lies outside the domain, or that no domain is known."""
+        if self.required and not self.domain.ranges:
+            return [f"where the law {self.name} was fitted is not known"]
         return self.domain.outside(**quantities)
 
     def optimum(self, **budget: float) -> Optimum | None:

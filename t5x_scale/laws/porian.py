@@ -18,6 +18,9 @@ FLOP_GRID = tuple(1.25e16 * 2**i for i in range(12))
 
 SEQUENCE_LENGTH = 2048
 
+# Models from 5M to 901M parameters.
+_SIZES = (5e6, 901e6)
+
 _GOPHER = 5.88e23
 _SOURCE = "Porian et al. 2024, RefinedWeb"
 
@@ -31,7 +34,7 @@ class PorianAllocation(ParamsForFlops):
 
     name = "porian"
     source = _SOURCE
-    domain = Domain(flops=(FLOP_GRID[0], FLOP_GRID[-1]))
+    domain = Domain(flops=(FLOP_GRID[0], FLOP_GRID[-1]), params=_SIZES)
     with_embeddings = False
     per = _GOPHER
 
@@ -83,6 +86,7 @@ class PorianLearningRate(OfParams):
     source = "Porian et al. 2024, read in a public transcription"
     predicts = "learning_rate"
     unit = "of AdamW"
+    domain = Domain(params=_SIZES)
     with_embeddings = False
 
     coefficient: float = constant(3.7)
@@ -97,6 +101,7 @@ class PorianBatch(OfParams):
     source = "Porian et al. 2024, read in a public transcription"
     predicts = "batch_tokens"
     unit = "tokens"
+    domain = Domain(params=_SIZES)
     with_embeddings = False
 
     coefficient: float = constant(0.7576)

@@ -13,10 +13,13 @@ import math
 import numpy as np
 
 from t5x_scale.laws.frontier import solve
-from t5x_scale.laws.interface import Law, Values, constant
+from t5x_scale.laws.interface import Domain, Law, Values, constant
 from t5x_scale.laws.units import FLOPS_PER_PARAM_TOKEN
 
 _SOURCE = "Tao et al. 2024 (2407.13623), repository sail-sg/scaling-with-vocab"
+
+# The abstract: models from 33M to 3B parameters.
+_DOMAIN = Domain(params=(33e6, 3e9))
 
 # (N_nv up to, width of the model)
 _WIDTHS = (
@@ -56,6 +59,7 @@ class VocabularyIsoflop(Law):
     source = f"{_SOURCE}, approach 1"
     predicts = "vocab_size"
     unit = "entries"
+    domain = _DOMAIN
     with_embeddings = False
 
     size: float = constant(math.exp(-2.4846510))
@@ -80,6 +84,7 @@ class VocabularyDerivative(Law):
     source = f"{_SOURCE}, approach 2"
     predicts = "vocab_size"
     unit = "entries"
+    domain = _DOMAIN
     with_embeddings = False
 
     table: float = constant(3_145_728.0)
@@ -99,6 +104,7 @@ class VocabularyLoss(Law):
     source = f"{_SOURCE}, approach 3"
     unit = "nats a token over those of the unigram distribution"
     residuals = "linear"
+    domain = _DOMAIN
     with_embeddings = False
 
     E: float = constant(5.5327847)

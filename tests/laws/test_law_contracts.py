@@ -137,6 +137,7 @@ def test_a_domain_names_quantity_value_and_range_and_looks_at_both_ends_of_array
     assert domain.outside(params=1e12) == ["params = 1e+12 is outside 7e+07 to 1.6e+10"]
     assert len(domain.outside(params=np.array([1e3, 1e9, 1e12]))) == 2
     assert domain.outside(vocab_size=1.0, params=None) == []
+    assert LAWS["bergsma_timescale"].outside(params=1e9) == ["where the law bergsma_timescale was fitted is not known"]
     with pytest.raises(UserError, match="above the high end"):
         Domain(params=(2.0, 1.0))
 

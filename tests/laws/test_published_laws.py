@@ -214,6 +214,9 @@ def test_a_limit_of_data_moves_the_budget_to_epochs_and_more_parameters_are_not_
     # Repetition is worth more than excess parameters (R_D* above R_N*).
     assert limited.params < free.params
     assert limited["loss"] > free["loss"]
+    assert limited.outside == free.outside == ()
+    assert law.optimum(flops=1e21, unique_tokens=1e9).outside[0].startswith("epochs = ")
+    assert law.outside(params=1e9, tokens=1e11, unique_tokens=1e9) == ["epochs = 100 is outside 1 to 40"]
 
 
 def test_repetition_has_a_rule():
