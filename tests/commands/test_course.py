@@ -57,7 +57,7 @@ class Manager:
     def latest(self):
         return max(self.saved, default=None)
 
-    def wait(self):
+    def wait(self, is_last=True):
         pass
 
     def set_aside(self, steps):
