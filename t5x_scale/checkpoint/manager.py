@@ -11,6 +11,7 @@ import jax
 
 from t5x_scale.checkpoint import integrity, layout, multihost, restore
 from t5x_scale.checkpoint.config import CheckpointConfig
+from t5x_scale.checkpoint.events import DAMAGED, FALLBACK, NOT_SAVED, Events, Tell
 from t5x_scale.checkpoint.keeping import Keeper, remove_leftover
 from t5x_scale.checkpoint.layout import LOGGER, DamagedError, Document
 from t5x_scale.checkpoint.local_tier import LocalTier
@@ -64,9 +65,11 @@ class CheckpointManager:
         self._is_only_local = False  # Whether that step stands in the local tier only.
         self._is_prepared = False
         self._failures = 0  # In a row.
+        self._events = Events()
         self._keeper = Keeper(self.directory, self.config)
-        self._read_back = ReadBack(self.directory, self._keeper)
-        self._saver = Saver(on_writing, self._read_back.start if self.config.read_back else None)
+        self._read_back = ReadBack(self.directory, self._keeper, self._events.of(DAMAGED))
+        on_commit = self._read_back.start if self.config.read_back else None
+        self._saver = Saver(on_writing, on_commit, self._events.of(NOT_SAVED))
         self._clock = SaveClock(self.config.save_every_seconds, self.config.check_time_every_steps)
         self._local = None
         if self.config.local_directory is not None:
@@ -85,6 +88,13 @@ class CheckpointManager:
         """Whether `save` would save `step` without being forced. All processes ask before the same steps."""
         return self._is_due_remotely(step) or self._is_due_locally(step)
 
+    def report_to(self, tell: Tell) -> None:
+        """From now on `tell(kind, step, reason=...)` hears what went wrong, from any thread; and now, what did so far.
+
+        Kinds are `save_failed`, `damaged` (what was written does not read back) and `fallback` (not used by a restore).
+        """
+        self._events.report_to(tell)
+
     def keep_since(self, step: int | None) -> None:
         """From now on no checkpoint is deleted from the newest at or below `step` on; None lifts this again.
 
@@ -97,12 +107,10 @@ class CheckpointManager:
 
         What the run goes on from has to be restored, or begun, afterwards. All processes name the same steps.
 
-        Raises:
-          UserError: the save in progress failed.
         """
         if not steps:
             return
-        self.wait()
+        self.wait(is_last=False)
         for step in steps:
             self._keeper.disprove(step)
         if multihost.is_primary():
@@ -143,6 +151,7 @@ class CheckpointManager:
         error = self._prepare(step, position)
         if error is not None:
             LOGGER.error("the checkpoint of step %d in %s is NOT saved: %s", step, self.directory, describe(error))
+            self._events.tell(NOT_SAVED, step, describe(error))
             self._fail(error, is_last=False)
             return False
         self._keeper.start_deleting(position)
@@ -180,7 +189,7 @@ class CheckpointManager:
           UserError: there is none, or none verifies; or a leaf is missing, unexpected, or of another shape or
             dtype, which is found from the metadata before anything is read.
         """
-        self._settle(is_last=True)
+        self._settle(is_last=False)
         steps = multihost.share_steps(self.steps())[::-1]
         if not steps:
             raise UserError(f"{self.directory} holds no finished checkpoint")
@@ -204,7 +213,9 @@ class CheckpointManager:
             return self._read(candidate, wanted)
 
         candidates = sorted({*steps, *local}, reverse=True) if step is None else [step]
-        found, (document, arrays) = restore.first_that_verifies(self.directory, candidates, read)
+        found, (document, arrays) = restore.first_that_verifies(
+            self.directory, candidates, read, self._events.of(FALLBACK)
+        )
         self._position, self._is_prepared, self._is_only_local = found, False, found not in steps
         if not from_local:
             self._keeper.prove(found)
@@ -233,13 +244,16 @@ class CheckpointManager:
         except DamagedError as error:
             raise UserError(f"the checkpoint {path} cannot be used: {error}") from error
 
-    def wait(self) -> None:
+    def wait(self, is_last: bool = True) -> None:
         """Waits until the save in progress is committed and read back, and until what the policy lets go is deleted.
+
+        Args:
+          is_last: whether a save that failed is an error now; otherwise it counts as one that another may follow.
 
         Raises:
           UserError: the save failed.
         """
-        self._settle(is_last=True)
+        self._settle(is_last)
         if self._local:
             self._local.wait()
         if self._is_prepared:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import jax
 
@@ -27,10 +27,16 @@ class _Cancelled(Exception):
 
 
 class ReadBack:
-    """Reads one checkpoint at a time; one that is committed meanwhile is left out, and the next one taken again."""
+    """Reads one checkpoint at a time; one that is committed meanwhile is left out, and the next one taken again.
 
-    def __init__(self, directory: files.Path, keeper: Keeper):
-        self._directory, self._keeper = directory, keeper
+    Args:
+      directory: of all steps.
+      keeper: is told what is proven.
+      on_damage: called with the step, and the reason, of one that does not read back as it was saved.
+    """
+
+    def __init__(self, directory: files.Path, keeper: Keeper, on_damage: Callable[[int, str], None]):
+        self._directory, self._keeper, self._on_damage = directory, keeper, on_damage
         self._thread: threading.Thread | None = None
         self._cancelled = threading.Event()
 
@@ -84,6 +90,7 @@ class ReadBack:
                 "older ones that verify are kept",
                 *(path, error),
             )
+            self._on_damage(step, str(error))
             self._tell(name, damage=str(error))
         except _Cancelled:
             self._tell(name, unknown="it ends")

@@ -105,10 +105,13 @@ def _check_parameters(document: Document, wanted: Mapping[str, Any], where: str)
     trees.check_shapes(leaves, wanted, where)
 
 
-def first_that_verifies(directory: files.Path, steps: list[int], read: Any) -> tuple[int, Any]:
+def first_that_verifies(
+    directory: files.Path, steps: list[int], read: Any, on_damage: Callable[[int, str], None] | None = None
+) -> tuple[int, Any]:
     """Calls `read(step)` for `steps` in their order until one raises no `DamagedError`.
 
-    Every fallback is a warning that names the damaged step, the damage and the step tried next.
+    Every fallback is a warning that names the damaged step, the damage and the step tried next; `on_damage` is told of
+    the first two.
 
     Returns:
       The step and what `read` returned for it.
@@ -122,6 +125,8 @@ def first_that_verifies(directory: files.Path, steps: list[int], read: Any) -> t
             return step, read(step)
         except DamagedError as error:
             reasons.append(f"step {step}: {error}")
+            if on_damage is not None:
+                on_damage(step, str(error))
             following = steps[position + 1 :]
             if following:
                 layout.LOGGER.warning(

@@ -30,8 +30,6 @@ from t5x_scale.core.zarr_arrays import first_line
 MAX_CHUNK_BYTES = 1 << 25
 MIN_CHUNK_BYTES = 1 << 20
 BEGIN, END = "begin", "end"
-# For all of them to write and to meet.
-_TIMEOUT_SECONDS = 1200
 # Orbax's names of the two meetings.
 _PHASES = ("async_write_complete", "async_commit_complete")
 _SYSTEM_ERROR = re.compile(r"\[os_error_code='(\d+)'")
@@ -55,10 +53,16 @@ class Saver:
         has ended, well or not; the end from a thread of its own.
       on_commit: called with the step, and a name that only this save has, once it is committed: from the same thread,
         in all processes.
+      on_failure: called with the step, and the reason, of a save that failed; likewise.
     """
 
-    def __init__(self, listener: Listener | None = None, on_commit: Callable[[int, str], None] | None = None):
-        self.listener, self._on_commit = listener, on_commit
+    def __init__(
+        self,
+        listener: Listener | None = None,
+        on_commit: Callable[[int, str], None] | None = None,
+        on_failure: Callable[[int, str], None] | None = None,
+    ):
+        self.listener, self._on_commit, self._on_failure = listener, on_commit, on_failure
         self._checkpointer: ocp.AsyncCheckpointer | None = None
         self._thread: threading.Thread | None = None
         self._error: Exception | None = None
@@ -117,8 +121,10 @@ class Saver:
             self._error = error
         if self._error is not None:
             LOGGER.error("the checkpoint of step %d in %s is NOT saved: %s", step, path.parent, describe(self._error))
+            if self._on_failure is not None:
+                self._on_failure(step, describe(self._error))
             self._give_up()
-            pass  # x
+            _let_go()
         self._tell(step, END)
         if self._error is None and self._on_commit is not None:
             self._on_commit(step, self._name)

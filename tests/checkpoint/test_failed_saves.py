@@ -62,6 +62,26 @@ def test_the_run_goes_on_and_saves_the_next(tmp_path, break_storage, caplog):
     assert lines[0].endswith("NOT saved: No space left on device")
 
 
+def test_what_went_wrong_is_told_for_the_record(tmp_path, break_storage):
+    told = []
+    with CheckpointManager(tmp_path, EVERY) as manager:
+        manager.save(1, make_state(1), {})
+        manager.wait()
+        break_storage(manager, True)
+        manager.save(2, make_state(2), {})
+        manager.wait(is_last=False)
+        break_storage(manager, False)
+        manager.report_to(lambda kind, step, **details: told.append((kind, step, details)))
+        manager.save(3, make_state(3), {})
+    assert told == [("save_failed", 2, {"reason": "No space left on device"})]
+    (tmp_path / "checkpoints" / "3" / "metadata" / "metadata").unlink()
+    manager = CheckpointManager(tmp_path, EVERY)
+    manager.restore(make_abstract())
+    manager.report_to(lambda kind, step, **details: told.append((kind, step, details)))
+    assert told[1][:2] == ("fallback", 3)
+    assert "metadata" in told[1][2]["reason"]
+
+
 def test_the_same_step_can_be_tried_again(tmp_path, break_storage):
     with CheckpointManager(tmp_path, EVERY) as manager:
         manager.save(1, make_state(1), {})

@@ -127,7 +127,7 @@ class Course:
         Raises:
           UserError: the run shall end here, with the reason; nothing is written.
         """
-        self.manager.wait()  # A checkpoint that is being written may be the one to go back to.
+        self.manager.wait(is_last=False)  # A checkpoint that is being written may be the one to go back to.
         interventions = self._load()
         saved = multihost.share_steps(self.manager.steps())
         intervention = plan_rewind(self.guard, spike, saved, interventions, source.row_interval)
