@@ -36,6 +36,7 @@ class Continuation:
     Attributes:
       base: the model.
       share: of the domain among the tokens.
+      shift: how far the domain is from what the model knows.
       batch, site, cost: as of a `Plan`.
       choices: every number with its reason.
       notes: what else should be known.
@@ -43,6 +44,7 @@ class Continuation:
 
     base: KnownModel
     share: float
+    shift: str
     batch: BatchPlan
     site: Site
     cost: Cost
@@ -117,7 +119,7 @@ def make_continuation(
         notes.append(
             f"the old data is seen {batch.tokens * (1 - share) / general_tokens:.2g} times: set its MAX_EPOCHS"
         )
-    return Continuation(base, share, batch, site, cost, choices, tuple(notes))
+    return Continuation(base, share, shift, batch, site, cost, choices, tuple(notes))
 
 
 def _choose_share(laws: Laws, shape: Shape, amounts: Amounts, shift: str) -> tuple[Choice, float]:

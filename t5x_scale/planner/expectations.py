@@ -50,7 +50,8 @@ def choose_loss(laws: Laws, question: Question, law_name: str) -> Choice:
     opinions = tuple(_ask(laws, law, question) for law in present(laws, LOSSES))
     followed = _followed(laws, question, law_name)
     value = next(opinion.value for opinion in opinions if opinion.law == followed.name)
-    values = [opinion.value for opinion in opinions]
+    guessing = math.log(question.vocab_size)
+    values = [opinion.value for opinion in opinions if opinion.value < guessing] or [value]
     between = f"laws between {min(values):.3f} and {max(values):.3f}, {spread(values):.0%} apart"
     text = f"{value:.3f} {followed.unit}; {between}"
     reason = f"by {followed.name}; on another corpus or tokenizer compare shapes, not values"
@@ -114,4 +115,9 @@ def _ask(laws: Laws, law: Law, question: Question) -> Opinion:
         else:
             # What knows nothing of epochs is asked about the new tokens that these are worth.
             tokens = laws[DATA_CONSTRAINED].effective_tokens(tokens, question.unique_tokens)
-    return ask(law, tokens=tokens, **quantities)
+    opinion = ask(law, tokens=tokens, **quantities)
+    guessing = math.log(question.vocab_size)
+    if opinion.value < guessing:
+        return opinion
+    line = f"it promises less than guessing, which has ln({question.vocab_size}) = {guessing:.2f}"
+    return dataclasses.replace(opinion, outside=(*opinion.outside, line))

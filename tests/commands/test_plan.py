@@ -93,3 +93,11 @@ def test_every_law_can_be_asked_for(capsys):
     for law in ("besiroglu", "chinchilla_envelope", "deepseek_batch", "porian_beta2", "vocabulary_derivative"):
         assert law in text
     assert text.count("because: ") >= 10
+
+
+@pytest.mark.parametrize("words", [["--flops=1e20"], ["--params=1b", "--domain_tokens=1b", "--shift=weak"]])
+def test_a_picture(words, tmp_path, capsys):
+    path = tmp_path / "plan.png"
+    assert main(["plan", *words, f"--report={path}"]) == 0
+    assert path.read_bytes().startswith(b"\x89PNG")
+    assert f"picture: {path}" in capsys.readouterr().out
