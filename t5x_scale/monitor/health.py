@@ -204,8 +204,10 @@ class Health:
 
     def _log_long_wait(self) -> None:
         phase, step, since = self._place
-        if phase == DATA_WAIT != self._logged and time.monotonic() - since > LONG_WAIT_SECONDS:
-            self._write_phase(DATA_WAIT, step)
+        waited = time.monotonic() - since
+        if phase == DATA_WAIT != self._logged and waited > LONG_WAIT_SECONDS:
+            self._logged = DATA_WAIT
+            self._write(DATA_WAIT, step, ago=waited)
 
     def _beat(self) -> None:
         # Whatever an object store's client or the coordination service throws.

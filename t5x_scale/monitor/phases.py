@@ -99,10 +99,13 @@ class PhaseLog:
         self._lock = threading.Lock()
         self._failed = False
 
-    def write(self, phase: str, step: int, **details: Any) -> None:
-        """Adds a line. One that cannot be written (disk full) is lost, said once, and ends nothing."""
-        at = round(time.monotonic() - self._born, 3)
-        line = json.dumps({"time": time.time(), "at": at, "phase": phase, "step": step, **details})
+    def write(self, phase: str, step: int, ago: float = 0.0, **details: Any) -> None:
+        """Adds a line about what began `ago` seconds ago.
+
+        One that cannot be written (disk full) is lost, said once, and ends nothing.
+        """
+        at = round(time.monotonic() - self._born - ago, 3)
+        line = json.dumps({"time": time.time() - ago, "at": at, "phase": phase, "step": step, **details})
         with self._lock, self._forgiving():
             self._log.write(line)
             if not self._is_remote:
