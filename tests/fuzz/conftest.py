@@ -1,6 +1,5 @@
 """How readers are tried: many inputs, each with a bound of time and memory, and nothing but one line of refusal."""
 
-import os
 import pathlib
 import random
 import resource
@@ -8,10 +7,8 @@ import signal
 import tempfile
 
 import pytest
+from mutations import INPUTS
 
-# FUZZ=10 tries ten times as many, from other seeds.
-TIMES = int(os.environ.get("FUZZ") or 1)
-INPUTS = 10_000 * TIMES
 MEMORY, SECONDS = 1 << 29, 10
 
 

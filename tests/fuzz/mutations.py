@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import random
 from collections.abc import Iterator
 from typing import Any
 
+# FUZZ=10 tries ten times as many.
+INPUTS = 10_000 * int(os.environ.get("FUZZ") or 1)
 # Numbers at which sizes, signs and conversions to text change what they do.
 _NUMBERS = (
     0,

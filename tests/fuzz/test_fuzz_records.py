@@ -5,8 +5,7 @@ import logging
 
 import numpy as np
 import pytest
-from conftest import INPUTS
-from mutations import mutate_bytes, mutate_tree, random_bytes, to_json
+from mutations import INPUTS, mutate_bytes, mutate_tree, random_bytes, to_json
 
 from t5x_scale.checkpoint.timeline import Intervention, append_intervention, load_interventions
 from t5x_scale.core import files
