@@ -55,9 +55,9 @@ def test_lengths_of_headers(tmp_path):
 
 
 def test_a_header_of_many_names_is_read_in_time():
-    """Half a million names, one of them twice: what compares each with all others takes days."""
+    """A hundred thousand names, one of them twice: what compares each with all others takes minutes."""
     entry = '{"dtype":"U8","shape":[0],"data_offsets":[0,0]}'
-    header = ("{" + ",".join(f'"{index}":{entry}' for index in [*range(200_000), 7]) + "}").encode()
+    header = ("{" + ",".join(f'"{index}":{entry}' for index in [*range(100_000), 7]) + "}").encode()
     with pytest.raises(UserError, match="has '7' twice"):
         parse_header(header, 8 + len(header), "file")
 
