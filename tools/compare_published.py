@@ -2,7 +2,7 @@
 
     python tools/compare_published.py [NAME…] [--output=DIR]
 
-NAME is a file of gin/calibration without its ending; all that something is published of by default. Each is compiled
+NAME is a file of gin/calibration without its ending; all that the compiler is known to end with by default. Each is compiled
 by `t5x_scale precompile`, which needs the package libtpu and a few minutes; DIR keeps its reports, and what is in DIR
 already is not compiled again. Prints the table of the README.
 """
@@ -17,7 +17,7 @@ import tempfile
 
 from t5x_scale.core.errors import UserError
 from t5x_scale.main import main as run
-from t5x_scale.roofline.calibration import PUBLISHED, Comparison, compare, find_published, to_table
+from t5x_scale.roofline.calibration import COMPARABLE, Comparison, compare, find_published, to_table
 
 
 def predict(name: str, folder: pathlib.Path) -> Comparison:
@@ -48,7 +48,7 @@ def main() -> int:
         folder = arguments.output or pathlib.Path(scratch)
         folder.mkdir(parents=True, exist_ok=True)
         try:
-            print(to_table([predict(name, folder) for name in arguments.names or PUBLISHED]))
+            print(to_table([predict(name, folder) for name in arguments.names or COMPARABLE]))
         except UserError as error:
             print(f"compare_published: error: {error}", file=sys.stderr)
             return 1
