@@ -97,7 +97,7 @@ def fake_source() -> types.SimpleNamespace:
     """What the loop asks of its data."""
     schedule = types.SimpleNamespace(first_row=lambda step: 8 * step, size=lambda step: 8)
     counts = {"token_counts": lambda step: {}, "epochs": lambda step: {}, "names": (), "state": lambda step: {}}
-    return types.SimpleNamespace(schedule=schedule, length=1024, **counts)
+    return types.SimpleNamespace(schedule=schedule, length=1024, jumps=(), **counts)
 
 
 def run_loop(on: tuple[str, ...], leaves: dict[str, jax.Array], steps: int, save_every: int) -> float:
