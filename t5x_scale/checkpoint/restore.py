@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import gc
 import os
 import sys
+import traceback
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -179,6 +182,7 @@ def read_verified_leaves(
             raise
         failure = error
     if not multihost.all_agree(failure is None):
+        _end_reads(failure)
         if isinstance(failure, DamagedError):
             raise failure
         reason = f"{type(failure).__name__}: {first_line(failure)}" if failure else "another process failed"
@@ -229,6 +233,15 @@ def _mute_orbax() -> None:
             before(unraisable)
 
     sys.unraisablehook = say
+
+
+def _end_reads(failure: Exception | None) -> None:
+    """Has Orbax's reads that were under way end here, and not whenever Python happens to look for garbage."""
+    if failure is not None:
+        traceback.clear_frames(failure.__traceback__)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+        gc.collect()
 
 
 def _sharding(leaf: Any) -> jax.sharding.Sharding:

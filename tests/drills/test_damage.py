@@ -13,7 +13,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "fakes"))
 
 import damage_drill
 
-CASES, SEED = int(os.environ.get("DAMAGE", "400")), int(os.environ.get("DAMAGE_SEED", "0"))
+CASES, SEED = int(os.environ.get("DAMAGE", "300")), int(os.environ.get("DAMAGE_SEED", "0"))
 
 
 @pytest.mark.parametrize("form", damage_drill.FORMS)
