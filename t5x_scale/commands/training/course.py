@@ -154,9 +154,11 @@ class Course:
 
     def _leave(self, interventions: tuple[Intervention, ...]) -> None:
         """Sets aside the checkpoints of courses that were given up."""
-        if interventions:
-            steps = multihost.share_steps(self.manager.steps())
-            self.manager.set_aside([step for step in steps if self._is_stale(step, interventions)])
+        if not interventions:
+            return
+        # Process 0 looks, for all: while another one reads, the first of them may already be renamed.
+        steps = self.manager.steps() if multihost.is_primary() else []
+        self.manager.set_aside(multihost.share_steps([step for step in steps if self._is_stale(step, interventions)]))
 
     def _is_stale(self, step: int, interventions: tuple[Intervention, ...]) -> bool:
         if not is_stale(step, 0, interventions):
