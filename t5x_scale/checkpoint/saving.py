@@ -13,6 +13,7 @@ import math
 import os
 import re
 import threading
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -155,6 +156,8 @@ def _let_go() -> None:
 
     A process does not end before they do. There is one save at a time, so that all of them are of this one.
     """
+    # What they would have done is dropped, and that is no news.
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
     for thread in threading.enumerate():
         if isinstance(thread, orbax_futures._SignalingThread):
             thread.cancel()
