@@ -17,6 +17,7 @@ _LOSS_CHUNK = 128
 # the gradients of these.
 _ALIVE = 6
 _TOKENS_AT_ONCE = 2**15
+_MOST_PARTS = 4096
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,9 +91,10 @@ def choose_micro_batches(
     `smallest_rows` are those of the smallest batch of the run, which is cut into as many.
     """
     own_rows = math.gcd(rows, smallest_rows or rows) // mesh.row_shares
-    parts = [part for part in range(1, own_rows + 1) if own_rows % part == 0]
-    # Kernels gain nothing from more tokens at once.
-    parts = [part for part in parts if rows / part / mesh.row_shares * length <= _TOKENS_AT_ONCE] or parts[-1:]
+    # Kernels gain nothing from more tokens at once; a step in more parts than this is not one that is planned.
+    least = rows / mesh.row_shares * length / _TOKENS_AT_ONCE
+    parts = [part for part in range(1, min(own_rows, _MOST_PARTS) + 1) if own_rows % part == 0]
+    parts = [part for part in parts if part >= least] or parts[-1:]
     plans = ((part, estimate_memory(shape, mesh, rows // part, length, device_bytes)) for part in parts)
     last = None
     for last in plans:
