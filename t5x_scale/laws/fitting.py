@@ -69,8 +69,12 @@ class _Space:
 
     def residuals(self, vector: np.ndarray, rows: _Rows) -> np.ndarray:
         """[rows] predictions minus observations, of logarithms where the law says so."""
-        with np.errstate(all="ignore"):
-            found = _residuals(self.to_law(vector), rows)
+        try:
+            with np.errstate(all="ignore"):
+                found = _residuals(self.to_law(vector), rows)
+        except (OverflowError, ZeroDivisionError):
+            # Constants are Python's floats, which raise where arrays become infinite.
+            return np.full(len(rows), _FAR)
         return np.where(np.isfinite(found), found, _FAR)
 
 
