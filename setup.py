@@ -19,6 +19,8 @@ INSTALL_REQUIRES = [
     "seqio==0.0.20",
     "etils[epath]>=1.13,<2",
     "numpy>=2.0,<3",
+    # Fits and optima of scaling laws; jax brings it too.
+    "scipy>=1.14,<2",
     "sentencepiece>=0.2.1,<0.3",
     # T5X's checkpoints; flax and orbax bring it too.
     "msgpack>=1.1,<2",
