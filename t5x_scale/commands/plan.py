@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from t5x_scale.core.errors import UserError
 from t5x_scale.core.files import make_directory, write_json, write_text
 from t5x_scale.planner import gin_files, machines, record, table
 from t5x_scale.planner.amounts import Amount
@@ -67,35 +66,24 @@ def plan(
       UserError: the request is impossible or contradicts itself.
     """
     known = load_laws(laws)
-    source = "--mfu"
-    if precompiled is not None:
-        if mfu is not None:
-            raise UserError("--mfu and --precompiled both say the MFU: leave one of them out")
-        predicted = machines.load_precompiled(precompiled)
-        mfu, source = predicted.mfu, f"predicted by the compiler, {precompiled}"
-        chips = chips if chips is not None or predicted.machine is None else predicted.machine.topology
-    given = {
-        "flops": flops, "chips": chips, "days": days, "params": params, "tokens": tokens,
-        "unique_tokens": unique_tokens, "continue_from": continue_from, "domain_tokens": domain_tokens,
-        "general_tokens": general_tokens,
-    }  # fmt: skip
-    title = "A run for " + ", ".join(f"{name}={value}" for name, value in given.items() if value is not None)
-    options = {"mfu": mfu, "mfu_source": source, "vocab_size": vocab_size, "length": length, "family": family}
+    title = _title(
+        flops=flops, params=params, tokens=tokens, unique_tokens=unique_tokens, chips=chips, days=days, mfu=mfu,
+        continue_from=continue_from, domain_tokens=domain_tokens, general_tokens=general_tokens,
+    )  # fmt: skip
+    given = {**machines.given(chips, mfu, precompiled), "days": days, "vocab_size": vocab_size, "length": length}
+    sizes = {"flops": flops, "params": params, "tokens": tokens, "unique_tokens": unique_tokens}
+    made: Plan | Continuation
     if continue_from is None and domain_tokens is None:
         check_absent(tokens_seen=tokens_seen, general_tokens=general_tokens)
-        sizes = {"flops": flops, "params": params, "tokens": tokens, "unique_tokens": unique_tokens}
-        made = make_plan(make_budget(**sizes, chips=chips, days=days, **options), known, law)
-        texts = {"model.gin": gin_files.model_text(made)} if output else {}
+        made = make_plan(make_budget(**sizes, **given, family=family), known, law)
     else:
         check_absent(flops=flops, tokens=tokens, unique_tokens=unique_tokens)
         base = find_base(continue_from, params, tokens_seen, vocab_size, family)
-        amounts = {"domain_tokens": domain_tokens, "general_tokens": general_tokens}
-        budget = make_budget(params=base.shape.count.total, chips=chips, days=days, **options)
-        made = make_continuation(base, budget, known, *parse_amounts(**amounts), shift)
-        texts = {}
+        budget = make_budget(params=base.shape.count.total, **given)
+        made = make_continuation(base, budget, known, *parse_amounts(domain_tokens, general_tokens), shift)
     print(table.to_text(made.choices, made.warnings, title, explain))
     if output is not None:
-        _write(made, texts, title, output)
+        _write(made, title, output)
     if report is not None:
         from t5x_scale.planner.picture import draw
 
@@ -104,13 +92,16 @@ def plan(
     return 0
 
 
-def _write(made: Plan | Continuation, texts: dict[str, str], title: str, output: str) -> None:
+def _title(**given: Amount | None) -> str:
+    return "A run for " + ", ".join(f"{name}={value}" for name, value in given.items() if value is not None)
+
+
+def _write(made: Plan | Continuation, title: str, output: str) -> None:
     directory = make_directory(output)
-    for name, text in texts.items():
-        write_text(directory / name, text)
-    write_json(directory / "plan.json", record.to_json(made, title))
     if isinstance(made, Plan):
+        write_text(directory / "model.gin", gin_files.model_text(made))
         write_text(directory / "run.gin", gin_files.run_text(made, title, output))
     else:
         write_text(directory / "run.gin", gin_files.continuation_text(made, title, output))
+    write_json(directory / "plan.json", record.to_json(made, title))
     print(f"\nwritten to {output}; the first lines of {directory / 'run.gin'} say how it is trained")

@@ -1,8 +1,8 @@
 """The laws that a plan asks: the published ones, or those fitted to runs of one's own in their place.
 
 A file of fitted laws holds one object or a list of them, `{"law": name, "constants": {name: value}, …}`; beside these
-`domain` ({quantity: [low, high]}) says where the data lay, `unit` and `source` what they were, and `intervals` how sure
-the constants are.
+`domain` ({quantity: [low, high]}) says where the data lay, `unit` and `source` what they were, `held_out_error` (of the
+logarithm) how far off the law is. `tools/fit_laws.py` writes such files.
 """
 
 from __future__ import annotations
@@ -52,6 +52,9 @@ def _make(entry: Any, path: str) -> Law:
         about["domain"] = Domain(**{name: tuple(ends) for name, ends in entry["domain"].items()})
     if "unit" in entry:
         about["unit"] = str(entry["unit"])
+    error = entry.get("held_out_error")
+    if isinstance(error, int | float):
+        about["held_out_error"] = float(error)
     # A law's domain belongs to its class.
     fitted = type(type(law).__name__, (type(law),), about)
     return fitted(**{**{name: getattr(law, name) for name in law.published()}, **entry["constants"]})

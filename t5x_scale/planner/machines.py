@@ -10,7 +10,7 @@ from typing import Any
 from t5x_scale.core import files
 from t5x_scale.core.errors import UserError
 from t5x_scale.models.accounting import train_flops_per_token
-from t5x_scale.planner.amounts import bytes_text, count_text
+from t5x_scale.planner.amounts import Amount, bytes_text, count_text
 from t5x_scale.planner.budgets import SECONDS_A_DAY, USUAL_DAYS, Budget
 from t5x_scale.planner.memory import MemoryPlan, choose_micro_batches
 from t5x_scale.planner.meshes import MeshPlan, choose_mesh
@@ -67,6 +67,22 @@ class Precompiled:
     machine: Slice | None
     parameters: int
     path: str
+
+
+def given(chips: Amount | None, mfu: Amount | None, precompiled: str | None) -> dict[str, Any]:
+    """Machine and MFU as `make_budget` takes them, from flags or from the report of a compiled step.
+
+    Raises:
+      UserError: both say the MFU, or there is no such report.
+    """
+    if precompiled is None:
+        return {"chips": chips, "mfu": mfu}
+    if mfu is not None:
+        raise UserError("--mfu and --precompiled both say the MFU: leave one of them out")
+    found = load_precompiled(precompiled)
+    if chips is None and found.machine is not None:
+        chips = found.machine.gin_name
+    return {"chips": chips, "mfu": found.mfu, "mfu_source": f"predicted by the compiler, {precompiled}"}
 
 
 def load_precompiled(path: str) -> Precompiled:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 
+from t5x_scale.core.errors import UserError
 from t5x_scale.planner.choices import Choice, ask
 from t5x_scale.planner.law_table import Laws, present
 from t5x_scale.planner.meshes import MeshPlan
@@ -39,7 +41,10 @@ def choose_vocabulary(
         if counts_tables:
             # Half of a step towards what is left, so that the smallest models settle too.
             rest = (rest + max(params - tables, params / 3)) / 2
-    opinions += [ask(law, params=rest, embed_dim=_width(rest)) for law in present(laws, APPROACHES[2:])]
+    for law in present(laws, APPROACHES[2:]):
+        # Of models of a few hundred parameters it knows nothing.
+        with contextlib.suppress(UserError):
+            opinions.append(ask(law, params=rest, embed_dim=_width(rest)))
     chosen = sorted(opinions, key=lambda opinion: opinion.value)[len(opinions) // 2]
     wanted = given or min(max(chosen.value, _FEWEST), _MOST)
     size = math.ceil(wanted / unit) * unit

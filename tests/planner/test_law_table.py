@@ -40,6 +40,13 @@ def test_a_fitted_law_is_followed(tmp_path, value):
     assert make_plan(make_budget(flops=1e13, chips="cpu"), laws)["parameters"].law == "chinchilla"
 
 
+def test_its_error_is_the_band(tmp_path):
+    laws = load_laws(write(tmp_path, {**OWN, "held_out_error": 0.05}))
+    curve = make_plan(make_budget(params=1e6, tokens=2e7, chips="cpu"), laws).curve
+    assert curve["low"][-1] == pytest.approx(curve["loss"][-1] * 0.85)
+    assert curve["high"][-1] == pytest.approx(curve["loss"][-1] * 1.15)
+
+
 def test_its_range_is_its_own(tmp_path):
     laws = load_laws(write(tmp_path, OWN))
     assert any("params" in line for line in laws["chinchilla"].outside(params=1e9, tokens=1e7))

@@ -11,7 +11,7 @@ from t5x_scale.laws import LAWS
 from t5x_scale.models.config import ModelConfig
 from t5x_scale.planner.budgets import make_budget
 from t5x_scale.planner.gin_files import SHIPPED
-from t5x_scale.planner.machines import load_precompiled
+from t5x_scale.planner.machines import given, load_precompiled
 from t5x_scale.planner.memory import choose_micro_batches, estimate_memory
 from t5x_scale.planner.meshes import MeshPlan, choose_mesh
 from t5x_scale.planner.plans import make_plan
@@ -112,6 +112,10 @@ def test_the_compilers_prediction_is_taken(tmp_path):
     plan = make_plan(make_budget(params=7e9, tokens=1e11, chips="v5p-64", mfu=0.61, mfu_source="the compiler"), LAWS)
     assert plan.cost.days * 86400 == pytest.approx(plan.cost.flops / (64 * 459e12 * 0.61))
     assert plan.cost.mfu_source == "the compiler"
+    assert given(None, None, str(path))["chips"] == "v5p_64"
+    assert given("v4-64", None, str(path))["chips"] == "v4-64"
+    with pytest.raises(UserError, match="leave one of them out"):
+        given(None, 0.5, str(path))
 
 
 @pytest.mark.parametrize("text", ["{}", "[]", '{"steps": [{"prediction": null}]}', "no json"])
