@@ -27,7 +27,7 @@ help:
 	@echo "make test-aot   programs for TPU slices that are not here, by their own compiler"
 	@echo "make test-machines   whole steps for pods of up to 6,144 chips, by the same compiler (an hour)"
 	@echo "make golden  write anew what tests/golden and tests/aot hold shardings and collectives to"
-	@echo "make drill   kill a run at random moments, again and again (DRILL=20 kills)"
+	@echo "make drill   do everything to real runs that a run must survive: kills, damage, bad batches, full disks, …"
 	@echo "make beam    build a token store with Apache Beam, in an environment of its own"
 	@echo "make reference   imported models against transformers and torch, in an environment of its own"
 	@echo "make lint    ruff and the import contracts"
@@ -43,7 +43,7 @@ clean-demo:
 	rm -rf runs/demo
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile --ignore=tests/reference --ignore=tests/aot --ignore=tests/multiprocess tests
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --ignore=tests/reference --ignore=tests/aot --ignore=tests/multiprocess --ignore=tests/drills tests
 
 test-multiprocess: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -q tests/multiprocess
@@ -60,7 +60,7 @@ golden: $(VENV)/.installed-test $(TPU_VENV)/.installed
 	REWRITE_GOLDEN=1 $(TPU_VENV)/bin/python -m pytest -q tests/aot/machines/test_golden_collectives.py
 
 drill: $(VENV)/.installed-test
-	DRILL=$(or $(DRILL),20) $(BIN)/python -m pytest -q tests/endtoend/test_drill.py
+	$(BIN)/python -m pytest -q tests/drills
 
 beam: $(BEAM_VENV)/.installed
 	$(BEAM_VENV)/bin/python -m pytest -q tests/beam
