@@ -22,7 +22,8 @@ from t5x_scale.core.errors import UserError
 from t5x_scale.core.files import write_json, write_text
 from t5x_scale.main import main as t5x_scale
 from t5x_scale.sweeps import findings, fits, plots
-from t5x_scale.sweeps.jobs import Job
+from t5x_scale.sweeps.grid import make_grid
+from t5x_scale.sweeps.jobs import make_jobs
 from t5x_scale.sweeps.pool import Pool
 from t5x_scale.sweeps.rows import Row, read_row
 from t5x_scale.sweeps.run import sweep
@@ -68,10 +69,11 @@ def train_plan(laws: pathlib.Path) -> tuple[int, float, Row | None]:
         if code := t5x_scale(["plan", *words, *shape, f"--report={directory}/plan.png"]):
             return code, 0.0, None
     predicted = json.loads((directory / "plan.json").read_text())["choices"]["expected loss"]["value"]
-    gin_files = (f"{directory}/model.gin", f"{directory}/run.gin", f"{GRIDS}/common.gin")
+    gin_files = [f"{directory}/model.gin", f"{directory}/run.gin"]
     # Should the laws ask for more tokens than there are, a second epoch is worth nearly as much.
-    settings = {"MODEL_DIR": repr(str(directory / "run")), "MAX_EPOCHS": "4.0"}
-    job = Job("plan", str(directory / "run"), gin_files, settings, flops=BUDGET)
+    more = {"output": str(directory), "gin_files": gin_files, "points": [{"MAX_EPOCHS": 4.0}]}
+    grid = make_grid({**json.loads(pathlib.Path(GRIDS, "_common.json").read_text()), **more}, "plan")
+    (job,) = make_jobs(grid)
     code = Pool(1).train([job]).code
     return code, predicted, None if code else read_row(job.model_dir)
 

@@ -16,7 +16,8 @@ write model.gin and run.gin, with batch, learning rate and schedule for that siz
 say everything. `ratio` is the share of the source named by "domain" in a mixture with "general". Any other name is a
 gin setting. A value that is an object sets several names at once, and its axis may be called anything:
 {"data": [{"MIXTURE_OR_TASK_NAME": "a", "MAX_EPOCHS": 4}, …]}. "quantities" are noted in the rows of all runs and set
-nothing, and "about" says what the grid is for.
+nothing, and "about" says what the grid is for. "like" names a file beside this one from which it takes what it does not
+say itself.
 """
 
 from __future__ import annotations
@@ -77,23 +78,40 @@ def load_grid(path: str) -> Grid:
     Raises:
       UserError: there is no such file, or it is no grid; says what is wrong where.
     """
+    record = _read(path)
+    if "like" in record:
+        other = str(files.to_path(path).parent / str(record.pop("like")))
+        record = _merge(_read(other), record)
+    return make_grid(record, path)
+
+
+def _read(path: str) -> dict[str, Any]:
     try:
         record = json.loads(files.read_bounded(path))
     except OSError as error:
         raise UserError(f"cannot read the grid {path}: {error.strerror or error}") from error
     except ValueError as error:
         raise UserError(f"the grid {path} is not JSON: {error}") from error
-    return make_grid(record, path)
+    if not isinstance(record, dict):
+        raise UserError(f"{path}: a grid is an object with 'output' and 'axes'")
+    return record
 
 
-def make_grid(record: Any, where: str) -> Grid:
+def _merge(usual: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """What `own` says, and of objects also what only `usual` says."""
+    merged = {**usual, **own}
+    for name in usual.keys() & own.keys():
+        if isinstance(usual[name], dict) and isinstance(own[name], dict):
+            merged[name] = {**usual[name], **own[name]}
+    return merged
+
+
+def make_grid(record: Mapping[str, Any], where: str) -> Grid:
     """A grid from plain values, checked.
 
     Raises:
       UserError: it is none.
     """
-    if not isinstance(record, dict):
-        raise UserError(f"{where}: a grid is an object with 'output' and 'axes'")
     record = {name: value for name, value in record.items() if name != "about"}
     known = {field.name: field for field in dataclasses.fields(Grid)}
     for name, value in record.items():

@@ -1,6 +1,7 @@
 """A grid is its runs, each with what the planner or gin says of it."""
 
 import json
+import pathlib
 
 import pytest
 
@@ -91,6 +92,22 @@ def test_a_finished_run_is_known_by_its_settings(tmp_path):
 def test_what_is_no_grid(record, part):
     with pytest.raises(UserError, match=part):
         grid(**record)
+
+
+def test_a_grid_like_another(tmp_path):
+    (tmp_path / "usual.json").write_text(json.dumps({"settings": {"A": 1, "B": 1}, "plan": PLAN}))
+    own = {"like": "usual.json", "about": "…", "output": "x", "settings": {"B": 2}, "axes": {"SEED": [1]}}
+    (tmp_path / "own.json").write_text(json.dumps(own))
+    made = load_grid(str(tmp_path / "own.json"))
+    assert made.settings == {"A": 1, "B": 2}
+    assert made.plan == PLAN
+
+
+@pytest.mark.parametrize("path", sorted(pathlib.Path("gin/runs/sweep_demo").glob("[!_]*.json")), ids=str)
+def test_the_grids_of_the_demonstration(path):
+    jobs = make_jobs(load_grid(str(path)))
+    assert jobs
+    assert all(job.settings["VOCABULARY"] == "'bytes'" for job in jobs)
 
 
 def test_files_that_are_no_grid(tmp_path):
