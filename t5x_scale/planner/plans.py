@@ -102,6 +102,7 @@ def make_plan(budget: Budget, laws: Laws, law_name: str | None = None) -> Plan:
         rates.choose_beta2(laws, batch.batch_tokens),
         rates.choose_schedule(training, shape.count.total, batch.steps, batch.batch_tokens),
         expectations.choose_loss(laws, question, law_name),
+        *rates.choose_growth(laws, training),
         *about_machine(site, cost),
     )
     return Plan(budget, shape, batch, site, cost, choices, expectations.make_curve(laws, question, law_name))

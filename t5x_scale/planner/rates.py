@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 
 from t5x_scale.models.accounting import attention_flops_per_token
 from t5x_scale.planner.amounts import count_text
@@ -14,6 +15,7 @@ from t5x_scale.planner.shapes import Shape
 BATCHES = ("deepseek_batch", "porian_batch", "shuai_batch", "step_law_batch")
 LEARNING_RATES = ("deepseek_learning_rate", "porian_learning_rate", "step_law_learning_rate", "kaplan_learning_rate")
 BETA2 = ("porian_beta2",)
+GROWTH = "growth_timing"
 # Where no law is at hand.
 _WARMUP_STEPS = (10, 4000)
 _WARMUP_SHARE = 0.1
@@ -73,6 +75,21 @@ def choose_schedule(training: Training, params: float, steps: int, batch_tokens:
         "tokens as parameters, and no more than a tenth of the run (Porian et al. 2024)"
     )
     return Choice("schedule", value, text, reason)
+
+
+def choose_growth(laws: Laws, training: Training) -> Iterator[Choice]:
+    """When a shallow model would be stacked instead; nothing where no law says so, or not within the run."""
+    if GROWTH not in laws:
+        return
+    opinion = ask(laws[GROWTH], params=training.params, flops=training.flops)
+    if not 0 < opinion.value < training.tokens:
+        return
+    text = (
+        f"instead of all layers at once: a quarter of them for {count_text(opinion.value)} tokens, stacked four times"
+    )
+    value = {"growth_factor": 4, "growth_tokens": opinion.value}
+    reason = f"{GROWTH}; runs grown so reached the loss of 31 to 55 % longer ones (Du et al. 2024, 410M to 7B)"
+    yield Choice("growth", value, text, reason, (opinion,), GROWTH)
 
 
 def _follow_first(name: str, laws: Laws, names: tuple[str, ...], training: Training) -> Choice:

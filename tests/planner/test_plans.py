@@ -181,6 +181,17 @@ def test_the_rule_of_four_epochs():
     assert not any("epochs" in line for line in plan.warnings)
 
 
+def test_when_to_stack_is_said_where_a_law_does():
+    """Du et al. 2024, equation 2."""
+    plan = make_plan(make_budget(params=1.1e9, tokens=100e9), LAWS)
+    flops = Training.of(plan.shape, 100e9, plan.batch.length).flops
+    expected = 10 ** (0.88 * math.log10(plan.shape.non_embedding) + 163.27 / math.log10(flops) - 5.74)
+    assert plan["growth"].value["growth_tokens"] == pytest.approx(expected, rel=0.01)
+    assert 1e9 < expected < 30e9
+    # Of the smallest runs it would leave nothing.
+    assert all(choice.name != "growth" for choice in make_plan(make_budget(flops=1e15), LAWS).choices)
+
+
 def test_repeated_data_costs_loss_and_size():
     few, enough = (make_plan(make_budget(flops=1e22, unique_tokens=u), LAWS) for u in (10e9, 1e13))
     assert enough.epochs < 1
