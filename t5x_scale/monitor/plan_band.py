@@ -22,6 +22,7 @@ import numpy as np
 
 from t5x_scale.core import files
 from t5x_scale.core.errors import UserError
+from t5x_scale.monitor.metric_log import Series
 from t5x_scale.monitor.status import StatusLine
 from t5x_scale.monitor.writers import MetricWriters
 
@@ -105,6 +106,40 @@ class PlanWatch:
             return {}
         low, high = self._band.band(tokens)
         return {"plan/expected_loss": expected, "plan/low": float(low), "plan/high": float(high)}
+
+
+@dataclasses.dataclass(frozen=True)
+class PlanCourse:
+    """The band along the steps of a run.
+
+    Attributes:
+      law: that predicts it.
+      steps: int64 [n] with a band.
+      expected, low, high: float64 [n].
+    """
+
+    law: str
+    steps: np.ndarray
+    expected: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+    def to_json(self, loss: float | None) -> dict[str, Any]:
+        """Where the run stands, from the mean of its last losses."""
+        expected, low, high = (float(values[-1]) for values in (self.expected, self.low, self.high))
+        side = None if loss is None else ABOVE if loss > high else BELOW if loss < low else "within"
+        return {"law": self.law, "expected_loss": expected, "low": low, "high": high, "side": side}
+
+
+def make_course(band: PlanBand | None, tokens: Series | None) -> PlanCourse | None:
+    """The band at the steps at which tokens are on record; None without a plan, or before its first point."""
+    if band is None or tokens is None:
+        return None
+    inside = np.isfinite(tokens.values) & np.isfinite(band.expected(tokens.values))
+    if not inside.any():
+        return None
+    seen = tokens.values[inside]
+    return PlanCourse(band.law, tokens.steps[inside], band.expected(seen), *band.band(seen))
 
 
 def load_plan_band(model_dir: str | os.PathLike) -> PlanBand | None:

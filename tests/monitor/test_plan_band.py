@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from t5x_scale.core.errors import UserError
+from t5x_scale.monitor.metric_log import Series
 from t5x_scale.monitor.plan_band import (
     ABOVE,
     BELOW,
@@ -15,6 +16,7 @@ from t5x_scale.monitor.plan_band import (
     PlanWatch,
     keep_plan,
     load_plan_band,
+    make_course,
     read_plan_band,
 )
 
@@ -89,6 +91,21 @@ def test_metrics_beside_the_loss(band):
     watch = PlanWatch(band, Sayings(), Sayings())
     assert watch.to_metrics(1e5) == {}
     assert watch.to_metrics(1e7) == pytest.approx({"plan/expected_loss": 3, "plan/low": 2.7, "plan/high": 4})
+
+
+def test_the_band_along_the_steps_of_a_run(band):
+    steps = np.arange(1, 5)
+    tokens = Series(steps, np.array([1e5, 1e6, math.nan, 1e8]), np.zeros(4))
+    course = make_course(band, tokens)
+    assert course.steps.tolist() == [2, 4]
+    assert course.high == pytest.approx([5, 3])
+    assert course.to_json(2.5)["side"] == "within"
+    assert course.to_json(3.5)["side"] == "above"
+    assert course.to_json(1.5)["side"] == "below"
+    assert course.to_json(None)["side"] is None
+    assert make_course(None, tokens) is None
+    assert make_course(band, None) is None
+    assert make_course(band, Series(steps[:1], np.array([1e5]), np.zeros(1))) is None
 
 
 def test_no_plan_is_no_band(tmp_path):
