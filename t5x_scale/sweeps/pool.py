@@ -57,7 +57,7 @@ class Pool:
         self._context = multiprocessing.get_context("spawn")
 
     def train(self, jobs: Sequence[Job]) -> Outcome:
-        """Trains those jobs that are not finished, in their order.
+        """Trains those jobs that are not finished, the longest first.
 
         Raises:
           UserError: a finished one had other settings.
@@ -69,6 +69,8 @@ class Pool:
         outcome.finished = [job.model_dir for job in outcome.finished]
         if not waiting:
             return outcome
+        # The longest first, so that processes end at about the same time.
+        waiting.sort(key=lambda job: -job.flops)
         for job in waiting:
             write_texts(job)
         lock = str(pathlib.Path(waiting[0].model_dir).parent / _LOCK)
