@@ -100,7 +100,7 @@ def _write(made: Plan | Continuation, title: str, output: str) -> None:
     directory = make_directory(output)
     if isinstance(made, Plan):
         write_text(directory / "model.gin", gin_files.model_text(made))
-        write_text(directory / "run.gin", gin_files.run_text(made, title, output))
+        write_text(directory / "run.gin", gin_files.run_text(made, title, output, watched=True))
     else:
         write_text(directory / "run.gin", gin_files.continuation_text(made, title, output))
     write_json(directory / "plan.json", record.to_json(made, title))

@@ -27,6 +27,7 @@ from t5x_scale.data.pipeline import DataConfig, make_eval_sources, make_pipeline
 from t5x_scale.evaluation import EvaluationConfig
 from t5x_scale.monitor import phases
 from t5x_scale.monitor.health import Health, HealthConfig
+from t5x_scale.monitor.plan_band import PlanWatch, find_plan_band, keep_plan
 from t5x_scale.monitor.report import make_report
 from t5x_scale.monitor.spikes import SpikeGuard
 from t5x_scale.monitor.status import StatusLine
@@ -45,6 +46,7 @@ def train(
     initial_checkpoint_path: str | None = None,
     initial_transforms: Sequence[Surgery] = (),
     initial_optimizer: str = "reset",
+    plan: str | None = None,
     log_every_steps: int = 10,
     processes: ProcessConfig = ProcessConfig(),
     preemption: PreemptionConfig = PreemptionConfig(),
@@ -66,6 +68,7 @@ def train(
         Face directory or a T5X checkpoint.
       initial_transforms: surgeries on it, in order, such as `[@depth.DepthUpscale()]`.
       initial_optimizer: "reset" begins with a fresh optimiser, "restore" with that checkpoint's moments.
+      plan: the plan.json that the run is watched against; it is kept beside the run.
       log_every_steps: steps between status lines; metrics are recorded for every step in any case.
       processes: how long the processes of a run wait for each other.
       preemption: what else than a signal stops the run.
@@ -90,6 +93,7 @@ def train(
     run_files.warn_of_copies(runtime)
     if not CheckpointManager(model_dir).steps():
         check_beginning(runtime, beginning)
+    band = find_plan_band(plan, model_dir)
     make_directory(model_dir)
     options = run_files.data_options(model_dir)
     source = make_pipeline(data, **options)
@@ -108,6 +112,7 @@ def train(
         start = course.start()
         run_files.write_run_files(model_dir, runtime, start.source, start.metadata["run"], config_text, command_line)
         if primary:
+            keep_plan(plan, model_dir)
             text = run_files.banner(model_dir, runtime, start.step, train_steps)
             print(text, start.source.describe(), sep="\n", flush=True)
         throughput = run_files.make_throughput(runtime, data, alive)
@@ -118,7 +123,17 @@ def train(
             manager.report_to(writers.event)
             probes = Probes(runtime, alive, writers)
             loop = Loop(
-                runtime, eval_sources, manager, evaluation, spikes, log_every_steps, throughput, writers, line, probes
+                runtime,
+                eval_sources,
+                manager,
+                evaluation,
+                spikes,
+                log_every_steps,
+                throughput,
+                writers,
+                line,
+                probes,
+                PlanWatch(band, writers, line),
             )
             code = None
             while code is None:

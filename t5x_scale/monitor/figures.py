@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from t5x_scale.monitor.metric_log import Series
+from t5x_scale.monitor.plan_band import PlanCourse
 
 # matplotlib is imported inside the functions that draw: only a report needs it, and it takes half a second.
 
@@ -63,7 +64,11 @@ def smooth(values: np.ndarray, half: int) -> np.ndarray:
 
 
 def draw_loss(
-    train: Series | None, others: Mapping[str, Series], restarts: Sequence[int], rewinds: Sequence[int]
+    train: Series | None,
+    others: Mapping[str, Series],
+    restarts: Sequence[int],
+    rewinds: Sequence[int],
+    plan: PlanCourse | None = None,
 ) -> bytes:
     """The loss figure as PNG: training loss with its moving mean, validation losses, and marks where the run restarted.
 
@@ -72,6 +77,7 @@ def draw_loss(
       others: label -> validation loss by step.
       restarts: steps at which the run was taken up again.
       rewinds: steps that the run went back to.
+      plan: the band in which the training loss was expected.
     """
     figure, axes = new_figure(10.0, 5.6)
     log = _scale_steps(axes, [series.steps for series in [train, *others.values()] if series is not None])
@@ -93,6 +99,11 @@ def draw_loss(
     bottom = axes.dataLim.y0
     if top is not None and top > bottom:
         axes.set_ylim(bottom - 0.04 * (top - bottom), top + 0.04 * (top - bottom))
+    if plan is not None:
+        # Behind the limits of the axis: what was expected must not push what happened together.
+        axes.fill_between(plan.steps, plan.low, plan.high, color=TRAIN_TINT, alpha=0.3, linewidth=0, zorder=0)
+        axes.plot(plan.steps, plan.expected, color=MUTED, linewidth=1.0, linestyle=(0, (4, 2)), zorder=1)
+        ends += _end("plan", plan.expected, MUTED)
     for step, word in [*((s, "restart") for s in restarts), *((s, "rewind") for s in rewinds)]:
         axes.axvline(step, color=MUTED, linewidth=0.8, linestyle=(0, (1, 3)), zorder=1)
         axes.annotate(

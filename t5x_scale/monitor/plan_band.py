@@ -79,13 +79,19 @@ class PlanWatch:
     Begins afresh with each process: a run that is resumed outside of its band says so again.
     """
 
-    def __init__(self, band: PlanBand, writers: MetricWriters, line: StatusLine):
+    def __init__(self, band: PlanBand | None, writers: MetricWriters, line: StatusLine):
+        """Args:
+        band: of the plan; None where there is none, and then nothing is said.
+        writers, line: where it is said.
+        """
         self._band, self._writers, self._line = band, writers, line
         self._losses: collections.deque[float] = collections.deque(maxlen=WINDOW)
         self._side = WITHIN
 
     def see(self, step: int, metrics: Mapping[str, float]) -> None:
         """Looks at the metrics of a step, counted from 0."""
+        if self._band is None:
+            return
         self._losses.append(metrics["train/loss"])
         if len(self._losses) < WINDOW:
             return
@@ -101,8 +107,8 @@ class PlanWatch:
 
     def to_metrics(self, tokens: float) -> dict[str, float]:
         """The curve at this place of the run, to stand beside the loss in TensorBoard; nothing before it begins."""
-        expected = float(self._band.expected(tokens))
-        if not math.isfinite(expected):
+        expected = math.nan if self._band is None else float(self._band.expected(tokens))
+        if self._band is None or not math.isfinite(expected):
             return {}
         low, high = self._band.band(tokens)
         return {"plan/expected_loss": expected, "plan/low": float(low), "plan/high": float(high)}
@@ -170,17 +176,23 @@ def read_plan_band(path: str | os.PathLike) -> PlanBand | None:
     return None if curve is None else _make(curve, str(path))
 
 
-def keep_plan(path: str | os.PathLike, model_dir: str | os.PathLike) -> None:
-    """Copies a plan to MODEL_DIR/plan.json, where it replaces an older one; one that is gone by now is there already.
+def find_plan_band(plan: str | os.PathLike | None, model_dir: str | os.PathLike) -> PlanBand | None:
+    """The curve of a plan, or, where none is named or it is gone by now, of the one that the run has kept.
 
     Raises:
-      UserError: there is no such plan, neither there nor here.
+      UserError: there is no such plan, neither there nor here, or it is none.
     """
-    source, kept = files.to_path(path), files.to_path(model_dir) / FILE_NAME
-    if source == kept or (kept.exists() and not source.exists()):
+    if plan is not None and (files.to_path(plan).exists() or not (files.to_path(model_dir) / FILE_NAME).exists()):
+        return read_plan_band(plan)
+    return load_plan_band(model_dir)
+
+
+def keep_plan(plan: str | os.PathLike | None, model_dir: str | os.PathLike) -> None:
+    """Copies a plan to MODEL_DIR/plan.json, over an older one; one that is gone by now is there already."""
+    kept = files.to_path(model_dir) / FILE_NAME
+    if plan is None or files.to_path(plan) == kept or not files.to_path(plan).exists():
         return
-    read_plan_band(source)
-    files.write_text(kept, files.read_bounded(source).decode())
+    files.write_text(kept, files.read_bounded(plan).decode())
 
 
 def _make(curve: Mapping[str, Any], where: str) -> PlanBand:

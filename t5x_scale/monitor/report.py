@@ -17,6 +17,7 @@ from t5x_scale.monitor.life import RunLife, read_life
 from t5x_scale.monitor.life_figure import draw_life
 from t5x_scale.monitor.life_tables import make_tables
 from t5x_scale.monitor.metric_log import MetricLog, Series, to_json_number
+from t5x_scale.monitor.plan_band import PlanCourse, load_plan_band, make_course
 from t5x_scale.monitor.status import format_count, format_duration
 
 TRAIN_LOSS, TOKENS = "train/loss", "train/tokens"
@@ -50,9 +51,11 @@ def make_report(model_dir: str | os.PathLike) -> files.Path:
         raise UserError(f"{missing}; a report is made from the MODEL_DIR of a run that has logged at least one step")
     life = read_life(directory, log)
     summary = {**summarise(log), "life": _summarise_life(life)}
+    course, summary["plan"] = _read_plan(directory, log, summary["train_loss"])
     train, validation = log.series.get(TRAIN_LOSS), _validation_losses(log)
     restarts = [entry["step"] for entry in summary["restarts"]]
-    loss_png = figures.draw_loss(train, validation, restarts, [entry["step"] for entry in summary["rewinds"]])
+    rewinds = [entry["step"] for entry in summary["rewinds"]]
+    loss_png = figures.draw_loss(train, validation, restarts, rewinds, course)
     panels = [
         page.image(figures.draw_panel(title, log.series[name], percent=share, noisy=noisy), title)
         for name, title, share, noisy in _PANELS
@@ -68,6 +71,17 @@ def make_report(model_dir: str | os.PathLike) -> files.Path:
     story += [part for table in tables for part in (page.heading(table.heading), page.table(table.header, table.rows))]
     files.write_text(target / "report.html", _make_html(directory, summary, loss_png, panels, story))
     return target / "report.html"
+
+
+def _read_plan(
+    directory: files.Path, log: MetricLog, loss: dict[str, Any] | None
+) -> tuple[PlanCourse | None, dict[str, Any] | None]:
+    """The band of the plan along the run, and where the run stands; a damaged plan is no reason to have no report."""
+    try:
+        course = make_course(load_plan_band(directory), log.series.get(TOKENS))
+    except UserError as error:
+        return None, {"error": str(error)}
+    return course, None if course is None else course.to_json(loss["mean"] if loss else None)
 
 
 def summarise(log: MetricLog) -> dict[str, Any]:
@@ -207,6 +221,7 @@ def headline(summary: dict[str, Any]) -> list[tuple[str, str]]:
         ("steps", f"{summary['step']:,}"),
         ("training loss", _number(loss["mean"]) if loss else None),
         (f"validation loss, {best[0][0]}" if len(best) == 1 else "", _number(best[0][1]) if len(best) == 1 else None),
+        ("loss against the plan", _against_plan(summary.get("plan"))),
         ("tokens", format_count(summary["tokens"]) if summary["tokens"] is not None else None),
         ("time running", format_duration(summary["seconds"])),
         ("tokens per second", format_count(summary["tokens_per_second"]) if summary["tokens_per_second"] else None),
@@ -216,6 +231,14 @@ def headline(summary: dict[str, Any]) -> list[tuple[str, str]]:
         ("rewinds", str(len(summary["rewinds"])) if summary["rewinds"] else None),
     ]
     return [(label, value) for label, value in rows if value is not None]
+
+
+def _against_plan(plan: dict[str, Any] | None) -> str | None:
+    if plan is None:
+        return None
+    if "error" in plan:
+        return plan["error"]
+    return f"{plan['side']} the band of {plan['law']}, {_number(plan['low'])} to {_number(plan['high'])}"
 
 
 def _damage(summary: dict[str, Any]) -> str:

@@ -50,13 +50,14 @@ REMAT = "{remat}"
 """
 
 
-def run_text(plan: Plan, title: str, directory: str) -> str:
+def run_text(plan: Plan, title: str, directory: str, watched: bool = False) -> str:
     """run.gin: batches, steps, optimiser, machine, and the reasons for them on top.
 
     Args:
       plan: of the run.
       title: what was asked for.
       directory: where the files lie, for the command that is shown.
+      watched: whether plan.json lies there too, against whose curve the loss shall be watched.
     """
     schedule = plan["schedule"].value
     head = [*_header(plan.choices, plan.warnings, title, train_command(f"{directory}/model.gin", directory))]
@@ -76,6 +77,7 @@ def run_text(plan: Plan, title: str, directory: str) -> str:
         "",
         *_batch(plan.batch),
         *epochs,
+        *([f'PLAN = "{directory}/plan.json"'] if watched else []),
         "",
         *rate,
         *_step(plan["beta2"].value, plan.cost),

@@ -35,6 +35,7 @@ def test_train_accepts_what_is_written(words, tmp_path, capsys):
     assert f"{plan['choices']['parameters']['value']:,}" in text
     assert f"TRAIN_STEPS = {plan['choices']['batch']['value']['steps']}\n" in (tmp_path / "run.gin").read_text()
     assert "what used it was overridden" not in text
+    assert f"plan = '{tmp_path}/plan.json'" in text
 
 
 @pytest.mark.parametrize(

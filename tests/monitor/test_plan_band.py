@@ -14,6 +14,7 @@ from t5x_scale.monitor.plan_band import (
     WINDOW,
     WITHIN,
     PlanWatch,
+    find_plan_band,
     keep_plan,
     load_plan_band,
     make_course,
@@ -140,11 +141,24 @@ def test_a_plan_is_kept_beside_the_run(tmp_path):
     source.parent.mkdir()
     run.mkdir()
     with pytest.raises(UserError, match="cannot read the plan"):
-        keep_plan(source, run)
+        find_plan_band(source, run)
+    keep_plan(None, run)
+    assert find_plan_band(None, run) is None
     source.write_text(json.dumps({"choices": {}, "curve": CURVE}))
+    assert find_plan_band(source, run).law == "own"
     keep_plan(source, run)
     assert read_plan_band(run / "plan.json").law == "own"
     # Resumed elsewhere, where the plan itself is gone.
     source.unlink()
     keep_plan(source, run)
-    assert load_plan_band(run) is not None
+    assert find_plan_band(source, run).law == "own"
+    assert find_plan_band(None, run).law == "own"
+
+
+def test_without_a_plan_nothing_is_said():
+    said = Sayings()
+    watch = PlanWatch(None, said, said)
+    for step in range(2 * WINDOW):
+        watch.see(step, {"train/loss": math.nan, "train/tokens": 1e7})
+    assert not said.events
+    assert watch.to_metrics(1e7) == {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from t5x_scale.checkpoint.manager import CheckpointManager
@@ -15,6 +15,7 @@ from t5x_scale.data.eval_source import EvalSource
 from t5x_scale.data.prefetch import Prefetcher, host_rows, make_global_batch
 from t5x_scale.evaluation import EvaluationConfig, evaluate, metric_names
 from t5x_scale.monitor.phases import CHECKPOINT, EVALUATION, PROBE
+from t5x_scale.monitor.plan_band import PlanWatch
 from t5x_scale.monitor.recorder import Recorder
 from t5x_scale.monitor.spike_watch import SpikeWatch
 from t5x_scale.monitor.spikes import REWIND, Spike, SpikeGuard
@@ -55,11 +56,12 @@ class Loop:
         writers: MetricWriters,
         line: StatusLine,
         probes: Probes,
+        plan: PlanWatch,
     ):
         self.runtime, self.eval_sources = runtime, eval_sources
         self.manager, self.evaluation, self.guard = manager, evaluation, guard
         self.log_every_steps, self.throughput = log_every_steps, throughput
-        self.writers, self.line, self.probes = writers, line, probes
+        self.writers, self.line, self.probes, self.plan = writers, line, probes, plan
         self.turns = 0
 
     def run(self, start: Start, end: int, stop: StopSignal) -> Ending:
@@ -74,7 +76,7 @@ class Loop:
             total_steps=end,
             tokens_before=lambda step: self.source.schedule.first_row(step) * self.source.length,
             at_interval=self._data_metrics,
-            at_step=self.watch.see,
+            at_step=self._see,
         )
         self._tell(start)
         with self._batches(start.step) as batches:
@@ -122,6 +124,11 @@ class Loop:
             self.recorder.push(first, end, buffer, wait=True)
         return state, None
 
+    def _see(self, step: int, metrics: Mapping[str, float]) -> None:
+        self.watch.see(step, metrics)
+        if self.watch.found is None:
+            self.plan.see(step, metrics)
+
     def _is_stopping(self, stop: StopSignal) -> bool:
         """Processes agree on a turn of the loop that lies ahead; steps come again in a run that goes back."""
         self.turns += 1
@@ -147,7 +154,8 @@ class Loop:
     def _data_metrics(self, step: int) -> dict[str, float]:
         tokens, epochs = self.source.token_counts(step), self.source.epochs(step)
         names = zip(metric_names(self.source.names), self.source.names, strict=True)
-        return {
+        planned = self.plan.to_metrics(self.source.schedule.first_row(step) * self.source.length)
+        return planned | {
             f"data/{short}/{kind}": counts[name]
             for short, name in names
             for kind, counts in (("tokens", tokens), ("epochs", epochs))
