@@ -79,7 +79,8 @@ def make_curve(laws: Laws, question: Question, law_name: str) -> dict[str, Any]:
         said = [_ask(laws, law, there).value for law in comparable]
         rows.append((there.tokens, said[0], min(said) * (1 - below), max(said) * (1 + above)))
     tokens, loss, low, high = (list(column) for column in zip(*rows, strict=True))
-    return {"law": followed.name, "unit": followed.unit, "tokens": tokens, "loss": loss, "low": low, "high": high}
+    about = {"law": followed.name, "unit": followed.unit, "outside": list(_ask(laws, followed, question).outside)}
+    return {**about, "tokens": tokens, "loss": loss, "low": low, "high": high}
 
 
 def _followed(laws: Laws, question: Question, law_name: str) -> Law:
