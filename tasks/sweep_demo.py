@@ -1,6 +1,6 @@
 """What `make sweep-demo` trains on, beside `stdlib_code` and `stdlib_docs`: little text, and people.
 
-`stdlib_code_12k` … `stdlib_code_200k`: the first so many thousand bytes of the library's source, for many epochs;
+`stdlib_code_12k` … `stdlib_code_200k`: so many thousand bytes of the library's source, in pieces, for many epochs;
 validation is that of `stdlib_code`. `people_500` … `people_8000`: synthetic people (`people_text`); `validation` are
 the same people, for what is asked is whether they are known.
 """
@@ -19,20 +19,32 @@ from tasks import people_text, stdlib
 from tasks.common import add_text_task
 
 KILOBYTES = (12, 25, 50, 100, 200)
+# Characters of a document. Whole files would be few, and of few kinds.
+PIECE = 1000
 PEOPLE = (500, 1000, 2000, 4000, 8000)
 
 
 def read_first(kilobytes: int) -> Iterator[str]:
-    """Source files of the train split in an order that their hashes decide, the last one cut."""
-    files = [(path, file) for path, file in stdlib.list_files() if stdlib.split_of(path) == "train"]
+    """Pieces of the train split in an order that hashes decide, the last one cut: few bytes, from many files."""
     left = kilobytes * 1000
-    for _, file in sorted(files, key=lambda entry: hashlib.sha256(entry[0].encode()).digest()):
-        text = stdlib.read_code(file)[:left]
+    for piece in _shuffled_pieces():
+        text = piece[:left]
         left -= len(text.encode())
         if text:
             yield text
         if left <= 0:
             return
+
+
+@functools.cache
+def _shuffled_pieces() -> tuple[str, ...]:
+    pieces: dict[bytes, str] = {}
+    for path, file in stdlib.list_files():
+        if stdlib.split_of(path) == "train":
+            text = stdlib.read_code(file)
+            for start in range(0, len(text), PIECE):
+                pieces[hashlib.sha256(f"{path}:{start}".encode()).digest()] = text[start : start + PIECE]
+    return tuple(pieces[key] for key in sorted(pieces))
 
 
 def read_validation() -> Iterator[str]:

@@ -20,6 +20,7 @@ import time
 
 from t5x_scale.core.errors import UserError
 from t5x_scale.core.files import write_json, write_text
+from t5x_scale.core.preemption import EXIT_RESUMABLE
 from t5x_scale.main import main as t5x_scale
 from t5x_scale.sweeps import findings, fits, plots
 from t5x_scale.sweeps.grid import make_grid
@@ -78,8 +79,8 @@ def train_plan(laws: pathlib.Path) -> tuple[int, float, Row | None]:
     return code, predicted, None if code else read_row(job.model_dir)
 
 
-def judge(rows: dict[str, list[Row]], fitted: dict[str, fits.Fitted], predicted: float, planned: Row) -> list:
-    """Every finding."""
+def judge(rows: dict[str, list[Row]], fitted: dict[str, fits.Fitted], predicted: float, planned: Row | None) -> list:
+    """Every finding; `planned` is None where that run came to nothing."""
     largest = max(row["flops"] for row in (*rows["scaling"], *rows["isoflop"]))
     people = (people_text.VALUE_BITS, people_text.NAMES, people_text.TOKENS_A_PERSON)
     return [
@@ -89,7 +90,7 @@ def judge(rows: dict[str, list[Row]], fitted: dict[str, fits.Fitted], predicted:
         findings.repetition(rows["epochs"]),
         findings.trade_off(rows["shares"], DOMAIN, GENERAL),
         findings.knowledge(rows["people"], *people),
-        findings.prediction(predicted, planned["loss"], planned["flops"], largest),
+        findings.prediction(predicted, planned, largest),
     ]
 
 
@@ -107,14 +108,15 @@ def main(arguments: list[str] | None = None) -> int:
         for name, one in fitted.items():
             print(f"\n{fits.to_text(one)}")
             plots.draw(one, str(ROOT / "plots" / f"{name}.png"))
+        plots.draw_valleys(rows["isoflop"], str(ROOT / "plots" / "valleys.png"))
         laws = ROOT / "laws.json"
         write_json(laws, [fits.to_json(fitted[name]) for name in ("chinchilla", "data_constrained")])
         code, predicted, planned = train_plan(laws)
-        if planned is None:
-            return code
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    if code == EXIT_RESUMABLE:
+        return code
     found = judge(rows, fitted, predicted, planned)
     count = sum(map(len, rows.values())) + 1
     head = f"{datetime.date.today()}, {count} runs, this call {(time.monotonic() - began) / 60:.0f} minutes."
@@ -122,7 +124,7 @@ def main(arguments: list[str] | None = None) -> int:
     write_text(ROOT / "table.md", table)
     write_json(ROOT / "results.json", {"date": str(datetime.date.today()), "findings": [vars(f) for f in found]})
     print(f"\n{table}")
-    return 0
+    return code
 
 
 if __name__ == "__main__":

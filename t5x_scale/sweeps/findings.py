@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from t5x_scale.core.errors import UserError
 from t5x_scale.laws import LAWS
 from t5x_scale.laws.isoflop import fit_frontier
 from t5x_scale.laws.knowledge import stored_bits
@@ -42,12 +43,16 @@ def power_law(title: str, fitted: Fitted, quantity: str) -> Finding:
     exponent = -np.polyfit(np.log(x), np.log(y), 1)[0]
     worst = np.abs(fitted.errors).max()
     found = f"{len(x)} runs, loss {y.max():.3f} to {y.min():.3f}, exponent {exponent:.3f}, worst error {worst:.1%}"
-    return Finding(title, "falls at every step, within 5 % of a power", found, falling and worst < 0.05)
+    return Finding(title, "falls at every step, within 5 % of a power", found, bool(falling and worst < 0.05))
 
 
 def valleys(rows: Sequence[Row]) -> Finding:
     """Of budgets spent on several sizes: each has a lowest loss in between, and it moves up with the budget."""
-    found = find_valleys(type(LAWS["chinchilla_isoflop"]), rows)
+    title, expected = "IsoFLOP valleys", "every bottom inside, larger sizes for larger budgets"
+    try:
+        found = find_valleys(type(LAWS["chinchilla_isoflop"]), rows)
+    except UserError as error:
+        return Finding(title, expected, str(error), False)
     inside = [valley for valley in found if valley.is_inside]
     text = "; ".join(
         f"{v.flops:.2g} FLOPs {v.params / 1e3:.0f}k{'' if v.is_inside else ' (at an end)'}, {v.loss:.3f}" for v in found
@@ -56,17 +61,18 @@ def valleys(rows: Sequence[Row]) -> Finding:
     if len(inside) > 1:
         exponent = fit_frontier([v.flops for v in inside], [v.params for v in inside]).exponent
         text += f"; best size grows as C^{exponent:.2f}"
-    return Finding("IsoFLOP valleys", "every bottom inside, larger sizes for larger budgets", text, rising)
+    return Finding(title, expected, text, bool(rising))
 
 
 def repetition(rows: Sequence[Row]) -> Finding:
     """Of one size and number of tokens out of less and less text: few epochs cost little, many much."""
     rows = sorted(rows, key=lambda row: row["epochs"])
     excess = [row["loss"] / rows[0]["loss"] - 1 for row in rows]
-    text = ", ".join(f"{row['epochs']:.0f}: +{more:.1%}" for row, more in zip(rows, excess, strict=True))
+    text = ", ".join(f"{row['epochs']:.0f}: {more:+.1%}" for row, more in zip(rows, excess, strict=True))
     few = max((more for row, more in zip(rows, excess, strict=True) if row["epochs"] < 5), default=0.0)
     came_out = few < 0.03 and excess[-1] > 0.1 and _falls(-np.array(excess))
-    return Finding("epochs", "up to four cost below 3 %, the most above 10 %, never less with more", text, came_out)
+    expected = "up to four cost below 3 %, the most above 10 %, never less with more"
+    return Finding("epochs", expected, text, bool(came_out))
 
 
 def trade_off(rows: Sequence[Row], domain: str, general: str) -> Finding:
@@ -102,16 +108,20 @@ def knowledge(rows: Sequence[Row], value_bits: float, names: int, tokens_a_perso
     level = len(same) > 1 and max(same) < 2 * min(same)
     growing = len(exposed) > 1 and all(np.diff(exposed) > 0)
     expected = "alike within a factor of two where not all is known; more with more exposures"
-    return Finding("bits a parameter", expected, text, level and growing)
+    return Finding("bits a parameter", expected, text, bool(level and growing))
 
 
-def prediction(predicted: float, measured: float, flops: float, domain_flops: float) -> Finding:
-    """Of the planned run: its final loss against that of the fitted law."""
-    error = predicted / measured - 1
-    times = flops / domain_flops
-    far = f"{times:.1f} times the FLOPs of the largest run" if times > 1 else "within the sweep"
-    found = f"predicted {predicted:.4f}, measured {measured:.4f}, error {error:+.2%}; {flops:.2g} FLOPs, {far}"
-    return Finding("the planned run", "within 3 % of the fitted law", found, abs(error) < 0.03)
+def prediction(predicted: float, planned: Row | None, largest: float) -> Finding:
+    """Of the planned run: its final loss against that of the fitted law; `largest` are the FLOPs of the largest run."""
+    title, expected = "the planned run", "within 3 % of the fitted law"
+    if planned is None:
+        return Finding(title, expected, "it was not trained to its end", False)
+    error = predicted / planned["loss"] - 1
+    times = planned["flops"] / largest
+    size = f"{planned['params'] / 1e3:.0f}k on {planned['tokens'] / 1e6:.2f}M tokens, {planned['flops']:.2g} FLOPs"
+    far = f"{times:.1f} times those of the largest run" if times > 1 else "within the sweep"
+    found = f"predicted {predicted:.4f}, measured {planned['loss']:.4f}, error {error:+.2%}; {size}, {far}"
+    return Finding(title, expected, found, abs(error) < 0.03)
 
 
 def to_markdown(findings: Sequence[Finding], head: str) -> str:

@@ -108,8 +108,8 @@ def to_text(fitted: Fitted) -> str:
     head = f"{law.name}: {fitted.fit.rows} rows, {fitted.unit}"
     lines = [head, f"  {'':12}{'fitted':>12}   {f'{fitted.fit.level:.0%} interval':^25}   {'published':>10}"]
     for name in published:
-        low, high = fitted.fit.intervals.get(name, (float("nan"),) * 2)
-        interval = f"{low:.4g} to {high:.4g}"
+        ends = fitted.fit.intervals.get(name)
+        interval = "-" if ends is None else f"{ends[0]:.4g} to {ends[1]:.4g}"
         paper = published[name].value
         shown = "unknown" if np.isnan(paper) else f"{paper:.4g}"
         lines.append(f"  {name:12}{getattr(law, name):>12.4g}   {interval:^25}   {shown:>10}")

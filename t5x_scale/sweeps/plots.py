@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from t5x_scale.core import files
+from t5x_scale.laws import LAWS
 from t5x_scale.monitor.figures import INK, MUTED, OTHERS, RULE, TRAIN
 from t5x_scale.sweeps.fits import Fitted
+from t5x_scale.sweeps.rows import Row
+from t5x_scale.sweeps.tables import group_budgets
+
+ISOFLOP = type(LAWS["chinchilla_isoflop"])
 
 # Fewer points make no curve.
 _LEAST_POINTS = 3
@@ -31,6 +36,24 @@ def draw(fitted: Fitted, path: str) -> None:
     for axis, (name, groups) in zip(axes[1:], curves.items(), strict=True):
         _draw_curves(axis, fitted, name, groups)
     figure.suptitle(f"{fitted.law.name}, {fitted.fit.rows} rows; {fitted.unit}", fontsize=10, color=INK)
+    files.make_directory(files.to_path(path).parent)
+    figure.savefig(path, dpi=130)
+
+
+def draw_valleys(rows: Sequence[Row], path: str) -> None:
+    """Writes a PNG of the loss over sizes at each budget, with the parabola through it."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.4, 4.0), layout="constrained")
+    axis = figure.subplots()
+    for colour, (budget, group) in zip((TRAIN, *OTHERS), group_budgets(ISOFLOP, rows), strict=False):
+        params, loss = (np.array([rows[index][name] for index in group]) for name in ("params", "loss"))
+        along = np.linspace(np.log(params.min()), np.log(params.max()), 80)
+        axis.scatter(params, loss, s=16, color=colour)
+        parabola = np.polyval(np.polyfit(np.log(params), loss, 2), along)
+        axis.plot(np.exp(along), parabola, color=colour, label=f"{budget:.2g} FLOPs")
+    axis.legend(fontsize=7, frameon=False)
+    _label(axis, "params", "loss", "log")
     files.make_directory(files.to_path(path).parent)
     figure.savefig(path, dpi=130)
 

@@ -51,7 +51,7 @@ class Progress:
         if self._bar is not None:
             states = [(job, *last_step(job)) for job in busy]
             done = sum(self._cost[name] for name in (*finished, *failed))
-            done += sum(self._cost[job.name] * step / total for job, step, total in states if total)
+            done += sum(self._cost[job.model_dir] * step / total for job, step, total in states if total)
             at = ", ".join(f"{job.name} {step}" for job, step, _ in states)
             self._bar.update(self._task, completed=done, description=f"{len(finished)} of {len(self._cost)}; {at}")
             return

@@ -129,12 +129,17 @@ def find_valleys(law: type[Law], rows: Sequence[Row]) -> list[Valley]:
     Raises:
       UserError: at a budget the losses have no valley.
     """
-    flops, params, loss = (_array(law, name, rows) for name in ("flops", "params", "loss"))
+    params, loss = (_array(law, name, rows) for name in ("params", "loss"))
+    return [fit_valley(budget, params[group], loss[group]) for budget, group in group_budgets(law, rows)]
+
+
+def group_budgets(law: type[Law], rows: Sequence[Row]) -> list[tuple[float, np.ndarray]]:
+    """(FLOPs, indices of rows) of every budget that three sizes or more met, up to the rounding of their batches."""
+    flops, params = (_array(law, name, rows) for name in ("flops", "params"))
     order = np.argsort(flops)
-    # Budgets are met up to the rounding of batches and steps.
     groups = np.split(order, np.flatnonzero(np.diff(np.log(flops[order])) > np.log1p(_SAME_BUDGET)) + 1)
-    groups = [group for group in groups if len(np.unique(params[group])) >= 3]
-    return [fit_valley(float(np.exp(np.mean(np.log(flops[g])))), params[g], loss[g]) for g in groups]
+    chosen = [group for group in groups if len(np.unique(params[group])) >= 3]
+    return [(float(np.exp(np.mean(np.log(flops[group])))), group) for group in chosen]
 
 
 def _valleys(law: type[Law], rows: Sequence[Row]) -> dict[str, np.ndarray]:

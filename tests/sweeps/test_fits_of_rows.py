@@ -118,6 +118,8 @@ def test_valleys_came_out_where_they_move_up():
     assert findings.valleys(valley_rows({1e12: 1e5, 1e13: 3e5})).came_out
     assert not findings.valleys(valley_rows({1e12: 3e5, 1e13: 1e5})).came_out
     assert not findings.valleys(valley_rows({1e12: 1e5, 1e13: 9e6})).came_out
+    hill = [{**row, "loss": 4 - row["loss"]} for row in valley_rows({1e12: 1e5})]
+    assert "no valley" in findings.valleys(hill).found
 
 
 def test_repetition_came_out_where_many_epochs_hurt_and_few_do_not():
@@ -150,8 +152,10 @@ def test_bits_of_people():
 
 
 def test_a_prediction_and_the_table():
-    found = findings.prediction(2.0, 2.01, 1e13, 5e12)
+    run = {"params": 2e5, "tokens": 1e6, "flops": 1e13}
+    found = findings.prediction(2.0, {**run, "loss": 2.01}, 5e12)
     assert found.came_out
-    assert "2.0 times" in found.found
-    assert not findings.prediction(2.0, 2.2, 1e13, 5e12).came_out
+    assert "error -0.50%; 200k on 1.00M tokens, 1e+13 FLOPs, 2.0 times" in found.found
+    assert not findings.prediction(2.0, {**run, "loss": 2.2}, 5e12).came_out
+    assert not findings.prediction(2.0, None, 5e12).came_out
     assert "| the planned run |" in findings.to_markdown([found], "today")

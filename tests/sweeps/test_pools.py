@@ -1,5 +1,6 @@
 """Runs in processes: finished ones are left alone, failures are told, and what is stopped goes on."""
 
+import io
 import json
 import os
 import pathlib
@@ -9,9 +10,11 @@ import threading
 import time
 
 import pytest
+from fake_runs import write_run
 
 from t5x_scale.sweeps.jobs import Job, is_finished
 from t5x_scale.sweeps.pool import Pool
+from t5x_scale.sweeps.progress import Progress, last_step
 
 
 def serve(connection, lock_path):
@@ -107,3 +110,22 @@ def note_cores(connection, lock_path):
             return
         (pathlib.Path(job.model_dir) / "cores").write_text(os.environ["NPROC"])
         connection.send(0)
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_a_bar_on_a_terminal(tmp_path, monkeypatch):
+    """Half of the second of two runs is done."""
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    write_run(tmp_path / "b", trained=5)
+    first, second = jobs(tmp_path, "a", "b")
+    # Its last line is that of the evaluation at the end, and may be half written.
+    assert last_step(second) == (5, 10)
+    assert last_step(first) == (0, 0)
+    with Progress([first, second], []) as progress:
+        progress.show([second], [first.model_dir], [])
+        assert progress._bar.tasks[0].completed == 1.5
+        assert progress._bar.tasks[0].description == "1 of 2; b 5"
