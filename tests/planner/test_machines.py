@@ -90,6 +90,17 @@ def test_memory_of_llama_2_7b():
     assert memory.saved == 16384 * 4096 * 2 * 32
 
 
+def test_memory_of_a_step_of_ours():
+    """7.0B parameters on 64 v5p, three micro-batches of 384 x 4096, compiled: 13.60 GiB at once, of which state
+    1.22 and saved activations 6.19."""
+    shape = Shape("llama", ModelConfig(32, 4096, 11136, 32, 32, 128, 58496))
+    assert shape.count.total == 7_005_802_496
+    memory = estimate_memory(shape, MeshPlan(64), 1152 // 3, 4096, 95 * 2**30)
+    assert memory.state / 2**30 == pytest.approx(1.224, abs=0.002)
+    assert memory.saved / 2**30 == pytest.approx(6.19, rel=0.05)
+    assert memory.total / 2**30 == pytest.approx(13.60, rel=0.05)
+
+
 def test_micro_batches_until_it_fits():
     parts, memory = choose_micro_batches(LLAMA_7B, MeshPlan(64), 64 * 32, 4096, 20e9)
     assert memory.fits
