@@ -50,7 +50,7 @@ class Absent:
 sys.meta_path.insert(0, Absent())
 import t5x_scale
 names = [module.name for module in pkgutil.walk_packages(t5x_scale.__path__, "t5x_scale.")]
-names = [name for name in names if not name.endswith(("__main__", "gin_files", "data.seqio_source"))]
+names = [name for name in names if not name.endswith(("__main__", "t5x_scale.gin_files", "data.seqio_source"))]
 # Apache Beam has an environment of its own (`make beam`).
 names = [name for name in names if ".building.beam" not in name]
 for name in names:
