@@ -1,12 +1,12 @@
-"""`make sweep-demo`: fifty runs of 30 thousand to 1.5 million parameters, laws fitted to them, and a plan tried.
+"""`make sweep-demo`: fifty runs of 20 to 640 thousand parameters, laws fitted to them, and a plan tried.
 
     python tools/sweep_demo.py --jobs=2
 
 Grids in gin/runs/sweep_demo/ are trained into runs/sweep_demo/ (L(N), L(D), IsoFLOP valleys, epochs, the share of a
-domain in continued training, people learnt by heart); laws are fitted to them; a run for a budget above theirs is
-planned by these laws and trained, and its loss held against the prediction. Leaves laws.json, plots/, results.json and
-table.md, with the date and with what did not come out. The same command again goes on where it was stopped (exit code
-75), and does not train anything twice.
+domain in continued training, people learnt by heart); laws are fitted to them; a run for a budget above that of the
+valleys is planned by these laws and trained, and its loss held against the prediction. Leaves laws.json, plots/,
+results.json and table.md, with the date and with what did not come out. The same command again goes on where it was
+stopped (exit code 75), and trains nothing twice; delete runs/sweep_demo/plan to plan anew.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ ROOT, GRIDS = pathlib.Path("runs/sweep_demo"), "gin/runs/sweep_demo"
 FIRST = ("scaling", "isoflop", "epochs", "base", "people")
 # The shares go on with what `base` trained.
 THEN = ("shares",)
-BUDGET = 1e13
+BUDGET = 8e12
 # The tokens of all sizes, and the size of all numbers of tokens, in scaling.json.
-SIZES_AT, TOKENS_AT = 1.2e6, 2e5
+SIZES_AT, TOKENS_AT = 2.4e6, 1.6e5
 DOMAIN, GENERAL = "stdlib_code", "stdlib_docs"
 
 
