@@ -150,7 +150,13 @@ class Pool:
         else:
             outcome.failed.append(job.model_dir)
             how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
-            print(f"{job.model_dir} {how}: see {job.model_dir}/{worker.LOG}", file=sys.stderr, flush=True)
+            print(f"{job.model_dir} {how}, see {worker.LOG} there{_last_words(job)}", file=sys.stderr, flush=True)
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
         self._is_stopping = True
+
+
+def _last_words(job: Job) -> str:
+    log = pathlib.Path(job.model_dir, worker.LOG)
+    lines = log.read_text(errors="replace").split("\n") if log.exists() else []
+    return next((f": {line.strip()}" for line in reversed(lines) if line.strip()), "")
