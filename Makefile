@@ -17,7 +17,7 @@ REFERENCE_VENV := .venv-torch
 # The TPU compiler is large too, and runs on any machine.
 TPU_VENV := .venv-tpu
 
-.PHONY: help demo continue-demo test test-multiprocess test-aot test-machines golden drill beam reference lint format install clean-demo
+.PHONY: help demo continue-demo sweep-demo test test-multiprocess test-aot test-machines golden drill beam reference lint format install clean-demo
 
 help:
 	@echo "make demo    pretrain a small PaLM on real text, kill it, resume it, continue it, sample from it"
@@ -27,6 +27,7 @@ help:
 	@echo "make test-aot   programs for TPU slices that are not here, by their own compiler"
 	@echo "make test-machines   whole steps for pods of up to 6,144 chips, by the same compiler (an hour)"
 	@echo "make golden  write anew what tests/golden and tests/aot hold shardings and collectives to"
+	@echo "make sweep-demo   fifty small runs, laws fitted to them, and a plan tried; under an hour"
 	@echo "make drill   do everything to real runs that a run must survive: kills, damage, bad batches, full disks, …"
 	@echo "make beam    build a token store with Apache Beam, in an environment of its own"
 	@echo "make reference   imported models against transformers and torch, in an environment of its own"
@@ -38,6 +39,9 @@ demo: $(VENV)/.installed
 
 continue-demo: $(VENV)/.installed
 	$(BIN)/python tools/continue_demo.py
+
+sweep-demo: $(VENV)/.installed
+	$(BIN)/python tools/sweep_demo.py --jobs=2
 
 clean-demo:
 	rm -rf runs/demo
