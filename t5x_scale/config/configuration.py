@@ -51,10 +51,17 @@ class Binding:
 
 @dataclasses.dataclass
 class Configuration:
-    """All assignments in order. `modules` are the symbols that the files imported, name -> import statements."""
+    """All assignments in order.
+
+    Attributes:
+      bindings: every assignment of each key, in order.
+      modules: the symbols that the files imported, name -> import statements.
+      trusted: modules that files may import beside those they always may (see `config.trust`).
+    """
 
     bindings: dict[Key, list[Binding]] = dataclasses.field(default_factory=dict)
     modules: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
+    trusted: tuple[str, ...] = ()
     _latest: Binding | None = None
 
     def add(self, binding: Binding) -> None:

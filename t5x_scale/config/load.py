@@ -17,6 +17,7 @@ from t5x_scale.config.reach import Reached
 from t5x_scale.config.resolve import register_root
 from t5x_scale.config.search import GinFile, find_gin_file
 from t5x_scale.config.strict import check
+from t5x_scale.config.trust import check_import
 from t5x_scale.config.values import expand
 from t5x_scale.core.errors import UserError
 
@@ -62,19 +63,20 @@ def load(
       files: gin files, later ones override earlier ones.
       settings: what flags set, over the files.
       search_paths: further directories for relative names of files.
-      task_modules: names appended to the macro TASK_MODULES. They are not imported.
+      task_modules: names appended to the macro TASK_MODULES, which is not imported here; gin files may import these.
 
     Raises:
       UserError: anything is wrong, in one line.
     """
     # Before the command is imported, which may take seconds.
     found = [find_gin_file(path, search_paths) for path in files]
-    configuration, root = _read(commands[command], found, search_paths)
+    configuration, root = _read(commands[command], found, search_paths, task_modules)
     usual = getattr(sys.modules[commands[command].split(":")[0]], "USUAL_RUN", None)
     if usual is not None and not any(key.selector == root.selector for key in configuration.bindings):
         # No file is a run file of this command. What it takes instead comes first, so that all given files win.
         found = [find_gin_file(usual, search_paths), *found]
-        configuration, root = _read(commands[command], found, search_paths)
+        configuration, root = _read(commands[command], found, search_paths, task_modules)
+    _check_task_modules(configuration)
     for setting in settings:
         add = read_flag if setting.literal else add_value
         add(configuration, setting.name, setting.value, setting.flag)
@@ -108,10 +110,12 @@ def make_arguments(loaded: Loaded, function: Callable | None = None, **provided:
     return arguments | {name: value for name, value in provided.items() if name in signature}
 
 
-def _read(target: str, files: Sequence[GinFile], search_paths: Sequence[str]) -> tuple[Configuration, Configurable]:
+def _read(
+    target: str, files: Sequence[GinFile], search_paths: Sequence[str], trusted: Sequence[str]
+) -> tuple[Configuration, Configurable]:
     """What the files say, in order, and the command's function."""
     gin_config.clear_config()
-    configuration = Configuration()
+    configuration = Configuration(trusted=tuple(trusted))
     root = register_root(target, configuration)
     reader = FileReader(configuration, search_paths)
     for file in files:
@@ -129,6 +133,18 @@ def _other_roots(command: str, commands: dict[str, str]) -> dict[str, Configurab
         if name != command and configurable is not None:
             roots[name] = configurable
     return roots
+
+
+def _check_task_modules(configuration: Configuration) -> None:
+    """What files put into TASK_MODULES would be imported: the same is asked of it as of an import."""
+    for binding in configuration.bindings.get(_TASK_MODULES, ()):
+        modules = expand(configuration, binding.value)
+        for module in modules if isinstance(modules, (list, tuple)) else ():
+            if isinstance(module, str):
+                try:
+                    check_import(module, configuration.trusted)
+                except UserError as error:
+                    raise UserError(f"{described(binding)}: {error}") from None
 
 
 def _append_task_modules(configuration: Configuration, names: Sequence[str]) -> None:

@@ -11,9 +11,10 @@ from typing import Any
 from gin import config as gin_config
 from gin import config_parser
 
-from t5x_scale.config.configuration import Binding, Configurable, Configuration, Key, binding_name
+from t5x_scale.config.configuration import Binding, Configurable, Configuration, Key, binding_name, is_builtin
 from t5x_scale.config.resolve import FileContext, FlagContext, check_parameter, parsing
 from t5x_scale.config.search import GinFile, find_gin_file
+from t5x_scale.config.trust import check_reference
 from t5x_scale.core.errors import UserError
 
 _NAME = re.compile(r"([A-Za-z_]\w*/)*[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
@@ -149,10 +150,13 @@ class _Located(UserError):
 
 
 class _Delegate(gin_config.ParserDelegate):
-    """gin's, without its skipping of unknown names."""
+    """gin's, without its skipping of unknown names, and without calls of whatever there is."""
 
     def configurable_reference(self, scoped_selector: str, evaluate: bool) -> gin_config.ConfigurableReference:
-        return gin_config.ConfigurableReference(scoped_selector, evaluate)
+        reference = gin_config.ConfigurableReference(scoped_selector, evaluate)
+        if not is_builtin(reference.configurable):
+            check_reference(reference.configurable.wrapped)
+        return reference
 
 
 def _parse_value(text: str, flag: str) -> Any:

@@ -20,6 +20,7 @@ from gin import config_parser
 from t5x_scale.config.configuration import Configurable, Configuration
 from t5x_scale.config.nearest import hint
 from t5x_scale.config.signature import PROVIDED, full_name, parameters, short_name
+from t5x_scale.config.trust import check_import, check_path
 from t5x_scale.core.errors import UserError
 
 _NO_LOCATION = config_parser.Location(None, 0, None, "")
@@ -37,8 +38,9 @@ class FileContext(gin_config.ParseContext):
         """Imports a module and remembers the name it is bound to, for this file and for flags.
 
         Raises:
-          UserError: there is no such module.
+          UserError: there is no such module, or gin files may not import it.
         """
+        check_import(statement.module, self._configuration.trusted)
         with _missing_modules_named(statement):
             super().process_import(statement)
         if statement.module.startswith("__gin__"):
@@ -53,6 +55,8 @@ class FileContext(gin_config.ParseContext):
         if symbol not in self._symbol_table:
             raise UserError(f"{symbol!r} is not imported in this file{self._import_hint(symbol)}")
         _follow(self._symbol_table[symbol], selector)
+        if symbol != "gin":
+            check_path(self._symbol_table[symbol], selector, self._configuration.trusted)
         return super().get_configurable(selector)
 
     def _import_hint(self, symbol: str) -> str:
