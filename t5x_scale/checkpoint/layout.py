@@ -36,7 +36,7 @@ from typing import Any
 import jax
 
 from t5x_scale.core import files, trees
-from t5x_scale.core.errors import OneLineError, UserError
+from t5x_scale.core.errors import OneLineError, UserError, describe_unreadable
 
 LOGGER = logging.getLogger("t5x_scale.checkpoint")
 FORMAT = 1
@@ -220,7 +220,7 @@ def read_document(path: files.Path) -> Document:
         leaves = {_check_path(name): _to_record(leaf) for name, leaf in content["leaves"].items()}
         document = Document(content["step"], leaves, dict(content["metadata"]))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise DamagedError(f"its metadata cannot be read ({type(error).__name__}: {error})") from error
+        raise DamagedError(f"its metadata cannot be read: {describe_unreadable(error)}") from error
     if type(document.step) is not int or str(document.step) != path.name:
         raise DamagedError(f"its metadata is of step {document.step}")
     return document

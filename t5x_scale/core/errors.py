@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import itertools
+import json
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -34,6 +35,27 @@ def to_one_line(text: str) -> str:
     """`text` with spaces for ends of lines, other control characters escaped, and cut where nobody reads on."""
     text = " ".join(text[:_LONGEST].splitlines()) + ("..." if len(text) > _LONGEST else "")
     return _NOT_PRINTED.sub(lambda match: ascii(match[0])[1:-1], text)
+
+
+def describe_unreadable(error: Exception) -> str:
+    """What is wrong with a document, in words of whoever keeps it, from what reading or taking it apart has raised."""
+    if isinstance(error, FileNotFoundError):
+        return "it is missing"
+    if isinstance(error, IsADirectoryError):
+        return "it is a directory and no file"
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    if isinstance(error, UnicodeDecodeError):
+        return f"it is no text: byte {error.start} is not UTF-8"
+    if isinstance(error, json.JSONDecodeError):
+        return f"it is no JSON: {error}"
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    if isinstance(error, KeyError):
+        return f"it has no {error.args[0]!r}" if error.args else "something is missing in it"
+    if isinstance(error, TypeError | AttributeError):
+        return "something in it is of another kind than was written"
+    return str(error)
 
 
 def did_you_mean(name: str, choices: Iterable[str], limit: int = 3) -> str:

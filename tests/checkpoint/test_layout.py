@@ -74,12 +74,35 @@ def test_no_flipped_bit_of_a_document_goes_unnoticed(tmp_path_factory, position,
     assert document == make_document(3, {"row": 24})
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", "null", "[" * 100_000, '{"content": 3, "digest": ""}'])
-def test_nonsense_in_place_of_a_document_is_damage(tmp_path, text):
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "cannot be read: it is no JSON: Expecting value: line 1"),
+        ("[]", "cannot be read: something in it is of another kind than was written"),
+        ("null", "cannot be read: something in it is of another kind than was written"),
+        ("{}", "cannot be read: it has no 'content'"),
+        ("[" * 100_000, "cannot be read: it is nested too deeply"),
+        ('{"content": 3, "digest": ""}', "does not match its digest"),
+        ('"\xff"', "cannot be read: it is no text: byte 1 is not UTF-8"),
+    ],
+)
+def test_nonsense_in_place_of_a_document_is_damage(tmp_path, text, words):
     path = files.to_path(tmp_path / "3")
     write_document(path, make_document(3))
-    (path / "metadata" / "metadata").write_text(text)
-    with pytest.raises(layout.DamagedError):
+    (path / "metadata" / "metadata").write_bytes(text.encode("latin-1"))
+    with pytest.raises(layout.DamagedError, match=f"its metadata {words}") as raised:
+        layout.read_document(path)
+    assert "Error" not in str(raised.value), "a word of Python's"
+
+
+def test_a_document_that_is_no_file(tmp_path):
+    path = files.to_path(tmp_path / "3")
+    write_document(path, make_document(3))
+    (path / "metadata" / "metadata").unlink()
+    with pytest.raises(layout.DamagedError, match=r"its metadata cannot be read: it is missing$"):
+        layout.read_document(path)
+    (path / "metadata" / "metadata").mkdir()
+    with pytest.raises(layout.DamagedError, match=r"its metadata cannot be read: it is a directory and no file$"):
         layout.read_document(path)
 
 
