@@ -16,7 +16,9 @@ from typing import NamedTuple
 
 from t5x_scale.checkpoint import integrity, layout, plain_form, restore
 from t5x_scale.checkpoint.layout import DamagedError, Document
+from t5x_scale.checkpoint.plain_files import check_plain_files
 from t5x_scale.core import files, lazy, parallel
+from t5x_scale.core.errors import describe_unreadable
 from t5x_scale.core.lazy import LazyArray, Region
 from t5x_scale.core.zarr_arrays import open_arrays
 
@@ -125,6 +127,7 @@ def open_leaves(step_path: files.Path, document: Document, prefix: str = "") -> 
     Raises:
       DamagedError: a leaf is not there, or not of the shape and dtype on record; reading it raises the same.
     """
+    check_plain_files(step_path)
     state = step_path / layout.STATE_ITEM
     names = {path: plain_form.array_name(path) for path in document.leaves if path.startswith(prefix)}
     leaves = open_arrays(state, names, _damage, driver=_read_driver(state))
@@ -144,4 +147,4 @@ def _read_driver(state: files.Path) -> str:
         tree = json.loads((state / plain_form.TREE_FILE).read_text())
         return "zarr3" if tree.get("use_zarr3") else "zarr"
     except (OSError, ValueError, AttributeError) as error:
-        raise DamagedError(f"its tree cannot be read ({type(error).__name__}: {error})") from error
+        raise DamagedError(f"its tree cannot be read: {describe_unreadable(error)}") from error

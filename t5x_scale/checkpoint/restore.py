@@ -17,6 +17,7 @@ import orbax.checkpoint as ocp
 
 from t5x_scale.checkpoint import integrity, layout, multihost
 from t5x_scale.checkpoint.layout import DamagedError, Document
+from t5x_scale.checkpoint.plain_files import check_plain_files
 from t5x_scale.core import files, trees
 from t5x_scale.core.errors import UserError, did_you_mean
 from t5x_scale.core.leaves import Origin, OriginLine, render_lines
@@ -140,13 +141,14 @@ def first_that_verifies(
 
 
 def read_document(step_path: files.Path) -> Document:
-    """`layout.read_document`, with one outcome for all processes of a run.
+    """`layout.read_document` of a step of plain files, with one outcome for all processes of a run.
 
     Raises:
       DamagedError: some process could not read it or does not trust it.
     """
     document, failure = None, None
     try:
+        check_plain_files(step_path)
         document = layout.read_document(step_path)
     except DamagedError as error:
         failure = error

@@ -23,6 +23,7 @@ import numpy as np
 from t5x_scale.checkpoint import layout, plain_form
 from t5x_scale.checkpoint.block_files import commit_directory, describe_failures, write_file
 from t5x_scale.checkpoint.layout import DamagedError, Document
+from t5x_scale.checkpoint.plain_files import check_plain_files
 from t5x_scale.core import files, lazy
 
 _SHARDS = "shards"
@@ -83,6 +84,7 @@ class ShardReader:
     """
 
     def __init__(self, path: files.Path):
+        check_plain_files(path)
         document = layout.read_document(path)
         self._file = path / _SHARDS
         try:

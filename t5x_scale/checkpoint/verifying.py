@@ -11,7 +11,9 @@ from typing import Any
 
 from t5x_scale.checkpoint import layout, lazy_reader, plain_form
 from t5x_scale.checkpoint.layout import DamagedError, Document
+from t5x_scale.checkpoint.plain_files import check_plain_files
 from t5x_scale.core import files
+from t5x_scale.core.errors import describe_unreadable
 from t5x_scale.core.lazy import LazyArray
 from t5x_scale.core.zarr_arrays import OCDBT_MANIFEST, is_database, list_extents
 
@@ -58,6 +60,7 @@ def verify_step(step_path: files.Path, on_progress: lazy_reader.Progress | None 
     """Reads every leaf of a step, block by block, and compares it with its fingerprint."""
     step = int(step_path.name)
     try:
+        check_plain_files(step_path)
         document = layout.read_document(step_path)
         check_tree(step_path, document)
         leaves = lazy_reader.open_leaves(step_path, document)
@@ -88,7 +91,7 @@ def check_tree(step_path: files.Path, document: Document) -> None:
         tree = json.loads((step_path / layout.STATE_ITEM / plain_form.TREE_FILE).read_text())
         paths = {_to_path(leaf) for leaf in tree["tree_metadata"].values()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise DamagedError(f"its tree cannot be read ({type(error).__name__}: {error})") from error
+        raise DamagedError(f"its tree cannot be read: {describe_unreadable(error)}") from error
     different = sorted(paths ^ document.leaves.keys())
     if different:
         raise DamagedError(f"its tree is not that of its leaves: {_name_some(different)}")
@@ -158,7 +161,7 @@ def _find_read(step_path: files.Path, document: Document) -> tuple[dict[str, int
             whole += [f"{item}/{name}" for path in document.leaves for name in _list_array_files(state, path)]
         read.update({name: (step_path / name).stat().length for name in whole})
     except (OSError, ValueError, KeyError) as error:
-        raise DamagedError(f"it changed while it was read ({type(error).__name__}: {error})") from error
+        raise DamagedError(f"it changed while it was read: {describe_unreadable(error)}") from error
     return read, known | read.keys()
 
 

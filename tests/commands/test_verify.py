@@ -71,7 +71,7 @@ def test_damage_is_named(run, capsys):
     assert code == 1
     assert lines[0].startswith("step 30: DAMAGED: ")
     assert "'params/kernel'" in lines[0]
-    assert lines[1].startswith("step 20: DAMAGED: its metadata cannot be read (FileNotFoundError")
+    assert lines[1].startswith("step 20: DAMAGED: its metadata cannot be read: it is missing")
     assert lines[2].startswith("step 10: ok")
     assert lines[3] == f"2 of 3 in {run}/checkpoints are damaged; the newest that verifies is step 10"
 
