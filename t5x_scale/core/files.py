@@ -79,7 +79,10 @@ def read_bounded(path: str | os.PathLike, max_bytes: int = MAX_DOCUMENT_BYTES) -
     Raises:
       OSError: it cannot be read, is larger, or is a pipe, a device or a directory.
     """
-    target = to_path(path)
+    return _read_plain(to_path(path), max_bytes)
+
+
+def _read_plain(target: Path, max_bytes: int | None) -> bytes:
     if is_remote(target):
         _check_size(target.stat().length, max_bytes)
         return target.read_bytes()
@@ -89,11 +92,11 @@ def read_bounded(path: str | os.PathLike, max_bytes: int = MAX_DOCUMENT_BYTES) -
         if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "it is no plain file", os.fspath(target))
         _check_size(status.st_size, max_bytes)
-        return file.read(max_bytes)
+        return file.read(status.st_size if max_bytes is None else max_bytes)
 
 
-def _check_size(size: int, max_bytes: int) -> None:
-    if size > max_bytes:
+def _check_size(size: int, max_bytes: int | None) -> None:
+    if max_bytes is not None and size > max_bytes:
         raise OSError(errno.EFBIG, f"it has {size:,} bytes, more than the {max_bytes:,} of a document")
 
 
@@ -196,10 +199,17 @@ def read_appended(path: str | os.PathLike, errors: str = "strict") -> list[str]:
 
     A last line without its newline is still being written and is left out. What is not UTF-8 is an error, or with
     `errors="replace"` U+FFFD.
+
+    Raises:
+      UserError: it cannot be read, or is a pipe, a device or a directory; the message names it.
     """
     target = to_path(path)
-    chunks = [target.read_bytes()] if target.exists() else []
-    chunks += [part.read_bytes() for _, part in sorted(_list_parts(target))]
+    try:
+        # As long as it is: a run of a year has a long one.
+        chunks = [_read_plain(target, None)] if target.exists() else []
+        chunks += [_read_plain(part, None) for _, part in sorted(_list_parts(target))]
+    except OSError as error:
+        raise UserError(f"cannot read {target}: {error.strerror or error}") from error
     lines: list[str] = []
     for chunk in chunks:
         lines += chunk[: chunk.rfind(b"\n") + 1].decode("utf-8", errors).split("\n")[:-1]

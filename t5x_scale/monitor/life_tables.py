@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from t5x_scale.core import files
+from t5x_scale.core.errors import UserError
 from t5x_scale.monitor.life import DOWN, LOST, RUNNING, RunLife
 from t5x_scale.monitor.metric_log import MetricLog
 from t5x_scale.monitor.phases import CHECKPOINT, COMPILE, DATA_WAIT, EVALUATION, PROBE, RESTORE, REWIND, STARTUP, STEP
@@ -72,8 +73,12 @@ def _process_rows(life: RunLife) -> list[list[str]]:
 
 
 def _intervention_rows(model_dir: str | os.PathLike) -> list[list[str]]:
-    rows = []
-    for line in files.read_appended(files.to_path(model_dir) / _INTERVENTIONS):
+    rows: list[list[str]] = []
+    try:
+        lines = files.read_appended(files.to_path(model_dir) / _INTERVENTIONS, "replace")
+    except UserError:
+        return rows  # As below.
+    for line in lines:
         try:
             entry = json.loads(line)
             skipped = sum(int(end) - int(first) for first, end in entry["skip_rows"])

@@ -78,6 +78,14 @@ def test_read_appended_of_nothing_is_empty(tmp_path):
     assert files.read_appended(tmp_path / "absent" / "metrics.jsonl") == []
 
 
+@pytest.mark.parametrize("name", ["metrics.jsonl", "metrics.jsonl.part-00000"])
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo])
+def test_read_appended_of_what_is_no_file(tmp_path, make, name):
+    make(tmp_path / name)
+    with pytest.raises(UserError, match=r"cannot read .*metrics\.jsonl: (it is no plain file|Is a directory)"):
+        files.read_appended(tmp_path / "metrics.jsonl")
+
+
 def test_read_appended_joins_parts_in_numeric_order(tmp_path):
     for number in (10, 2, 0):
         (tmp_path / f"metrics.jsonl.part-{number:05d}").write_text(f"{number}\n")

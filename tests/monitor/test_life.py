@@ -1,6 +1,7 @@
 """The life of a run, told from what killed, hung and rewound processes leave behind."""
 
 import json
+import os
 
 import pytest
 
@@ -143,6 +144,17 @@ def test_what_is_told(tmp_path):
     assert "Hosts" not in tables
     shares = [float(row[2].rstrip("%")) for row in tables["Where the time went"]]
     assert sum(shares) == pytest.approx(100, abs=0.5)
+
+
+def test_interventions_that_cannot_be_read_are_not_shown(tmp_path):
+    log = write_run(tmp_path)
+    path = tmp_path / "interventions.jsonl"
+    path.write_bytes(b"\xff\n")
+    before = make_tables(tmp_path, read_life(tmp_path, log), log)
+    path.unlink()
+    os.mkfifo(path)
+    assert make_tables(tmp_path, read_life(tmp_path, log), log) == before
+    assert "Rewinds" not in {table.heading for table in before}
 
 
 @pytest.mark.parametrize("remote", [False, True])
