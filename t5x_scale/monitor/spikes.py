@@ -21,6 +21,7 @@ import collections
 import dataclasses
 import math
 import statistics
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -30,6 +31,8 @@ REWIND, STOP, WARN, OFF = "rewind", "stop", "warn", "off"
 POLICIES = (REWIND, STOP, WARN, OFF)
 # Of the window, so many may be higher than what counts as high: it is not blind for long after a single outlier.
 OUTLIERS = 2
+# The most that any count of the guard may be: more steps than runs have.
+MAX_STEPS = 10_000_000
 # From the median of absolute deviations to the standard deviation of a normal distribution.
 _TO_DEVIATION = 1.4826
 _SMALLEST_NORM = 1e-30
@@ -80,14 +83,14 @@ class SpikeGuard:
         least = {"window": 8, "patience": 1, "refused_updates": 1, "rewind_steps": 0, "skip_before": 0, "skip_after": 1}
         for name, low in {**least, "max_rewinds": 0, "max_rewinds_nearby": 1}.items():
             value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < low:
-                raise UserError(f"SpikeGuard.{name} is {value!r}; expected a whole number, {low} or more")
+            if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= MAX_STEPS:
+                raise UserError(f"SpikeGuard.{name} is {value!r}; expected a whole number from {low} to {MAX_STEPS:,}")
         above = {"z_score": 0.0, "min_rise": 0.0, "min_growth": 1.0, "huge_rise": 0.0}
         for name, low in above.items():
             value = getattr(self, name)
             if value is None and name in ("min_growth", "huge_rise"):
                 continue
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value < math.inf:
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= sys.float_info.max:
                 raise UserError(f"SpikeGuard.{name} is {value!r}; expected a number, {low:g} or more")
         if self.skip_before > self.rewind_steps:
             raise UserError(
