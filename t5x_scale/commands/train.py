@@ -5,6 +5,7 @@ The same command again resumes: what is saved decides where it starts.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -14,13 +15,13 @@ import jax
 from t5x_scale import run_files
 from t5x_scale.beginning import Beginning, check_beginning
 from t5x_scale.checkpoint.manager import CheckpointConfig, CheckpointManager
-from t5x_scale.commands.training.course import Course, Start
+from t5x_scale.commands.training.course import Course, Start, check_interventions
 from t5x_scale.commands.training.loop import Ending, Loop
 from t5x_scale.commands.training.memory_errors import explained
 from t5x_scale.commands.training.probes import Probes
 from t5x_scale.conversion.starting import Surgery
 from t5x_scale.core.distributed import ProcessConfig, join_run
-from t5x_scale.core.errors import UserError
+from t5x_scale.core.errors import UserError, to_one_line
 from t5x_scale.core.files import make_directory
 from t5x_scale.core.preemption import EXIT_RESUMABLE, PreemptionConfig, StopSignal
 from t5x_scale.data.pipeline import DataConfig, make_eval_sources, make_pipeline
@@ -34,6 +35,8 @@ from t5x_scale.monitor.status import StatusLine
 from t5x_scale.monitor.throughput import Throughput
 from t5x_scale.monitor.writers import MetricWriters
 from t5x_scale.program import Program, Runtime
+
+LOGGER = logging.getLogger(__name__)
 
 
 def train(
@@ -89,6 +92,8 @@ def train(
     run_files.check_data(runtime, data, evaluation.batch_size)
     beginning = Beginning(initial_checkpoint_path, tuple(initial_transforms), initial_optimizer)
     run_files.check_run(model_dir, run_files.make_record(runtime, data, train_steps, beginning), train_steps)
+    # Before this process says anything of itself in the run's directory.
+    check_interventions(CheckpointManager(model_dir), model_dir)
     runtime.check_compiler_options()
     run_files.warn_of_copies(runtime)
     if not CheckpointManager(model_dir).steps():
@@ -144,8 +149,18 @@ def train(
         if code == EXIT_RESUMABLE:
             alive.ending(f"told to stop: {stop.reason}" if stop.reason else "told to stop")
     if code == 0 and primary:
-        print(f"done: {train_steps} steps; see {make_report(model_dir)}")
+        print(f"done: {train_steps} steps{_report(model_dir)}")
     return code
+
+
+def _report(model_dir: str) -> str:
+    """Makes the report of a finished run and says where it is. Whatever goes wrong there, the run is finished."""
+    try:
+        return f"; see {make_report(model_dir)}"
+    except Exception as error:
+        reason = to_one_line(str(error)) or type(error).__name__
+        LOGGER.warning("the run is finished, but its report cannot be made: %s", reason)
+        return ""
 
 
 def _turn_back(

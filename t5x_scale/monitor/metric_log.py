@@ -27,12 +27,13 @@ from typing import Any
 import numpy as np
 
 from t5x_scale.core import files
-from t5x_scale.core.errors import UserError
 
 METRICS_DIRECTORY = "metrics"
 FILE_NAME = "metrics.jsonl"
 START, REWIND = "start", "rewind"
 _MOVES_BACK = (START, REWIND)
+# What stands for bytes that are no text. Lines are written in ASCII, so that it is never a part of one.
+_NOT_UTF8 = "\ufffd"
 _NAME = re.compile(r"[A-Za-z0-9_.\-]+(/[A-Za-z0-9_.\-]+)+")
 _NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
@@ -127,17 +128,9 @@ def read_metrics(model_dir: str | os.PathLike) -> MetricLog:
     """Reads the record of a run; empty where nothing has been written yet.
 
     A last line that a killed process left half-written is ignored, and so are (and counted) damaged ones.
-
-    Raises:
-      UserError: the file is not text.
     """
-    path = log_path(model_dir)
-    try:
-        lines = files.read_appended(path)
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is damaged: byte {error.start} is not UTF-8") from error
     reader = _Reader()
-    for line in lines:
+    for line in files.read_appended(log_path(model_dir), errors="replace"):
         reader.add(line)
     return reader.finish()
 
@@ -172,6 +165,8 @@ class _Reader:
 
     def add(self, line: str) -> None:
         try:
+            if _NOT_UTF8 in line:
+                raise ValueError("bytes that are no text")
             record = json.loads(line)
             step, time = record.pop("step"), float(record.pop("time"))
             if type(step) is not int or not 0 <= step < 2**62:

@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from t5x_scale.core.errors import UserError
 from t5x_scale.monitor import metric_log
 from t5x_scale.monitor.metric_log import check_names, format_event, format_metrics, read_metrics
 
@@ -114,13 +113,22 @@ def test_no_bytes_break_the_reader(tmp_path_factory, data):
     path = metric_log.log_path(directory)
     path.parent.mkdir()
     path.write_bytes(b'{"step": 1, "time": 1.0, "train/loss": 2.0}\n' + data)
-    try:
-        data[: data.rfind(b"\n") + 1].decode("utf-8")
-    except UnicodeDecodeError:
-        with pytest.raises(UserError, match="not UTF-8"):
-            read_metrics(directory)
-        return
     assert values(read_metrics(directory)) == {1: 2.0}
+
+
+@pytest.mark.parametrize("position", [0, 3, 8, 30])
+def test_one_byte_that_is_no_text_costs_its_line(tmp_path, position):
+    """Wherever it is: also in a name, which would be another name and no damage otherwise."""
+    lines = [format_metrics(step, float(step), {"train/loss": 3.0 - step}) for step in (1, 2, 3)]
+    write(tmp_path, *lines)
+    path = metric_log.log_path(tmp_path)
+    data = bytearray(path.read_bytes())
+    data[len(lines[0]) + 1 + position] |= 0x80
+    path.write_bytes(data)
+    log = read_metrics(tmp_path)
+    assert list(log.series) == ["train/loss"]
+    assert values(log) == {1: 2.0, 3: 0.0}
+    assert log.damaged_lines == 1
 
 
 def test_nothing_written_yet(tmp_path):
