@@ -4,8 +4,10 @@
 
 A and B are MODEL_DIRs, local or gs://. Compared are the numbers of every step in metrics/metrics.jsonl, to the last
 bit, but for those of the machine (speed, memory, goodput); of a step that was done twice, after a restart or a rewind,
-those of the last time. Exit code: 0 where they are equal, 1 where they differ or cannot be compared. What differs in
-their run.json is the likely reason, and decides nothing: runs of two machines may have the same bits.
+those of the last time. What is on record where an interval ended (tokens and epochs of the data) is compared where both
+have it, since one also ends where a run was stopped. Exit code: 0 where they are equal, 1 where they differ or cannot
+be compared. What differs in their run.json is the likely reason, and decides nothing: runs of two machines may have the
+same bits.
 """
 
 from __future__ import annotations

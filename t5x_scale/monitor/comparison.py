@@ -11,6 +11,8 @@ from t5x_scale.monitor.metric_log import MetricLog
 
 # Of a run and not of the machine it ran on.
 COMPARED = ("train", "optim", "eval", "data")
+# Of these there is a value where an interval of steps ended. One also ends where a run was stopped or saved.
+_OF_INTERVALS = ("data",)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +23,7 @@ class Parting:
       metric: its name.
       step: the first at which the values differ, or at which one run has none.
       left, right: the values there; None where there is none.
-      different: steps with a difference, of `steps` that either run has.
+      different: steps with a difference, of `steps` that were compared.
       largest: the largest relative difference of all steps that both have (0.0 where only steps are missing).
     """
 
@@ -42,7 +44,9 @@ class Parting:
 def find_partings(left: MetricLog, right: MetricLog) -> list[Parting]:
     """The metrics in which two runs differ, those that part first at the front; `[]` where all bits are equal.
 
-    What was done again after a restart or a rewind counts as it was done last, by the rule of `metric_log`.
+    What was done again after a restart or a rewind counts as it was done last, by the rule of `metric_log`. A metric of
+    intervals is compared at the steps at which both runs have it: where intervals ended is no matter of what was
+    computed. It is a difference where one run has none of it, as the lack of any other metric at any step is.
     """
     names = {name for log in (left, right) for name in log.series if name.split("/")[0] in COMPARED}
     partings = filter(None, (_compare(name, left, right) for name in names))
@@ -78,7 +82,10 @@ def relative_difference(left: float, right: float) -> float:
 
 def _compare(name: str, left: MetricLog, right: MetricLog) -> Parting | None:
     first, second = (_by_step(log, name) for log in (left, right))
-    steps = sorted(first.keys() | second.keys())
+    if name.split("/")[0] in _OF_INTERVALS and first and second:
+        steps = sorted(first.keys() & second.keys())
+    else:
+        steps = sorted(first.keys() | second.keys())
     different = [step for step in steps if not _is_same(first.get(step), second.get(step))]
     if not different:
         return None

@@ -111,6 +111,38 @@ def test_what_only_one_run_has(compare, tmp_path):
     assert "they part at step 10, in eval/text/loss" in result.out
 
 
+def with_tokens(lines, steps, salt=0):
+    """The same lines, those of some steps with what the end of an interval puts on record."""
+    for line in lines:
+        record = json.loads(line)
+        if "event" not in record and record["step"] in steps:
+            record |= {"data/text/tokens": 64 * record["step"] + salt, "data/text/epochs": record["step"] / 7}
+        yield json.dumps(record)
+
+
+def test_where_a_run_was_stopped_makes_no_difference(compare, tmp_path):
+    """It ends an interval, of which the other run has no end there."""
+    left = write(tmp_path / "a", with_tokens(undisturbed(), {5, 10, 15, 20}))
+    lines = [*undisturbed(7), format_event(7, 200.0, "start", {"devices": 1}), *step_lines(8, 20)]
+    result = compare(left, write(tmp_path / "b", with_tokens(lines, {5, 7, 10, 15, 20})))
+    assert result.returncode == 0, result.out
+    assert "1 restarts" in result.out
+    result = compare(left, write(tmp_path / "c", with_tokens(lines, {5, 7, 10, 15, 20}, salt=1)))
+    assert result.returncode == 1
+    assert "they part at step 5, in data/text/tokens" in result.out
+    assert "4 of 4 steps differ" in result.out
+    result = compare(left, write(tmp_path / "d", undisturbed()))
+    assert "step 5  data/text/epochs: A has it, B has not; 4 of 4 steps differ" in result.out
+
+
+def test_a_step_that_one_run_has_not_is_a_difference(compare, tmp_path):
+    left = write(tmp_path / "a", undisturbed())
+    lines = [line for line in undisturbed() if json.loads(line)["step"] != 7]
+    result = compare(left, write(tmp_path / "b", lines))
+    assert result.returncode == 1
+    assert "step 7  train/loss: A has it, B has not; 1 of 20 steps differ" in result.out
+
+
 def test_nothing_to_compare(compare, tmp_path):
     result = compare(write(tmp_path / "a", undisturbed()), tmp_path / "absent")
     assert result.returncode == 1
