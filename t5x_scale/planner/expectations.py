@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from t5x_scale.laws import Law
@@ -12,7 +13,9 @@ from t5x_scale.planner.choices import Choice, Opinion, ask, spread
 from t5x_scale.planner.law_table import Laws, is_fitted, present
 
 # Laws of dense models on natural text, as they are asked first. Corpora and tokenizers differ, and so do nats a token.
-LOSSES = ("besiroglu", "chinchilla_unrounded", "chinchilla", "kaplan_joint", DATA_CONSTRAINED)
+LOSSES = ("besiroglu", "chinchilla_unrounded", "chinchilla", DATA_CONSTRAINED)
+# What speaks of another thing than the end of one pass: shown, never followed or compared.
+_OTHERS = {"kaplan_joint": "where it is lowest on a data set of so many tokens, not after one pass"}
 # Beyond the laws' disagreement: seeds and corpora; and above, what a learning rate costs that has not fallen yet.
 _BELOW, _ABOVE = 0.03, 0.08
 # Above the largest models of every fit only the more recent laws are compared.
@@ -41,21 +44,36 @@ class Question:
     unique_tokens: float | None = None
 
     @property
+    def guessing(self) -> float:
+        """The loss of a model that has learned nothing."""
+        return math.log(self.vocab_size)
+
+    @property
     def repeats(self) -> bool:
         return self.unique_tokens is not None and self.tokens > self.unique_tokens
 
 
 def choose_loss(laws: Laws, question: Question, law_name: str) -> Choice:
     """The loss at the end, and what each law says."""
-    opinions = tuple(_ask(laws, law, question) for law in present(laws, LOSSES))
+    opinions = tuple(_ask(laws, law, question) for law in present(laws, (*LOSSES, *_OTHERS)))
     followed = _followed(laws, question, law_name)
     value = next(opinion.value for opinion in opinions if opinion.law == followed.name)
-    guessing = math.log(question.vocab_size)
-    values = [opinion.value for opinion in opinions if opinion.value < guessing] or [value]
-    between = f"laws between {min(values):.3f} and {max(values):.3f}, {spread(values):.0%} apart"
-    text = f"{value:.3f} {followed.unit}; {between}"
     reason = f"by {followed.name}; on another corpus or tokenizer compare shapes, not values"
+    if law_name not in LOSSES:
+        reason += f" ({law_name} says nothing of the loss)"
+    if value >= question.guessing:
+        text = f"at most {question.guessing:.3f}, that of guessing: no law speaks of so small a run"
+        reason = f"{followed.name} promises {value:.3f}, and guessing among {question.vocab_size:,} has their logarithm"
+        return Choice("expected loss", question.guessing, text, reason, opinions, followed.name)
+    comparable = [opinion for opinion in opinions if opinion.law not in _OTHERS and opinion.value < question.guessing]
+    text = f"{value:.3f} {followed.unit}; {_between([opinion.value for opinion in comparable])}"
     return Choice("expected loss", value, text, reason, opinions, followed.name)
+
+
+def _between(values: Sequence[float]) -> str:
+    if len(values) == 1:
+        return "no other law says more than guessing does"
+    return f"laws between {min(values):.3f} and {max(values):.3f}, {spread(values):.0%} apart"
 
 
 def make_curve(laws: Laws, question: Question, law_name: str) -> dict[str, Any]:
@@ -76,7 +94,7 @@ def make_curve(laws: Laws, question: Question, law_name: str) -> dict[str, Any]:
     rows = []
     for point in range(_POINTS):
         there = dataclasses.replace(question, tokens=math.exp(first + point * step))
-        said = [_ask(laws, law, there).value for law in comparable]
+        said = [min(_ask(laws, law, there).value, question.guessing) for law in comparable]
         rows.append((there.tokens, said[0], min(said) * (1 - below), max(said) * (1 + above)))
     tokens, loss, low, high = (list(column) for column in zip(*rows, strict=True))
     about = {"law": followed.name, "unit": followed.unit, "outside": list(_ask(laws, followed, question).outside)}
@@ -84,24 +102,12 @@ def make_curve(laws: Laws, question: Question, law_name: str) -> dict[str, Any]:
 
 
 def _followed(laws: Laws, question: Question, law_name: str) -> Law:
-    """A law of one's own runs; for repeated data the one that knows of it; else the first that was fitted on such runs.
+    """For repeated data the law that knows of it, unless the one that is asked for was fitted to one's own runs.
 
-    Where none was, the first that still means something: far below their sizes laws promise less than chance.
+    It does not change with the budget: laws of several corpora are no one curve.
     """
-    first = law_name if law_name in LOSSES else LOSSES[0]
-    if question.repeats and not is_fitted(laws[first]) and _means_something(laws, DATA_CONSTRAINED, question):
-        return laws[DATA_CONSTRAINED]
-    names = list(dict.fromkeys((first, *LOSSES)))
-    if is_fitted(laws[first]):
-        return laws[first]
-    meaningful = [name for name in names if _means_something(laws, name, question)]
-    within = [name for name in meaningful if not _ask(laws, laws[name], question).outside]
-    return laws[(within or meaningful or names)[0]]
-
-
-def _means_something(laws: Laws, name: str, question: Question) -> bool:
-    """Whether the loss is below that of guessing."""
-    return _ask(laws, laws[name], question).value < math.log(question.vocab_size)
+    first = laws[law_name if law_name in LOSSES else LOSSES[0]]
+    return laws[DATA_CONSTRAINED] if question.repeats and not is_fitted(first) else first
 
 
 def _agrees(laws: Laws, law: Law, question: Question) -> bool:
@@ -120,8 +126,9 @@ def _ask(laws: Laws, law: Law, question: Question) -> Opinion:
             # What knows nothing of epochs is asked about the new tokens that these are worth.
             tokens = laws[DATA_CONSTRAINED].effective_tokens(tokens, question.unique_tokens)
     opinion = ask(law, tokens=tokens, **quantities)
-    guessing = math.log(question.vocab_size)
-    if opinion.value < guessing:
+    if law.name in _OTHERS:
+        opinion = dataclasses.replace(opinion, unit=f"{opinion.unit}, {_OTHERS[law.name]}")
+    if opinion.value < question.guessing:
         return opinion
-    line = f"it promises less than guessing, which has ln({question.vocab_size}) = {guessing:.2f}"
+    line = f"it promises less than guessing, which has ln({question.vocab_size}) = {question.guessing:.2f}"
     return dataclasses.replace(opinion, outside=(*opinion.outside, line))
