@@ -20,6 +20,8 @@ FRONTIERS = ("besiroglu", "chinchilla_envelope", "chinchilla_isoflop", "chinchil
 DATA_CONSTRAINED = "data_constrained"
 # Repeated up to four times data is worth nearly what new data is (Muennighoff et al. 2023, section 6).
 FOUR_EPOCHS = 4.0
+# Sizes along a frontier are found to this share of the budget's logarithm.
+_HALVINGS = 40
 # No model of any fit saw fewer tokens than parameters by so much.
 _FEWEST_TOKENS_A_PARAM = 0.1
 
@@ -36,6 +38,7 @@ class Allocation:
       law: that was followed; "" where two of the numbers are given.
       opinions: about the best size at these FLOPs.
       counts_tables: whether `params` are all; otherwise the tables come on top.
+      notes: what a person should know of it.
     """
 
     params: float
@@ -45,6 +48,7 @@ class Allocation:
     law: str
     opinions: tuple[Opinion, ...]
     counts_tables: bool = True
+    notes: tuple[str, ...] = ()
 
 
 def allocate(budget: Budget, laws: Laws, law_name: str | None = None) -> Allocation:
@@ -55,6 +59,16 @@ def allocate(budget: Budget, laws: Laws, law_name: str | None = None) -> Allocat
     """
     law = find_frontier(laws, law_name or usual_law(laws))
     params, tokens, compute, reason, followed = _divide(budget, laws, law)
+    notes = []
+    if budget.compute is not None and followed == DATA_CONSTRAINED and compute is None:
+        spent = training_flops(params, tokens)
+        notes.append(
+            f"more compute than the data can use: {budget.compute:.3g} FLOPs, of which {spent:.3g} are planned, "
+            f"{_most_epochs(laws):g} epochs; more parameters or more epochs add next to nothing"
+        )
+    if law_name is not None and followed != law_name:
+        why = "it knows of no repeated data" if followed else "size and tokens are given"
+        notes.append(f"--law={law_name} is not followed: {why}")
     if not min(params, tokens) >= 1 or not math.isfinite(params * tokens):
         raise UserError(f"{params:.3g} parameters on {tokens:.3g} tokens are no run; give another budget")
     if compute is not None and tokens < _FEWEST_TOKENS_A_PARAM * params:
@@ -65,9 +79,11 @@ def allocate(budget: Budget, laws: Laws, law_name: str | None = None) -> Allocat
             f"{count_text(best)}"
         )
     opinions = _opinions(laws, training_flops(params, tokens))
+    if followed == DATA_CONSTRAINED:
+        opinions = (_opinion_on_repeating(laws, params, tokens, budget.unique_tokens), *opinions)
     follows_size = followed and budget.params is None
     counts_tables = not (follows_size and laws[followed].with_embeddings is False)
-    return Allocation(params, tokens, compute, reason, followed, opinions, counts_tables)
+    return Allocation(params, tokens, compute, reason, followed, opinions, counts_tables, tuple(notes))
 
 
 def frontier_at(law: Law, name: str, value: float) -> tuple[float, float]:
@@ -140,10 +156,36 @@ def _of_compute(
 ) -> tuple[float, float, float | None, str, str]:
     params, tokens = frontier_at(law, "flops", compute)
     if unique is not None and tokens > unique and DATA_CONSTRAINED in laws:
-        repeating = laws[DATA_CONSTRAINED].optimum(flops=compute, unique_tokens=unique)
-        reason = f"the lowest loss at these FLOPs where only {count_text(unique)} tokens are new"
-        return repeating.params, repeating.tokens, compute, reason, DATA_CONSTRAINED
+        return _of_repeating(compute, unique, laws)
     return params, tokens, compute, f"the lowest loss at these FLOPs by {law.name}", law.name
+
+
+def _of_repeating(compute: float, unique: float, laws: Laws) -> tuple[float, float, float | None, str, str]:
+    """The best of the FLOPs; or of as many as reach the most epochs of which the law was fitted on any."""
+    law, most = laws[DATA_CONSTRAINED], _most_epochs(laws)
+    best = law.optimum(flops=compute, unique_tokens=unique)
+    if best.tokens <= most * unique:
+        reason = f"the lowest loss at these FLOPs where only {count_text(unique)} tokens are new"
+        return best.params, best.tokens, compute, reason, DATA_CONSTRAINED
+    low, high = math.log(FLOPS_PER_PARAM_TOKEN * unique), math.log(compute)
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        best = law.optimum(flops=math.exp(middle), unique_tokens=unique)
+        low, high = (middle, high) if best.tokens < most * unique else (low, middle)
+    reason = (
+        f"{most:g} epochs of {count_text(unique)} tokens, beyond which another adds next to nothing; the size for them"
+    )
+    return best.params, most * unique, None, reason, DATA_CONSTRAINED
+
+
+def _most_epochs(laws: Laws) -> float:
+    return laws[DATA_CONSTRAINED].domain.ranges.get("epochs", (1.0, math.inf))[1]
+
+
+def _opinion_on_repeating(laws: Laws, params: float, tokens: float, unique: float | None) -> Opinion:
+    law = laws[DATA_CONSTRAINED]
+    opinion = make_opinion(law, params, params=params, tokens=tokens, unique_tokens=unique)
+    return dataclasses.replace(opinion, unit="parameters")
 
 
 def _of_data(unique: float, law: Law) -> tuple[float, float, float | None, str, str]:

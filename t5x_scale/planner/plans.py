@@ -35,6 +35,7 @@ class Plan:
       cost: days, chip-hours, memory.
       choices: every number with its reason.
       curve: what loss to expect along the run (see `expectations.make_curve`).
+      notes: what else should be known.
     """
 
     budget: Budget
@@ -44,6 +45,7 @@ class Plan:
     cost: Cost
     choices: tuple[Choice, ...]
     curve: dict[str, Any]
+    notes: tuple[str, ...] = ()
 
     def __getitem__(self, name: str) -> Choice:
         return next(choice for choice in self.choices if choice.name == name)
@@ -70,8 +72,8 @@ def make_plan(budget: Budget, laws: Laws, law_name: str | None = None) -> Plan:
     Raises:
       UserError: nothing can be planned for it.
     """
-    law_name = law_name or allocations.usual_law(laws)
     division = allocations.allocate(budget, laws, law_name)
+    law_name = law_name or allocations.usual_law(laws)
     sketch, _ = _shape(budget, laws, division, MeshPlan())
     length, rows = _rows(budget, laws, sketch, _tokens(division, sketch, budget.length or 2048))
     tokens = _tokens(division, sketch, length)
@@ -105,7 +107,8 @@ def make_plan(budget: Budget, laws: Laws, law_name: str | None = None) -> Plan:
         *rates.choose_growth(laws, training),
         *about_machine(site, cost),
     )
-    return Plan(budget, shape, batch, site, cost, choices, expectations.make_curve(laws, question, law_name))
+    curve = expectations.make_curve(laws, question, law_name)
+    return Plan(budget, shape, batch, site, cost, choices, curve, division.notes)
 
 
 def _shape(budget: Budget, laws: Laws, division: allocations.Allocation, mesh: MeshPlan) -> tuple[Shape, Choice]:
@@ -217,6 +220,7 @@ def warnings_about(choices: Sequence[Choice]) -> Iterator[str]:
 
 
 def _warnings(plan: Plan) -> Iterator[str]:
+    yield from plan.notes
     yield from warnings_about(plan.choices)
     if plan.epochs is not None and plan.epochs > EPOCHS_THAT_HURT * 1.01:
         yield f"{plan.epochs:.3g} epochs: beyond four, repeated data is worth less and less, beyond forty nothing"

@@ -223,6 +223,25 @@ def test_repeated_data_costs_loss_and_size():
     assert few.curve["law"] == "data_constrained"
 
 
+def test_no_more_epochs_are_planned_than_any_law_knows_of():
+    plan = make_plan(make_budget(flops=1e20, unique_tokens=1e6), LAWS, "porian")
+    assert plan.epochs == pytest.approx(40, rel=0.01)
+    assert plan.cost.flops < 1e16
+    assert any("more compute than the data can use" in line for line in plan.warnings)
+    assert any("--law=porian is not followed" in line for line in plan.warnings)
+    for name in ("parameters", "tokens", "expected loss"):
+        assert plan[name].law == "data_constrained"
+        assert "extrapolated" in plan[name].doubts
+    given = make_plan(make_budget(params=1e8, tokens=1e11, unique_tokens=1e9), LAWS)
+    assert any("epochs = 100" in line for line in given["expected loss"].outside)
+
+
+def test_a_law_that_nothing_is_asked_of_is_named():
+    plan = make_plan(make_budget(params=1e8, tokens=2e9), LAWS, "porian")
+    assert any("--law=porian is not followed" in line for line in plan.warnings)
+    assert not any("--law" in line for line in make_plan(make_budget(flops=1e20), LAWS, "porian").warnings)
+
+
 @pytest.mark.parametrize("name", FRONTIERS)
 def test_frontiers_are_met_from_every_side(name):
     params, tokens = frontier_at(LAWS[name], "flops", 1e21)
