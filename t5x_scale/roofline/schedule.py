@@ -30,6 +30,8 @@ _FREE = {"parameter", "constant", "get-tuple-element", "tuple", "bitcast", "afte
          "opt-barrier", "add-dependency", "domain", "send-done", "recv"}  # fmt: skip
 # Copies of a whole array or a part of it, mostly from HBM to where it is computed with.
 _COPIES = {"copy-start", "slice-start", "dynamic-slice-start"}
+# A copy into a part of an array.
+_UPDATE = "dynamic-update-slice-start"
 # Of the time that links are still busy, what a transfer may take to count as small.
 _SMALL = 0.1
 _MATMUL, _KERNEL, _OTHER = "matmul", "kernel", "other"
@@ -161,7 +163,7 @@ class _Stream:
             self._descend(instruction)
         elif opcode.endswith("-done"):
             self._finish(instruction)
-        elif opcode in _COPIES:
+        elif opcode in _COPIES or (opcode == _UPDATE and _is_hosted(instruction)):
             self._copy(instruction)
         else:
             self._run(instruction)
@@ -226,10 +228,10 @@ class _Stream:
 
     def _copy(self, instruction: Instruction) -> None:
         """Copies to and from the host's memory take time; those between HBM and the chip's own are prefetches."""
-        spaces = {array.space for array in instruction.arrays[:2]}
         bandwidth = self.scheduler.machine.chip.host_bandwidth
-        if HOST in spaces and bandwidth:
-            seconds = instruction.arrays[0].bytes / bandwidth
+        if _is_hosted(instruction) and bandwidth:
+            # Beside a part stands the whole, of which no more is moved than the part.
+            seconds = min(array.bytes for array in instruction.arrays if array.dims) / bandwidth
             self.pending[instruction.name] = (self._occupy((("host",),), seconds), _HOST)
 
     def _occupy(self, resources: tuple[tuple, ...], seconds: float) -> float:
@@ -261,6 +263,11 @@ class _Stream:
         if walks:
             # Of the branches of a condition the dearest.
             self.result.add(max(walks, key=lambda walk: walk.seconds))
+
+
+def _is_hosted(copy: Instruction) -> bool:
+    """Whether a copy goes to the host's memory or comes from it."""
+    return HOST in {array.space for array in copy.arrays[:2]}
 
 
 def instruction_cost(

@@ -240,6 +240,18 @@ def test_copies_to_the_host_run_beside_work():
     assert result.host_exposed == pytest.approx(2.0)
 
 
+def test_of_a_stack_on_the_host_only_the_layer_is_copied():
+    stack, layer, index = "f32[32,750000]{1,0:S(5)}", "f32[1,750000]{1,0}", "s32[]{:T(128)}"
+    kept = f"(({stack}, {layer}, {index}, {index}), {stack}, u32[]{{:S(2)}}) dynamic-update-slice-start(%x)"
+    fetched = f"(({stack}, {index}, {index}), {layer}, u32[]{{:S(2)}}) dynamic-slice-start(%x)"
+    for begin, moved in ((kept, stack), (fetched, layer)):
+        end = "dynamic-update-slice-done" if begin == kept else "dynamic-slice-done"
+        text = HEAD + ENTRY + f"  %s = {begin}\n" + work("a", 1_000_000)
+        result = walk(text + f"  ROOT %r = {moved} {end}(%s)\n}}\n")
+        assert result.seconds == pytest.approx(3.0)
+        assert result.host_exposed == pytest.approx(2.0)
+
+
 def test_a_transfer_between_slices_ends_with_its_receipt():
     met = 'frontend_attributes={_xla_host_transfer_handler_name="xla_megascale_runtime",'
     met += '_xla_host_transfer_rendezvous="all-reduce.1_0",_xla_megascale_transfer_type="ALL_REDUCE"}'
