@@ -7,8 +7,9 @@ One JSON object a line, for every time that a run went back:
 A line is on the disk before anything is done about it, and what is done about it follows from the lines alone, so that
 a crash at any moment in between ends like none: whoever starts the run reads the lines, sets aside the checkpoints of
 the course that was given up, restores the newest of the rest and jumps over `skip_rows`. Every checkpoint says how many
-interventions the run had behind it (`timeline` in its metadata); one above the `rewind_to` of a later intervention is
-of that other course. A last line without its end was never decided.
+interventions the run had behind it and which (`timeline` and `timeline_digest` in its metadata); one above the
+`rewind_to` of a later intervention is of that other course. A last line without its end was never decided, unless a
+checkpoint knows it: what a checkpoint knows and the file does not hold was lost, and the run must not go on.
 """
 
 from __future__ import annotations
@@ -21,11 +22,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from t5x_scale.core import files
+from t5x_scale.core.describe import digest
 from t5x_scale.core.errors import UserError
 
 FILE_NAME = "interventions.jsonl"
 # The entry of a checkpoint's metadata: the number of interventions that the run had behind it.
 KNOWN = "timeline"
+# And what they were; checkpoints from before there was one have none.
+DIGEST = "timeline_digest"
+# Rows and steps are numbers below this one: no run has as many, and sums of them are far from overflowing.
+_TOO_MANY = 2**48
 Rows = tuple[int, int]
 
 
@@ -90,6 +96,40 @@ def known_interventions(metadata: Mapping[str, Any]) -> int:
     return metadata.get(KNOWN, 0)
 
 
+def describe_known(interventions: Sequence[Intervention]) -> dict[str, Any]:
+    """The entries of a checkpoint's metadata that say which interventions the run had behind it."""
+    return {KNOWN: len(interventions), DIGEST: _digest(interventions)}
+
+
+def check_known(
+    metadata: Mapping[str, Any], step: int, interventions: Sequence[Intervention], path: str | os.PathLike
+) -> None:
+    """Checks that what a checkpoint knows stands in the file. The file only ever grows.
+
+    Args:
+      metadata: of the checkpoint.
+      step: of the checkpoint.
+      interventions: those in the file.
+      path: of the file.
+
+    Raises:
+      UserError: lines were lost, or are others. Which rows the run jumped over, and which checkpoints are of a course
+        that was given up, would be guessed.
+    """
+    known = known_interventions(metadata)
+    if known > len(interventions):
+        held = len(interventions)
+        what = f"{path} holds fewer interventions ({held}) than the checkpoint of step {step} knows ({known})"
+    elif DIGEST in metadata and metadata[DIGEST] != _digest(interventions[:known]):
+        what = f"lines 1 to {known} of {path} are not those that the checkpoint of step {step} knows"
+    else:
+        return
+    raise UserError(
+        f"{what}: put back a copy of the file, or begin a new run from that checkpoint (INITIAL_CHECKPOINT_PATH, and a "
+        "MODEL_DIR of its own); nothing was changed"
+    )
+
+
 def is_stale(step: int, known: int, interventions: Sequence[Intervention]) -> bool:
     """Whether a checkpoint of `step` that knows the first `known` interventions is of a course that was given up."""
     return any(step > intervention.rewind_to for intervention in interventions[known:])
@@ -98,6 +138,11 @@ def is_stale(step: int, known: int, interventions: Sequence[Intervention]) -> bo
 def all_skipped(interventions: Iterable[Intervention]) -> tuple[Rows, ...]:
     """All intervals of rows that interventions jumped over."""
     return tuple(rows for intervention in interventions for rows in intervention.skip_rows)
+
+
+def _digest(interventions: Iterable[Intervention]) -> str:
+    """Of all that a run follows from: the same decision may be taken at another time."""
+    return digest([dataclasses.asdict(dataclasses.replace(one, time=0.0)) for one in interventions])
 
 
 def _parse(line: str, number: int, path: files.Path) -> Intervention:
@@ -112,7 +157,8 @@ def _parse(line: str, number: int, path: files.Path) -> Intervention:
             skip_rows=rows,
             time=float(value["time"]),
         )
-        if found.number != number or not math.isfinite(found.time) or any(first >= end for first, end in rows):
+        is_empty = any(first >= end for first, end in rows)
+        if found.number != number or not math.isfinite(found.time) or is_empty or found.rewind_to > found.spike_step:
             raise ValueError("its numbers do not fit together")
     except (ValueError, TypeError, KeyError, RecursionError, OverflowError) as error:
         raise UserError(f"line {number} of {path} is damaged ({error}); put back a copy of the file") from error
@@ -120,6 +166,6 @@ def _parse(line: str, number: int, path: files.Path) -> Intervention:
 
 
 def _whole(value: object) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**62:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < _TOO_MANY:
         raise ValueError(f"{value!r} is not a number of steps or rows")
     return value

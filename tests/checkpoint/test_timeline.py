@@ -1,5 +1,6 @@
 """interventions.jsonl: whole lines or none, read back as written, and what they make of checkpoints."""
 
+import dataclasses
 import json
 import os
 
@@ -11,6 +12,8 @@ from t5x_scale.checkpoint.timeline import (
     Intervention,
     all_skipped,
     append_intervention,
+    check_known,
+    describe_known,
     interventions_path,
     is_stale,
     known_interventions,
@@ -58,6 +61,8 @@ def test_every_part_of_a_line_is_no_decision(tmp_path):
         {"spike_step": -1},
         {"rewind_to": 2.5},
         {"rewind_to": 2**80},
+        {"rewind_to": 521},
+        {"skip_rows": [[3360, 2**61]]},
         {"skip_rows": [[5, 5]]},
         {"skip_rows": [[5]]},
         {"skip_rows": None},
@@ -84,6 +89,36 @@ def test_a_file_of_something_else(tmp_path, content):
 def test_a_directory_that_cannot_be_written(tmp_path):
     with pytest.raises(UserError, match="nothing was done about the spike"):
         append_intervention(tmp_path / "nowhere", FIRST)
+
+
+def test_a_checkpoint_knows_what_the_file_must_hold(tmp_path):
+    path = interventions_path(tmp_path)
+    for known in ([], [FIRST], [FIRST, SECOND]):
+        metadata = describe_known(known)
+        assert known_interventions(metadata) == len(known)
+        check_known(metadata, 500, [FIRST, SECOND], path)
+        # Decided again, at another time.
+        check_known(metadata, 500, [dataclasses.replace(FIRST, time=0.0), SECOND], path)
+    for held in ([], [FIRST]):
+        message = (
+            rf"jsonl holds fewer interventions \({len(held)}\) than the checkpoint of step 500 knows \(2\): put back"
+        )
+        with pytest.raises(UserError, match=message):
+            check_known(metadata, 500, held, path)
+        with pytest.raises(UserError, match="INITIAL_CHECKPOINT_PATH"):
+            check_known({"timeline": 2}, 500, held, path)
+
+
+@pytest.mark.parametrize(
+    "change", [{"spike_step": 521}, {"rewind_to": 399}, {"skip_rows": ((3361, 5760),)}, {"reason": "another"}]
+)
+def test_a_checkpoint_knows_other_lines(tmp_path, change):
+    held = [dataclasses.replace(FIRST, **change), SECOND]
+    with pytest.raises(UserError, match=r"lines 1 to 1 of .* are not those that the checkpoint of step 500"):
+        check_known(describe_known([FIRST]), 500, held, tmp_path)
+    # From before there was a digest.
+    check_known({"timeline": 1}, 500, held, tmp_path)
+    check_known({}, 500, held, tmp_path)
 
 
 def test_which_checkpoints_are_of_a_course_that_was_given_up():

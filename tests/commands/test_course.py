@@ -8,7 +8,7 @@ import pytest
 
 from t5x_scale.checkpoint.manager import Restored
 from t5x_scale.checkpoint.resume import make_run_record
-from t5x_scale.checkpoint.timeline import Intervention, append_intervention, load_interventions
+from t5x_scale.checkpoint.timeline import Intervention, append_intervention, interventions_path, load_interventions
 from t5x_scale.commands.training import course
 from t5x_scale.commands.training.course import Course
 from t5x_scale.core.errors import UserError
@@ -128,6 +128,70 @@ def test_what_was_given_up_is_set_aside_and_the_rest_jumped_over(make_course, tm
     assert (start.step, start.metadata["timeline"]) == (1300, 2)
     assert start.source.skipped == ((8800, 8880), (12000, 12080))
     assert [one.number for one in start.carried_out] == [2]
+
+
+def test_lines_that_a_checkpoint_knows_were_lost(make_course, tmp_path):
+    write(tmp_path, (1100, 1000))
+    manager = Manager(_1000=saved(1000, 0), _1200=saved(1200, 0), _1300=saved(1300, 2), _1400=None)
+    with pytest.raises(
+        UserError, match=r"fewer interventions \(1\) than the checkpoint of step 1300 knows \(2\): put back"
+    ):
+        make_course(manager).start()
+    assert manager.aside == []
+    # The second line, without its end.
+    with open(interventions_path(tmp_path), "a") as file:
+        file.write('{"number": 2, "spike_step": 1300, "reason": "", "rewind_to": 1200')
+    with pytest.raises(UserError, match=r"knows \(2\)"):
+        make_course(manager).start()
+
+
+def test_lines_that_a_checkpoint_knows_were_others(make_course, tmp_path):
+    write(tmp_path, (1100, 1000))
+    metadata = make_course(Manager(_1000=saved(1000, 0))).start().metadata
+    manager = Manager(_1000=saved(1000, 0), _1200={**saved(1200), **metadata})
+    assert make_course(manager).start().step == 1200
+    interventions_path(tmp_path).unlink()
+    write(tmp_path, (1100, 900))
+    with pytest.raises(UserError, match=r"lines 1 to 1 of .* are not those"):
+        make_course(manager).start()
+    assert manager.aside == []
+
+
+def test_only_the_restored_checkpoint_tells_of_lost_lines(make_course):
+    # As those in the memory of the machines do.
+    manager = Manager(_1000=saved(1000, 1))
+    manager.steps = list
+    with pytest.raises(UserError, match=r"the checkpoint of step 1000 knows \(1\)"):
+        make_course(manager).start()
+
+
+def test_lines_are_lost_while_the_run_goes_on(make_course, tmp_path):
+    write(tmp_path, (40, 0))
+    course = make_course(Manager())
+    start = course.start()
+    course.manager.saved = {1000: saved(1000, 0)}
+    interventions_path(tmp_path).unlink()
+    with pytest.raises(UserError, match=r"began at step 1100: a reason; .* has changed since this process began"):
+        course.go_back(SPIKE, start.source)
+    assert load_interventions(tmp_path) == ()
+
+
+def test_what_cannot_be_followed_sets_nothing_aside(make_course, tmp_path):
+    append_intervention(tmp_path, Intervention(1, 1100, "", 1000, ((100, 8800),), 0.0))
+    manager = Manager(_900=None, _1000=saved(1000, 0), _1200=saved(1200, 0))
+    match = "no checkpoint was set aside"
+    with pytest.raises(UserError, match=f"raise MAX_EPOCHS .*{match}"):
+        make_course(manager, Source(steps=4200)).start()
+    source = Source()
+    source.resumed = refuse
+    source.skipping = lambda intervals: source
+    with pytest.raises(UserError, match=f"must lie ahead .*{match}"):
+        make_course(manager, source).start()
+    assert manager.aside == []
+
+
+def refuse(state, step):
+    raise UserError("rows to skip must lie ahead")
 
 
 def test_back_to_the_beginning(make_course, tmp_path):

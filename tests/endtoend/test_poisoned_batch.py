@@ -3,7 +3,10 @@
 Every moment of it, rows at random, and what is left of them in the end: tests/drills/test_poisoned_batches.py.
 """
 
+import json
+import os
 import pathlib
+import shutil
 import signal
 import types
 
@@ -77,6 +80,38 @@ def test_the_result_is_that_of_a_run_that_never_saw_them(runner, rewound, tmp_pa
     assert not load_interventions(tmp_path)
     assert fingerprints(rewound.path, STEPS) == fingerprints(tmp_path, STEPS)
     check_same_metrics(rewound.path, tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["lost", "shortened", "pipe", "beyond"])
+def test_damaged_interventions_are_refused_before_anything_is_written(runner, rewound, tmp_path, damage):
+    run = tmp_path / "run"
+    shutil.copytree(rewound.path, run)
+    path = run / "interventions.jsonl"
+    text = path.read_text()
+    path.unlink()
+    if damage == "shortened":
+        path.write_text(text[:-9])
+    elif damage == "pipe":
+        os.mkfifo(path)
+    elif damage == "beyond":
+        third = {**json.loads(text.splitlines()[1]), "number": 3, "rewind_to": 1000, "spike_step": 900}
+        path.write_text(f"{text}{json.dumps(third)}\n")
+    before = contents(run)
+    process = runner.run("train", POISONED, code=1, **{**rewound.settings, "MODEL_DIR": str(run)})
+    assert process.err.count("\n") == 1, process.err
+    message = {
+        "lost": "fewer interventions (0)",
+        "shortened": "fewer interventions (1)",
+        "pipe": "no plain file",
+        "beyond": "line 3 of",
+    }[damage]
+    assert message in process.err
+    assert "interventions.jsonl" in process.err
+    assert contents(run) == before
+
+
+def contents(directory):
+    return {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
 
 
 def test_killed_while_it_goes_back(runner, rewound, tmp_path):

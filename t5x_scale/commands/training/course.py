@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from t5x_scale.beginning import Beginning, begin
@@ -12,10 +12,12 @@ from t5x_scale.checkpoint import multihost
 from t5x_scale.checkpoint.manager import CheckpointManager, Restored
 from t5x_scale.checkpoint.resume import compare_run_records
 from t5x_scale.checkpoint.timeline import (
-    KNOWN,
+    DIGEST,
     Intervention,
     all_skipped,
     append_intervention,
+    check_known,
+    describe_known,
     interventions_path,
     is_stale,
     known_interventions,
@@ -57,6 +59,31 @@ class Start:
     carried_out: tuple[Intervention, ...]
 
 
+def check_interventions(manager: CheckpointManager, model_dir: str) -> tuple[Intervention, ...]:
+    """The interventions of a run, which its checkpoints know nothing other of. Nothing is written.
+
+    The newest checkpoint that can be read knows all that older ones do.
+
+    Raises:
+      UserError: a line is damaged, or lines that a checkpoint knows are lost.
+    """
+    interventions = load_interventions(model_dir)
+    step, metadata = _read_newest(manager, manager.steps())
+    if metadata is not None:
+        check_known(metadata, step, interventions, interventions_path(model_dir))
+    return interventions
+
+
+def _read_newest(manager: CheckpointManager, steps: Sequence[int]) -> tuple[int, dict[str, Any] | None]:
+    """The newest step whose metadata can be read, and these; (0, None) where there is none."""
+    for step in sorted(steps, reverse=True):
+        try:
+            return step, manager.read_metadata(step)
+        except UserError:
+            continue  # Damaged: the restore will say so.
+    return 0, None
+
+
 class Course:
     """The course of a run. Every process of the run makes one and calls the same methods in the same order."""
 
@@ -86,6 +113,7 @@ class Course:
         self.model_dir, self.runtime, self.manager, self.source = model_dir, runtime, manager, source
         self.record, self.beginning, self.train_steps = record, beginning, train_steps
         self.guard, self.health = guard, health
+        self._seen: tuple[Intervention, ...] | None = None  # By the last start.
 
     def start(self) -> Start:
         """Goes on from the newest checkpoint that verifies and belongs to the course, or begins.
@@ -93,16 +121,18 @@ class Course:
         Checkpoints that an intervention gave up are set aside first: after a rewind, and where a process ended in one.
 
         Raises:
-          UserError: the resume policy does not allow it, or the data does not last.
+          UserError: the resume policy does not allow it, the data does not last, or interventions were lost.
         """
-        interventions = self._load()
-        self._leave(interventions)
+        interventions = self._seen = self._load()
         source = self.source.skipping(all_skipped(interventions))
+        self._leave(interventions, source)
         if self.manager.latest() is None:
             source.check_enough(self.train_steps)
             return self._make_start(0, begin(self.model_dir, self.runtime, self.beginning), source, interventions)
         with self.health.during(phases.RESTORE):
             restored = self.manager.restore(self.runtime.abstract_state)
+        # Again: one in the memory of the machines may be newer.
+        check_known(restored.metadata, restored.step, interventions, interventions_path(self.model_dir))
         record, has_changed = self._compare(restored)
         source = source.resumed(restored.metadata["data"], restored.step)
         source.check_enough(self.train_steps)
@@ -129,6 +159,12 @@ class Course:
         """
         self.manager.wait(is_last=False)  # A checkpoint that is being written may be the one to go back to.
         interventions = self._load()
+        if self._seen not in (None, interventions):
+            raise UserError(
+                f"stopped by a spike that began at step {spike.step}: {spike.reason}; "
+                f"{interventions_path(self.model_dir)} has changed since this process began: put back a copy of it, "
+                "and the same command goes on"
+            )
         saved = multihost.share_steps(self.manager.steps())
         intervention = plan_rewind(self.guard, spike, saved, interventions, source.row_interval)
         try:
@@ -147,18 +183,36 @@ class Course:
         return intervention
 
     def _load(self) -> tuple[Intervention, ...]:
-        interventions = load_interventions(self.model_dir)
-        if not multihost.all_agree(multihost.share_steps([len(interventions)]) == [len(interventions)]):
+        interventions = check_interventions(self.manager, self.model_dir)
+        word = int(describe_known(interventions)[DIGEST][:15], 16)
+        if not multihost.all_agree(multihost.share_word(word) == word):
             raise UserError(f"not every process sees {interventions_path(self.model_dir)} as process 0 does")
         return interventions
 
-    def _leave(self, interventions: tuple[Intervention, ...]) -> None:
-        """Sets aside the checkpoints of courses that were given up."""
+    def _leave(self, interventions: tuple[Intervention, ...], source: BatchSource) -> None:
+        """Sets aside the checkpoints of courses that were given up, if `source` can go on from what is left.
+
+        Raises:
+          UserError: it cannot; nothing was changed.
+        """
         if not interventions:
             return
         # Process 0 looks, for all: while another one reads, the first of them may already be renamed.
         steps = self.manager.steps() if multihost.is_primary() else []
-        self.manager.set_aside(multihost.share_steps([step for step in steps if self._is_stale(step, interventions)]))
+        stale = multihost.share_steps([step for step in steps if self._is_stale(step, interventions)])
+        left = multihost.share_steps([step for step in steps if step not in stale])
+        if stale:
+            self._check_rows(source, left)
+            self.manager.set_aside(stale)
+
+    def _check_rows(self, source: BatchSource, left: Sequence[int]) -> None:
+        try:
+            step, metadata = _read_newest(self.manager, left)
+            source = source if metadata is None else source.resumed(metadata["data"], step)
+            source.check_enough(self.train_steps)
+        except UserError as error:
+            path = interventions_path(self.model_dir)
+            raise UserError(f"{error} ({path} cannot be followed; no checkpoint was set aside)") from error
 
     def _is_stale(self, step: int, interventions: tuple[Intervention, ...]) -> bool:
         if not is_stale(step, 0, interventions):
@@ -187,5 +241,5 @@ class Course:
         record: dict[str, Any] | None = None,
         spikes: Mapping[str, Any] | None = None,
     ) -> Start:
-        metadata = {"run": self.record if record is None else record, KNOWN: len(interventions)}
+        metadata = {"run": self.record if record is None else record, **describe_known(interventions)}
         return Start(step, state, source, metadata, spikes, interventions[known:])
