@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 
 from t5x_scale.core import files
+from t5x_scale.core.checks import check_kind, check_seconds, check_whole
 from t5x_scale.core.errors import UserError
 
 
@@ -44,19 +46,17 @@ class CheckpointConfig:
     local_keep: int = 1
 
     def __post_init__(self) -> None:
-        if self.save_every_steps < 0:
-            raise UserError(f"CheckpointConfig.save_every_steps is {self.save_every_steps}; it must be 0 or more")
-        for name in ("keep", "keep_every_steps"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"CheckpointConfig.{name} is {value}; it must be 1 or more, or None")
-        for name in ("check_time_every_steps", "max_failed_saves", "local_every_steps", "local_keep"):
-            if (value := getattr(self, name)) < 1:
-                raise UserError(f"CheckpointConfig.{name} is {value}; it must be 1 or more")
-        if self.save_every_seconds is not None and not self.save_every_seconds > 0:
-            raise UserError(f"CheckpointConfig.save_every_seconds is {self.save_every_seconds}; it must be above 0")
-        if self.local_directory is not None and files.is_remote(self.local_directory):
-            raise UserError(
-                f"CheckpointConfig.local_directory is {self.local_directory}; it must be memory or a disk of the "
-                "machine itself"
-            )
+        check_whole(self, 0, "save_every_steps")
+        check_whole(self, 1, "check_time_every_steps", "max_failed_saves", "local_every_steps", "local_keep")
+        check_whole(self, 1, "keep", "keep_every_steps", may_be_none=True)
+        check_seconds(self, "save_every_seconds", may_be_none=True)
+        check_kind(self, bool, "asynchronous", "read_back", "save_final")
+        if self.local_directory is not None:
+            self._check_local_directory()
+
+    def _check_local_directory(self) -> None:
+        name, directory = "CheckpointConfig.local_directory", self.local_directory
+        if not isinstance(directory, str | os.PathLike) or not os.path.isabs(os.path.expanduser(directory)):
+            if isinstance(directory, str) and files.is_remote(directory):
+                raise UserError(f"{name} is {directory}; it must be memory or a disk of the machine itself")
+            raise UserError(f"{name} is {directory!r}; it must be a whole path, such as /dev/shm/t5x_scale, or None")

@@ -43,10 +43,14 @@ class LocalTier:
       local_directory: of the machine.
       directory: `MODEL_DIR/checkpoints`, which knows which run this is.
       keep: newest steps to keep, beside the one before them: another process may not have finished its newest.
+
+    Raises:
+      UserError: the local directory is none, and cannot become one. Nothing is created yet.
     """
 
     def __init__(self, local_directory: str, directory: files.Path, keep: int):
         self._root, self._directory, self._keep = files.to_path(local_directory), directory, keep
+        _check_directory(self._root)
         self._own: files.Path | None = None
         self._thread: threading.Thread | None = None
         self._has_failed = False
@@ -131,6 +135,20 @@ class LocalTier:
             if word:
                 self._own = self._root / f"{word:016x}" / str(jax.process_index())
         return self._own
+
+
+def _check_directory(path: files.Path) -> None:
+    """Raises a UserError unless `path` is a directory that can be written to, or can be made one."""
+    place = os.fspath(path)
+    while not os.path.lexists(place):
+        place = os.path.dirname(place)
+    if not os.path.isdir(place):
+        reason = f"{place} is no directory"
+    elif not os.access(place, os.W_OK | os.X_OK):
+        reason = f"{place} cannot be written to"
+    else:
+        return
+    raise UserError(f"CheckpointConfig.local_directory is {path}, where no checkpoints can be kept: {reason}")
 
 
 def _read_run(directory: files.Path, create: bool) -> int:

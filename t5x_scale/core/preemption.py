@@ -10,7 +10,7 @@ import threading
 from types import FrameType
 from typing import Any
 
-from t5x_scale.core.errors import UserError
+from t5x_scale.core.checks import check_address, check_kind, check_seconds
 from t5x_scale.core.maintenance import MaintenanceWatch
 
 # sysexits' EX_TEMPFAIL: stopped, saved, and the same command resumes.
@@ -33,8 +33,9 @@ class PreemptionConfig:
     address: str | None = None
 
     def __post_init__(self) -> None:
-        if not self.poll_seconds > 0:
-            raise UserError(f"PreemptionConfig.poll_seconds is {self.poll_seconds}; it must be above 0")
+        check_kind(self, bool, "watch_maintenance")
+        check_seconds(self, "poll_seconds")
+        check_address(self, "address")
 
 
 class StopSignal:

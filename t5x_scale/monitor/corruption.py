@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from t5x_scale.core.errors import UserError
+from t5x_scale.core.checks import check_kind, check_whole
 
 GRADIENTS, COPIES, ANSWERS = "gradients", "copies", "answers"
 _WORDS = {
@@ -42,8 +42,8 @@ class ProbeConfig:
     stop: bool = False
 
     def __post_init__(self) -> None:
-        if not isinstance(self.every_steps, int) or isinstance(self.every_steps, bool) or self.every_steps < 0:
-            raise UserError(f"ProbeConfig.every_steps is {self.every_steps!r}; it must be a whole number, 0 or more")
+        check_whole(self, 0, "every_steps")
+        check_kind(self, bool, "stop")
 
     def is_due(self, step: int) -> bool:
         """Whether to probe after `step` steps."""

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from t5x_scale.core import files
-from t5x_scale.core.errors import UserError
+from t5x_scale.core.checks import check_kind, check_seconds
 from t5x_scale.monitor import phases
 from t5x_scale.monitor.corruption import ProbeConfig
 from t5x_scale.monitor.peers import Peers
@@ -50,8 +50,10 @@ class HealthConfig:
     probe: ProbeConfig = ProbeConfig()
 
     def __post_init__(self) -> None:
-        if not self.beat_seconds > 0:
-            raise UserError(f"HealthConfig.beat_seconds is {self.beat_seconds!r}; it must be positive")
+        check_seconds(self, "beat_seconds")
+        check_kind(self, WatchdogConfig, "watchdog", may_be_none=True)
+        check_kind(self, StragglerConfig, "stragglers")
+        check_kind(self, ProbeConfig, "probe")
 
 
 class Health:

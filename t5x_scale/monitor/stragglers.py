@@ -13,7 +13,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from t5x_scale.core.errors import UserError
+from t5x_scale.core.checks import check_above, check_seconds, check_whole
 
 DATA, DISPATCH, HOST_PROBE, DEVICE_PROBE = "data", "dispatch", "host_probe", "device_probe"
 # How each is said of a host.
@@ -44,14 +44,10 @@ class StragglerConfig:
     probe_every_steps: int = 1000
 
     def __post_init__(self) -> None:
-        if not self.factor > 1:
-            raise UserError(f"StragglerConfig.factor is {self.factor!r}; it must be greater than 1")
-        for name in ("least_share", "window_seconds"):
-            if not getattr(self, name) > 0:
-                raise UserError(f"StragglerConfig.{name} is {getattr(self, name)!r}; it must be positive")
-        every = self.probe_every_steps
-        if not isinstance(every, int) or isinstance(every, bool) or every < 0:
-            raise UserError(f"StragglerConfig.probe_every_steps is {every!r}; it must be a whole number, 0 or more")
+        check_above(self, 1, "factor")
+        check_above(self, 0, "least_share")
+        check_seconds(self, "window_seconds")
+        check_whole(self, 0, "probe_every_steps")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable
 
 from t5x_scale.core import distributed, files
-from t5x_scale.core.errors import UserError
+from t5x_scale.core.checks import check_seconds
 from t5x_scale.core.preemption import EXIT_RESUMABLE
 from t5x_scale.monitor.phases import CHECKPOINT, DATA_WAIT, RESTORE, REWIND, STEP, Place
 
@@ -51,10 +51,7 @@ class WatchdogConfig:
     saving_seconds: float | None = 3600.0
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if value is not None and not value > 0:
-                raise UserError(f"WatchdogConfig.{field.name} is {value!r}; it must be positive, or None")
+        check_seconds(self, *(field.name for field in dataclasses.fields(self)), may_be_none=True)
 
     def limit(self, phase: str, interval: float | None) -> float:
         """Seconds that nothing may move in `phase`; `interval` is the longest measured, or None before the first."""

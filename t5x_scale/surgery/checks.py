@@ -5,12 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from t5x_scale.core.checks import is_integer
 from t5x_scale.core.errors import UserError
-
-
-def is_integer(value: object) -> bool:
-    """Whether the value is a whole number, and not a bool."""
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def check_at_least(owner: Any, least: int, *fields: str) -> None:

@@ -63,6 +63,17 @@ def test_the_newest_local_one_is_used(tmp_path, run, config):
     assert restored.state["params"]["kernel"].sharding == sharding
 
 
+def test_a_place_that_cannot_be_a_directory_is_refused_at_the_start(tmp_path):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    for place in ("file", "file/below/it", "dangling", "dangling/below"):
+        config = CheckpointConfig(local_directory=str(tmp_path / place))
+        with pytest.raises(UserError, match=f"local_directory is {tmp_path / place}, .* is no directory"):
+            CheckpointManager(tmp_path / "run", config)
+    CheckpointManager(tmp_path / "run", CheckpointConfig(local_directory=str(tmp_path / "new" / "local")))
+    assert not (tmp_path / "new").exists(), "nothing is created yet"
+
+
 def test_without_a_local_directory_nothing_is_known_of_it(run):
     assert CheckpointManager(run).latest() == 10
     assert CheckpointManager(run).steps() == [10]
@@ -135,8 +146,8 @@ def test_nothing_local_counts_before_something_is_in_model_dir(tmp_path, config)
 
 
 def test_a_full_local_disk_is_said_once_and_ends_nothing(tmp_path, config, caplog):
-    (tmp_path / "local").write_text("in the way")
     with CheckpointManager(tmp_path / "run", config) as manager:
+        (tmp_path / "local").write_text("in the way")
         for step in (2, 4, 10):
             manager.save(step, make_state(step), {})
     assert caplog.text.count("the local checkpoint of step") == 1
