@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from t5x_scale.core import files
+from t5x_scale.core.errors import UserError
 from t5x_scale.laws import replay
 from t5x_scale.monitor.figures import INK, MUTED, OTHERS, RULE, TRAIN, TRAIN_TINT, to_png
 from t5x_scale.planner.amounts import count_text
@@ -19,7 +20,11 @@ from t5x_scale.planner.plans import Plan
 
 
 def draw(made: Plan | Continuation, title: str, path: str | os.PathLike) -> None:
-    """Writes a PNG file: of a plan its curve and the best sizes, of a continuation what replay costs and keeps."""
+    """Writes a PNG file: of a plan its curve and the best sizes, of a continuation what replay costs and keeps.
+
+    Raises:
+      UserError: it cannot be written.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -38,7 +43,10 @@ def draw(made: Plan | Continuation, title: str, path: str | os.PathLike) -> None
         _draw_replay(left, made)
         _draw_opinions(right, made["domain share"], "largest domain share, by others")
     figure.suptitle(title, x=0.01, ha="left", color=INK, fontsize=11)
-    files.to_path(path).write_bytes(to_png(figure))
+    try:
+        files.to_path(path).write_bytes(to_png(figure))
+    except OSError as error:
+        raise UserError(f"--report: cannot write {path}: {error.strerror or error}") from error
 
 
 def _draw_curve(axes: Any, plan: Plan) -> None:

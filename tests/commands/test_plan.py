@@ -96,6 +96,13 @@ def test_every_law_can_be_asked_for(capsys):
     assert text.count("because: ") >= 10
 
 
+def test_a_picture_that_cannot_be_written(tmp_path, capsys):
+    assert main(["plan", "--flops=1e20", f"--report={tmp_path}/none/plan.png"]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("t5x_scale: error: --report: cannot write")
+    assert error.count("\n") == 1
+
+
 @pytest.mark.parametrize("words", [["--flops=1e20"], ["--params=1b", "--domain_tokens=1b", "--shift=weak"]])
 def test_a_picture(words, tmp_path, capsys):
     path = tmp_path / "plan.png"

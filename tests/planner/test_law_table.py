@@ -1,6 +1,7 @@
 """Laws fitted to one's own runs take the place of the published ones."""
 
 import json
+import math
 
 import pytest
 
@@ -61,6 +62,22 @@ def test_its_range_is_its_own(tmp_path):
         ({**OWN, "constants": {"alpha": "much"}}, "expected a number"),
         ({"constants": {}}, "'law'"),
         ("text", "'law'"),
+        ([], "holds no law"),
+        ({**OWN, "domain": {"params": [5]}}, "domain is"),
+        ({**OWN, "domain": {"params": 5}}, "domain is"),
+        ({**OWN, "domain": [1, 2]}, "domain is"),
+        ({**OWN, "domain": {"params": ["a", "b"]}}, "domain is"),
+        ({**OWN, "domain": {"params": [1e9, 1e6]}}, "above the high end"),
+        ({**OWN, "constants": {"A": 0, "B": 0}}, "is no law with E=1.69, A=0"),
+        ({**OWN, "constants": {"alpha": 0}}, "is no law"),
+        ({**OWN, "constants": {"alpha": -0.5}}, "is no law"),
+        ({**OWN, "constants": {"alpha": -0.3, "beta": -0.3}}, "is no law"),
+        ({**OWN, "constants": {"E": math.inf}}, "expected a number"),
+        ({**OWN, "constants": {"E": 10**400}}, "expected a number"),
+        ({**OWN, "held_out_error": -3}, "held_out_error is -3"),
+        ({**OWN, "held_out_error": "x"}, "held_out_error is 'x'"),
+        ({"law": "deepseek_learning_rate", "constants": {"coefficient": -1}}, "is no law"),
+        ({"law": "dcpt", "constants": {"E": 1.5}}, "needs a number for each"),
     ],
 )
 def test_what_is_no_law(tmp_path, value, part):
