@@ -1,9 +1,11 @@
 """A pipe, a device or a link in place of a file of a checkpoint: found before anything would wait for it."""
 
+import contextlib
 import os
 import socket
 import subprocess
 import sys
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -29,10 +31,27 @@ def run(tmp_path):
     return tmp_path / "run"
 
 
-def to_pipe(file):
-    file.unlink()
-    os.mkfifo(file)
-    return file
+@pytest.fixture
+def to_pipe():
+    """Puts a pipe in place of a file. Who waits for it all the same is told after a while that it is empty."""
+    pipes, closing = [], threading.Event()
+
+    def replace(file):
+        file.unlink()
+        os.mkfifo(file)
+        pipes.append(file)
+
+    def end_reading():
+        while not closing.wait(0.1):
+            for pipe in pipes:
+                with contextlib.suppress(OSError):  # Nobody waits.
+                    os.close(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK))
+
+    thread = threading.Thread(target=end_reading)
+    thread.start()
+    yield replace
+    closing.set()
+    thread.join()
 
 
 def find_data(step_path):
@@ -40,7 +59,6 @@ def find_data(step_path):
     return min((step_path / "state" / "d").iterdir()).relative_to(step_path).as_posix()
 
 
-# Whoever opens a pipe waits inside C++, where no alarm of this process would reach: another process does.
 PROGRAM = """
 import sys
 from t5x_scale.main import main
@@ -49,7 +67,10 @@ sys.exit(main(["verify", sys.argv[1]]))
 
 
 def test_the_command_ends(run):
-    to_pipe(run / "checkpoints" / "2" / "state" / "manifest.ocdbt")
+    """In a process of its own: it would wait inside C++, where nothing of this one reaches."""
+    pipe = run / "checkpoints" / "2" / "state" / "manifest.ocdbt"
+    pipe.unlink()
+    os.mkfifo(pipe)
     words = [sys.executable, "-c", PROGRAM, str(run)]
     result = subprocess.run(words, env=os.environ, capture_output=True, text=True, timeout=60)
     assert result.returncode == 1, result.stderr
@@ -57,7 +78,7 @@ def test_the_command_ends(run):
 
 
 @pytest.mark.parametrize("name", ["state/manifest.ocdbt", "state/_METADATA", "metadata/metadata", None])
-def test_everyone_who_reads_names_it_and_falls_back(run, name):
+def test_everyone_who_reads_names_it_and_falls_back(run, to_pipe, name):
     step_path = run / "checkpoints" / "2"
     name = name or find_data(step_path)
     document = read_document(files.to_path(step_path))
@@ -94,7 +115,7 @@ def test_what_is_allowed_and_what_is_not(tmp_path, monkeypatch):
         check_plain_files(files.to_path(tmp_path / "2"))
 
 
-def test_local_copies(run, tmp_path):
+def test_local_copies(run, to_pipe, tmp_path):
     document = read_document(files.to_path(run / "checkpoints" / "2"))
     write_shards(files.to_path(tmp_path / "local"), document, copy_shards({"a": jnp.arange(64.0) * 2}))
     ShardReader(files.to_path(tmp_path / "local" / "2"))
