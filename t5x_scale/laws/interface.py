@@ -31,6 +31,9 @@ Values = float | np.ndarray
 _RANKS = {"recomputed": 0, "fitted": 0, "high": 0, "medium": 1, "low": 2}
 CONFIDENCES = tuple(_RANKS)
 
+# From there on a range that begins at nothing is taken to have begun.
+_FAR_BELOW = 1e-3
+
 
 def worst_confidence(*confidences: str) -> str:
     """The least sure of some confidences; of equally sure ones the first."""
@@ -181,6 +184,7 @@ class Law(abc.ABC):
       residuals: what a fit makes small: differences of `log`arithms, or `linear` ones.
       may_be_zero: quantities that need not be positive.
       quantities: the names it takes; those in `required` must be given.
+      known: the names that any law takes, predicts or is limited in, and those of what optima hold beside them.
     """
 
     name: ClassVar[str]
@@ -194,12 +198,16 @@ class Law(abc.ABC):
     may_be_zero: ClassVar[frozenset[str]] = frozenset()
     quantities: ClassVar[tuple[str, ...]] = ()
     required: ClassVar[tuple[str, ...]] = ()
+    known: ClassVar[set[str]] = {
+        "params", "active_params", "tokens", "flops", "epochs", "unique_tokens", "domain_ratio", "loss", "cap",
+    }  # fmt: skip
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         parameters = [p for p in inspect.signature(cls._value).parameters.values() if p.kind is p.KEYWORD_ONLY]
         cls.quantities = tuple(p.name for p in parameters)
         cls.required = tuple(p.name for p in parameters if p.default is p.empty)
+        Law.known.update(cls.quantities, cls.domain.ranges, (cls.predicts,))
 
     @abc.abstractmethod
     def _value(self, **quantities: Any) -> Values:
@@ -229,10 +237,28 @@ class Law(abc.ABC):
         return self.predict(**quantities)
 
     def outside(self, **quantities: Any) -> list[str]:
-        """Lines about what of these quantities lies outside the domain, or that no domain is known."""
+        """Lines about what of these quantities lies outside the domain, or that no domain is known.
+
+        Of a range of which a paper only says where it ends, what lies far below that is outside too. Quantities of
+        other laws are passed over.
+
+        Raises:
+          UserError: for a quantity that no law has.
+        """
+        for name in quantities:
+            if name not in Law.known:
+                raise UserError(f"no law has a quantity {name!r}{did_you_mean(name, Law.known) or ''}")
         if self.required and not self.domain.ranges:
             return [f"where the law {self.name} was fitted is not known"]
-        return self.domain.outside(**quantities)
+        return self.domain.outside(**quantities) + list(self._far_below(quantities))
+
+    def _far_below(self, quantities: Mapping[str, Any]) -> Iterator[str]:
+        for name, (low, high) in self.domain.ranges.items():
+            if low != 0 or quantities.get(name) is None:
+                continue
+            value = float(np.min(quantities[name]))
+            if 0 < value < high * _FAR_BELOW:
+                yield f"{name} = {value:.4g} is far below {high:.4g}, and where the range begins is not known"
 
     def optimum(self, **budget: float) -> Optimum | None:
         """The best choice for a budget (`flops`, or what the subclass says); None for a law that knows none."""

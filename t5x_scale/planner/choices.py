@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 from t5x_scale.laws import Law
 from t5x_scale.planner.law_table import is_fitted
 
-# From there on a range that begins at nothing is taken to have begun.
-_FAR_BELOW = 1e-3
 NO_DOMAIN = "its range of validity is not known"
 
 
@@ -87,17 +85,9 @@ def ask(law: Law, **quantities: float) -> Opinion:
 
 def make_opinion(law: Law, value: float, **quantities: float) -> Opinion:
     """The opinion `value` of a law, with what these quantities leave of its domain; one without a domain says so."""
-    outside = (*law.outside(**quantities), *_far_below(law, quantities)) if law.domain.ranges else (NO_DOMAIN,)
+    outside = tuple(law.outside(**quantities)) if law.domain.ranges else (NO_DOMAIN,)
     confidence = "fitted" if is_fitted(law) else law.confidence
     return Opinion(law.name, float(value), confidence, law.source, outside, law.unit)
-
-
-def _far_below(law: Law, quantities: Mapping[str, float]) -> Iterator[str]:
-    """Lines about what lies far below the end of a range of which papers only say where it ends."""
-    for name, (low, high) in law.domain.ranges.items():
-        value = quantities.get(name)
-        if low == 0 and value is not None and 0 < value < high * _FAR_BELOW:
-            yield f"{name} = {value:.4g} is far below {high:.4g}, and where the range begins is not known"
 
 
 def spread(values: Iterable[float]) -> float:

@@ -138,6 +138,10 @@ def test_a_domain_names_quantity_value_and_range_and_looks_at_both_ends_of_array
     assert len(domain.outside(params=np.array([1e3, 1e9, 1e12]))) == 2
     assert domain.outside(vocab_size=1.0, params=None) == []
     assert LAWS["bergsma_timescale"].outside(params=1e9) == ["where the law bergsma_timescale was fitted is not known"]
+    assert "far below" in LAWS["data_constrained"].outside(params=10.0, tokens=1e10)[0]
+    assert LAWS["data_constrained"].outside(params=1e8, tokens=1e10) == []
+    with pytest.raises(UserError, match="did you mean 'params'"):
+        LAWS["chinchilla"].outside(parmas=1e15)
     with pytest.raises(UserError, match="above the high end"):
         Domain(params=(2.0, 1.0))
 
