@@ -5,18 +5,17 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import re
 from typing import Any
 
 from t5x_scale.core import files
 from t5x_scale.core.errors import UserError
+from t5x_scale.models.accounting import find_anatomy
 from t5x_scale.models.config import ModelConfig
+from t5x_scale.planner import gin_models
 from t5x_scale.planner.amounts import Amount, parse_amount
 from t5x_scale.planner.meshes import MeshPlan
 from t5x_scale.planner.shapes import Shape, make_shape, vocabulary_unit
 
-_SIZES = ("num_layers", "embed_dim", "mlp_dim", "num_heads", "num_kv_heads", "head_dim", "vocab_size")
-_EXPERTS = ("num_experts", "num_experts_per_token")
 # Of a Hugging Face configuration.
 _THEIRS = {
     "num_layers": "num_hidden_layers",
@@ -35,9 +34,11 @@ _PLACES = {
     "tokens_seen": "it belongs to --continue_from or --domain_tokens",
     "general_tokens": "it belongs to --domain_tokens",
 }
-_SETTING = re.compile(rf"^\s*(?:[\w./]*ModelConfig\.)?({'|'.join((*_SIZES, *_EXPERTS))})\s*=\s*(\d+)\s*$", re.MULTILINE)
-# What tells the block of PaLM, which has one table, from the others.
-_PARALLEL = "ParallelBlock"
+# Their kinds of models, as families of ours.
+_KINDS = {
+    "llama": "llama", "mistral": "llama", "mixtral": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "gemma": "gemma",
+    "gemma2": "gemma2",
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,9 +61,13 @@ class KnownModel:
 def read_model(path: str) -> KnownModel:
     """What a run of ours, a converted checkpoint, a Hugging Face directory or a step of a run says of itself.
 
+    A gin file of a model is its shape alone.
+
     Raises:
       UserError: there is nothing that says the shape of a model.
     """
+    if path.endswith(".gin") and (file := gin_models.find_file(path)) is not None:
+        return KnownModel("", gin_models.read_shape(file), None, str(file))
     directory = files.to_path(path)
     if not directory.exists():
         raise UserError(f"--continue_from: there is no {path}")
@@ -70,8 +75,7 @@ def read_model(path: str) -> KnownModel:
     for place in (directory, directory.parent, directory.parent.parent):
         for name in ("config.gin", "model.gin"):
             if (place / name).exists():
-                shape = _from_gin(files.read_bounded(place / name).decode(errors="replace"), f"{place / name}")
-                return KnownModel(path, shape, _tokens(place), str(place / name))
+                return KnownModel(path, gin_models.read_shape(place / name), _tokens(place), str(place / name))
     if (directory / "config.json").exists():
         return KnownModel(path, _from_json(directory / "config.json"), None, "")
     raise UserError(
@@ -123,30 +127,34 @@ def check_absent(**values: Any) -> None:
             raise UserError(f"--{name} has no meaning in this plan: " + _PLACES[name])
 
 
-def _from_gin(text: str, where: str) -> Shape:
-    found = {name: int(value) for name, value in _SETTING.findall(text)}
-    missing = [name for name in _SIZES if name not in found]
-    if missing:
-        raise UserError(f"--continue_from: {where} does not set {', '.join(missing)}")
-    is_parallel = f"block = @blocks.{_PARALLEL}" in text or "models/palm/" in text
-    return Shape("palm" if is_parallel else "llama", ModelConfig(**found))
-
-
 def _from_json(path: files.Path) -> Shape:
+    where = f"--continue_from: {path}"
     try:
-        record: dict[str, Any] = json.loads(files.read_bounded(path))
+        record: Any = json.loads(files.read_bounded(path))
+        if not isinstance(record, dict):
+            raise UserError(f"{where} is no configuration of a model; expected an object")
+        kind = record.get("model_type", "llama")
+        if kind not in _KINDS:
+            raise UserError(
+                f"{where} is of a {kind!r}; known are {', '.join(_KINDS)}: convert it first, or say --params and "
+                "--tokens_seen instead"
+            )
         sizes = {ours: int(record[theirs]) for ours, theirs in _THEIRS.items()}
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"--continue_from: {path} lacks {error}; say --params and --tokens_seen instead") from error
-    heads = sizes["num_heads"]
-    return Shape(
-        "llama",
-        ModelConfig(
-            **sizes,
-            num_kv_heads=int(record.get("num_key_value_heads") or heads),
-            head_dim=int(record.get("head_dim") or sizes["embed_dim"] // heads),
-        ),
-    )
+        heads = max(sizes["num_heads"], 1)
+        sizes["num_kv_heads"] = int(record.get("num_key_value_heads") or heads)
+        sizes["head_dim"] = int(record.get("head_dim") or sizes["embed_dim"] // heads)
+        if record.get("num_local_experts"):
+            sizes["num_experts"] = int(record["num_local_experts"])
+            sizes["num_experts_per_token"] = int(record["num_experts_per_tok"])
+    except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
+        raise UserError(f"{where} lacks {error}; say --params and --tokens_seen instead") from error
+    usual = find_anatomy(_KINDS[kind])
+    tied = record.get("tie_word_embeddings")
+    anatomy = dataclasses.replace(usual, tied_head=usual.tied_head if tied is None else bool(tied))
+    try:
+        return Shape("llama", ModelConfig(**sizes), anatomy)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
 
 
 def _tokens(run: files.Path) -> float | None:

@@ -26,14 +26,15 @@ _FARTHEST = 1.4
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """A decoder: family, sizes, and what they come to."""
+    """A decoder: family, sizes, and what they come to; `own_anatomy` is where it differs from its family's."""
 
     family: str
     config: ModelConfig
+    own_anatomy: Anatomy | None = None
 
     @property
     def anatomy(self) -> Anatomy:
-        return find_anatomy(self.family)
+        return self.own_anatomy or find_anatomy(self.family)
 
     @property
     def count(self) -> ParameterCount:
