@@ -17,7 +17,7 @@ from t5x_scale.planner.choices import Choice, Opinion, ask, make_opinion
 from t5x_scale.planner.known_models import KnownModel
 from t5x_scale.planner.law_table import Laws, is_fitted
 from t5x_scale.planner.machines import Cost, Site
-from t5x_scale.planner.plans import about_batch, about_machine, warnings_about
+from t5x_scale.planner.plans import about_batch, about_machine, warnings_about, warnings_about_cost
 from t5x_scale.planner.rates import Training
 from t5x_scale.planner.shapes import Shape
 
@@ -119,6 +119,7 @@ def make_continuation(
         notes.append(
             f"the old data is seen {batch.tokens * (1 - share) / general_tokens:.2g} times: set its MAX_EPOCHS"
         )
+    notes += warnings_about_cost(budget, cost)
     return Continuation(base, share, shift, batch, site, cost, choices, tuple(notes))
 
 

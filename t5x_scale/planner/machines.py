@@ -129,7 +129,8 @@ def choose_site(budget: Budget, shape: Shape, rows: float, length: int, flops: f
     if budget.machine is not None:
         return Site(budget.machine, _mesh(budget.machine, shape, rows), "given")
     if budget.days is None and budget.generation is None and _days(flops, make_slice("cpu", 1), 1.0) <= _CPU_DAYS:
-        return Site(make_slice("cpu", 1), MeshPlan(), "small enough for a CPU")
+        for machine, mesh in _holding("cpu", shape, rows, length):
+            return Site(machine, mesh, "small enough for a CPU")
     generation, limit = budget.generation or DEFAULT_GENERATION, budget.days or USUAL_DAYS
     holding: list[Slice] = []
     for machine, mesh in _holding(generation, shape, rows, length):

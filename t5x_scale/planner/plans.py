@@ -98,13 +98,13 @@ def make_plan(budget: Budget, laws: Laws, law_name: str | None = None) -> Plan:
     choices = (
         *_about_model(division, shape, site, tokens),
         vocabulary,
-        *_about_tokens(budget, division, batch),
+        *_about_tokens(budget, division, shape.count.total, batch),
         about_batch(wanted, batch, site),
         rates.choose_learning_rate(laws, training),
         rates.choose_beta2(laws, batch.batch_tokens),
         rates.choose_schedule(training, shape.count.total, batch.steps, batch.batch_tokens),
         expectations.choose_loss(laws, question, law_name),
-        *rates.choose_growth(laws, training),
+        *rates.choose_growth(laws, training, shape.config.num_layers),
         *about_machine(site, cost),
     )
     curve = expectations.make_curve(laws, question, law_name)
@@ -153,8 +153,8 @@ def _about_model(division: allocations.Allocation, shape: Shape, site: Site, tok
     )
 
 
-def _about_tokens(budget: Budget, division: allocations.Allocation, batch: BatchPlan) -> Iterator[Choice]:
-    a_param = batch.tokens / division.params
+def _about_tokens(budget: Budget, division: allocations.Allocation, params: int, batch: BatchPlan) -> Iterator[Choice]:
+    a_param = batch.tokens / params
     text = f"{count_text(batch.tokens)}, {a_param:.3g} a parameter"
     reason = division.reason
     if division.compute is not None:
@@ -219,12 +219,17 @@ def warnings_about(choices: Sequence[Choice]) -> Iterator[str]:
             yield f"{choice.name}: {choice.law} is of {choice.confidence} confidence"
 
 
+def warnings_about_cost(budget: Budget, cost: Cost) -> Iterator[str]:
+    """Where the machine is too small for the run, or too slow for the days it may take."""
+    if not cost.memory.fits:
+        yield "the estimated memory does not fit a device: take more --chips, or ones with more memory"
+    if budget.days is not None and cost.days > budget.days * 1.05:
+        yield f"it takes {days_text(cost.days)}, and not the {days_text(budget.days)} of --days"
+
+
 def _warnings(plan: Plan) -> Iterator[str]:
     yield from plan.notes
     yield from warnings_about(plan.choices)
     if plan.epochs is not None and plan.epochs > EPOCHS_THAT_HURT * 1.01:
         yield f"{plan.epochs:.3g} epochs: beyond four, repeated data is worth less and less, beyond forty nothing"
-    if not plan.cost.memory.fits:
-        yield "the estimated memory does not fit a device: take more chips, or remat, or a larger --chips"
-    if plan.budget.days is not None and plan.cost.days > plan.budget.days * 1.05:
-        yield f"it takes {days_text(plan.cost.days)}, not {plan.budget.days:g} days"
+    yield from warnings_about_cost(plan.budget, plan.cost)

@@ -16,6 +16,7 @@ BATCHES = ("deepseek_batch", "porian_batch", "shuai_batch", "step_law_batch")
 LEARNING_RATES = ("deepseek_learning_rate", "porian_learning_rate", "step_law_learning_rate", "kaplan_learning_rate")
 BETA2 = ("porian_beta2",)
 GROWTH = "growth_timing"
+_GROWTH_FACTOR = 4
 # Where no law is at hand.
 _WARMUP_STEPS = (10, 4000)
 _WARMUP_SHARE = 0.1
@@ -77,9 +78,10 @@ def choose_schedule(training: Training, params: float, steps: int, batch_tokens:
     return Choice("schedule", value, text, reason)
 
 
-def choose_growth(laws: Laws, training: Training) -> Iterator[Choice]:
-    """When a shallow model would be stacked instead; nothing where no law says so, or not within the run."""
-    if GROWTH not in laws:
+def choose_growth(laws: Laws, training: Training, num_layers: int) -> Iterator[Choice]:
+    """When a shallow model would be stacked instead; nothing where no law says so, not within the run, or where
+    the layers are not four times as many as others."""
+    if GROWTH not in laws or num_layers % _GROWTH_FACTOR:
         return
     opinion = ask(laws[GROWTH], params=training.params, flops=training.flops)
     if not 0 < opinion.value < training.tokens:
@@ -87,7 +89,7 @@ def choose_growth(laws: Laws, training: Training) -> Iterator[Choice]:
     text = (
         f"instead of all layers at once: a quarter of them for {count_text(opinion.value)} tokens, stacked four times"
     )
-    value = {"growth_factor": 4, "growth_tokens": opinion.value}
+    value = {"growth_factor": _GROWTH_FACTOR, "growth_tokens": opinion.value}
     reason = f"{GROWTH}; runs grown so reached the loss of 31 to 55 % longer ones (Du et al. 2024, 410M to 7B)"
     yield Choice("growth", value, text, reason, (opinion,), GROWTH)
 

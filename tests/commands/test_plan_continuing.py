@@ -62,6 +62,17 @@ def test_a_hugging_face_directory(tmp_path, capsys):
     assert "95% new, 5% old" in text
 
 
+def test_what_a_machine_cannot_do_is_said(capsys):
+    words = ["--params=70b", "--tokens_seen=2t", "--domain_tokens=10b"]
+    assert main(["plan", *words, "--chips=v5e-16", "--days=1"]) == 0
+    text = capsys.readouterr().out
+    assert "does not fit a device: take more --chips" in text
+    assert "and not the 24.0 hours of --days" in text
+    # A CPU is fast enough for a few tokens, and holds none of it.
+    assert main(["plan", *words[:2], "--domain_tokens=2000"]) == 0
+    assert "x v5p" in capsys.readouterr().out
+
+
 def test_four_epochs_of_the_old_are_the_most(capsys):
     assert main(["plan", "--params=1b", "--tokens_seen=20b", "--domain_tokens=9.6b", "--general_tokens=100m"]) == 0
     assert "96% new, 4% old" in capsys.readouterr().out

@@ -14,7 +14,7 @@ from t5x_scale.planner.budgets import make_budget
 from t5x_scale.planner.choices import NO_DOMAIN
 from t5x_scale.planner.expectations import Question, choose_loss
 from t5x_scale.planner.plans import make_plan
-from t5x_scale.planner.rates import Training, choose_batch_tokens, choose_learning_rate
+from t5x_scale.planner.rates import Training, choose_batch_tokens, choose_growth, choose_learning_rate
 from t5x_scale.planner.vocabularies import APPROACHES, choose_vocabulary
 
 BUDGETS = st.floats(15, 27).map(lambda exponent: 10.0**exponent)
@@ -154,6 +154,12 @@ def test_chinchilla_table_of_sizes_and_tokens(params, flops, tokens):
     assert division.tokens == pytest.approx(tokens, rel=0.06)
 
 
+@pytest.mark.parametrize("flops", [1e17, 1e20, 1e22])
+def test_tokens_a_parameter_are_those_of_the_two_numbers(flops):
+    plan = make_plan(make_budget(flops=flops), LAWS)
+    assert f"{plan.batch.tokens / plan.shape.count.total:.3g} a parameter" in plan["tokens"].text
+
+
 def test_chinchilla_itself():
     """70B on 1.4T tokens, where the rounded constants of approach 3 say 32B; the default is with the former."""
     plan = make_plan(make_budget(flops=5.76e23), LAWS)
@@ -206,10 +212,11 @@ def test_the_rule_of_four_epochs():
 
 def test_when_to_stack_is_said_where_a_law_does():
     """Du et al. 2024, equation 2."""
-    plan = make_plan(make_budget(params=1.1e9, tokens=100e9), LAWS)
+    plan = make_plan(make_budget(params=0.9e9, tokens=100e9), LAWS)
     flops = Training.of(plan.shape, 100e9, plan.batch.length).flops
     expected = 10 ** (0.88 * math.log10(plan.shape.non_embedding) + 163.27 / math.log10(flops) - 5.74)
     assert plan["growth"].value["growth_tokens"] == pytest.approx(expected, rel=0.01)
+    assert not list(choose_growth(LAWS, Training.of(plan.shape, 100e9, plan.batch.length), 18))
     assert 1e9 < expected < 30e9
     # Of the smallest runs it would leave nothing.
     assert all(choice.name != "growth" for choice in make_plan(make_budget(flops=1e15), LAWS).choices)
