@@ -60,7 +60,7 @@ def test_metrics(try_inputs, directory):
             assert len(series.steps) == len(series.values)
             assert np.all(np.diff(series.steps) > 0)
 
-    try_inputs(lambda generator: spoil(generator, generator.choice(lines), 3), read, UserError, FEW)
+    try_inputs(lambda generator: spoil(generator, generator.choice(lines), 3), read, (), FEW)
 
 
 def test_interventions(try_inputs, directory):
