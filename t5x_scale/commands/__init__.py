@@ -94,7 +94,7 @@ FLAGS: dict[str, dict[str, Flag]] = {
         "--tokens": Flag("plan.plan.tokens", "tokens to train on"),
         "--unique_tokens": Flag("plan.plan.unique_tokens", "tokens that there are; more are repetitions"),
         "--family": Flag("plan.plan.family", "llama or palm"),
-        "--vocab_size": Flag("plan.plan.vocab_size", "of a tokenizer that there is already", literal=True),
+        "--vocab_size": Flag("plan.plan.vocab_size", "of a tokenizer that there is already"),
         "--length": Flag("plan.plan.length", "tokens of a row", literal=True),
         "--law": Flag("plan.plan.law", "the law that divides compute between size and tokens"),
         "--laws": Flag("plan.plan.laws", "a JSON file of laws fitted to runs of your own"),

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from t5x_scale.core.files import make_directory, write_json, write_text
+import json
+
+from t5x_scale.core.errors import UserError
+from t5x_scale.core.files import Path, make_directory, read_bounded, write_json, write_text
 from t5x_scale.planner import gin_files, machines, record, table
 from t5x_scale.planner.amounts import Amount
 from t5x_scale.planner.budgets import make_budget
@@ -21,7 +24,7 @@ def plan(
     tokens: Amount | None = None,
     unique_tokens: Amount | None = None,
     family: str = "llama",
-    vocab_size: int | None = None,
+    vocab_size: Amount | None = None,
     length: int | None = None,
     law: str | None = None,
     laws: str | None = None,
@@ -65,10 +68,15 @@ def plan(
     Raises:
       UserError: the request is impossible or contradicts itself.
     """
+    for name, path in {"output": output, "report": report}.items():
+        if path is not None and not path.strip():
+            raise UserError(f"--{name} is empty; give a path, or leave it out")
     known = load_laws(laws)
     title = _title(
         flops=flops, params=params, tokens=tokens, unique_tokens=unique_tokens, chips=chips, days=days, mfu=mfu,
         continue_from=continue_from, domain_tokens=domain_tokens, general_tokens=general_tokens,
+        tokens_seen=tokens_seen, vocab_size=vocab_size, length=length, law=law,
+        family=None if family == "llama" else family,
     )  # fmt: skip
     given = {**machines.given(chips, mfu, precompiled), "days": days, "vocab_size": vocab_size, "length": length}
     sizes = {"flops": flops, "params": params, "tokens": tokens, "unique_tokens": unique_tokens}
@@ -98,6 +106,7 @@ def _title(**given: Amount | None) -> str:
 
 def _write(made: Plan | Continuation, title: str, output: str) -> None:
     directory = make_directory(output)
+    _say_what_goes(directory / "plan.json", title)
     if isinstance(made, Plan):
         write_text(directory / "model.gin", gin_files.model_text(made))
         write_text(directory / "run.gin", gin_files.run_text(made, title, output, watched=True))
@@ -105,3 +114,15 @@ def _write(made: Plan | Continuation, title: str, output: str) -> None:
         write_text(directory / "run.gin", gin_files.continuation_text(made, title, output))
     write_json(directory / "plan.json", record.to_json(made, title))
     print(f"\nwritten to {output}; the first lines of {directory / 'run.gin'} say how it is trained")
+
+
+def _say_what_goes(path: Path, title: str) -> None:
+    """Says which other plan is overwritten."""
+    if not path.exists():
+        return
+    try:
+        before = json.loads(read_bounded(path))["title"]
+    except (OSError, ValueError, KeyError, TypeError):
+        before = "what is no plan"
+    if before != title:
+        print(f"\noverwrites {path}: {before}")

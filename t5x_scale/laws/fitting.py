@@ -57,6 +57,9 @@ class _Space:
     fixed: Mapping[str, float]
 
     def to_vector(self, constants: Mapping[str, float]) -> np.ndarray:
+        missing = [name for name in self.names if name not in constants]
+        if missing:
+            raise UserError(f"a fit of {self.law.name} starts from all of its constants; {', '.join(missing)} lack")
         values = np.array([constants[name] for name in self.names], dtype=float)
         if np.any(values[~self.signed] <= 0):
             raise UserError(f"a fit of {self.law.name} cannot start from constants that are not positive: {constants}")
@@ -106,8 +109,10 @@ def fit_law(
       seed: of the bootstrap and of the rows kept away.
 
     Raises:
-      UserError: for data that are missing, not positive, of different lengths, or fewer than the constants.
+      UserError: for data that are missing, not positive, of different lengths, or fewer than the constants, and for
+        options that are none.
     """
+    _check_options(delta, polished, samples, level)
     fixed = dict(fixed or {})
     for name in fixed:
         check_choice(f"fixed constant of {law.name}", name, list(law.published()))
@@ -118,7 +123,7 @@ def fit_law(
     space = _make_space(law, fixed)
     if len(fitted) < len(space.names):
         raise UserError(f"{len(fitted)} runs cannot fix the {len(space.names)} constants of {law.name}")
-    vectors = [space.to_vector({**start}) for start in (law.starts() if starts is None else starts)]
+    vectors = [space.to_vector(start) for start in (law.starts() if starts is None else starts)]
     if not vectors:
         raise UserError(f"a fit of {law.name} needs at least one start")
     best, objective = _minimum(space, fitted, vectors, delta, polished)
@@ -148,6 +153,17 @@ def fit_power_law(x: Any, y: Any) -> tuple[float, float]:
 def objective(law: Law, data: Mapping[str, Any], delta: float | None = HUBER_DELTA) -> float:
     """The sum of Huber losses (or of halved squares) that a law leaves on data."""
     return _cost(_residuals(law, _make_rows(type(law), data)), delta)
+
+
+def _check_options(delta: float | None, polished: int, samples: int, level: float) -> None:
+    for name, is_right, value, expected in (
+        ("delta", delta is None or delta > 0, delta, "a positive number, or None"),
+        ("polished", polished >= 1, polished, "at least 1"),
+        ("samples", samples >= 0, samples, "0 or more"),
+        ("level", 0 < level < 1, level, "a share between 0 and 1"),
+    ):
+        if not is_right:
+            raise UserError(f"{name} of a fit is {value}; expected {expected}")
 
 
 def _make_rows(law: type[Law], data: Mapping[str, Any]) -> _Rows:

@@ -30,6 +30,18 @@ def parse_amount(name: str, value: Amount, example: str = "8e9 or 8b") -> float:
     return number
 
 
+def parse_whole(name: str, value: Amount) -> int:
+    """The number of tokens, at least two, that a flag means.
+
+    Raises:
+      UserError: it is no such number.
+    """
+    number = _number(value)
+    if number is None or not 2 <= number < math.inf or number != int(number):
+        raise UserError(f"--{name} is {value}; expected a whole number of tokens from 2 on")
+    return int(number)
+
+
 def _number(value: Amount) -> float | None:
     if isinstance(value, bool):
         return None
@@ -64,6 +76,11 @@ def days_text(days: float) -> str:
         if days >= 1.5 * scale:
             return f"{days / scale:,.{_decimals(days / scale)}f} {unit}"
     return f"{days * 86400:.2g} seconds"
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 row`, `1,024 rows`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _decimals(number: float) -> int:

@@ -6,7 +6,7 @@ import dataclasses
 import itertools
 
 from t5x_scale.core.errors import UserError
-from t5x_scale.planner.amounts import count_text
+from t5x_scale.planner.amounts import count_text, counted
 from t5x_scale.planner.meshes import MeshPlan
 
 # A run of fewer steps hardly leaves its warm-up.
@@ -55,7 +55,7 @@ class BatchPlan:
     @property
     def text(self) -> str:
         """For people."""
-        steady = f"{self.rows:,} rows of {self.length:,} tokens ({count_text(self.batch_tokens)})"
+        steady = f"{counted(self.rows, 'row')} of {self.length:,} tokens ({count_text(self.batch_tokens)})"
         if len(self.pieces) == 1:
             return steady
         first = [f"{rows:,} up to step {end:,}" for (_, rows), (end, _) in itertools.pairwise(self.pieces)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from t5x_scale.core.errors import UserError, check_choice
-from t5x_scale.planner.amounts import Amount, count_text, parse_amount
+from t5x_scale.planner.amounts import Amount, count_text, parse_amount, parse_whole
 from t5x_scale.planner.shapes import FAMILIES
 from t5x_scale.planner.slices import Slice, parse_slice
 
@@ -76,8 +76,8 @@ def make_budget(
     days: Amount | None = None,
     mfu: Amount | None = None,
     mfu_source: str = "--mfu",
-    vocab_size: int | None = None,
-    length: int | None = None,
+    vocab_size: Amount | None = None,
+    length: Amount | None = None,
     family: str = "llama",
 ) -> Budget:
     """A budget from flags.
@@ -92,17 +92,14 @@ def make_budget(
         values["mfu"] = parse_amount("mfu", mfu, "0.5")
         if values["mfu"] > 1:
             raise UserError(f"--mfu is {mfu}; a machine reaches a share of its peak between 0 and 1, such as 0.5")
-    for name, value in {"vocab_size": vocab_size, "length": length}.items():
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 2):
-            raise UserError(f"--{name} is {value!r}; expected a whole number of tokens from 2 on")
     machine = None if chips is None else parse_slice(chips)
     budget = Budget(
         **values,
         machine=machine if isinstance(machine, Slice) else None,
         generation=machine.chip.name if isinstance(machine, Slice) else machine,
         mfu_source=mfu_source if mfu is not None else "",
-        vocab_size=vocab_size,
-        length=length,
+        vocab_size=None if vocab_size is None else parse_whole("vocab_size", vocab_size),
+        length=None if length is None else parse_whole("length", length),
         family=family,
     )
     _check_together(budget)

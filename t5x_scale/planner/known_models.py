@@ -12,7 +12,7 @@ from t5x_scale.core.errors import UserError
 from t5x_scale.models.accounting import find_anatomy
 from t5x_scale.models.config import ModelConfig
 from t5x_scale.planner import gin_models
-from t5x_scale.planner.amounts import Amount, parse_amount
+from t5x_scale.planner.amounts import Amount, parse_amount, parse_whole
 from t5x_scale.planner.meshes import MeshPlan
 from t5x_scale.planner.shapes import Shape, make_shape, vocabulary_unit
 
@@ -84,7 +84,7 @@ def read_model(path: str) -> KnownModel:
 
 
 def find_base(
-    path: str | None, params: Amount | None, tokens_seen: Amount | None, vocab_size: int | None, family: str
+    path: str | None, params: Amount | None, tokens_seen: Amount | None, vocab_size: Amount | None, family: str
 ) -> KnownModel:
     """The model of `--continue_from`, or one of about `--params`.
 
@@ -100,7 +100,8 @@ def find_base(
         raise UserError("which model is continued? Give --continue_from=PATH, or --params and --tokens_seen")
     number = parse_amount("params", params)
     unit = vocabulary_unit(number, MeshPlan())
-    rows = math.ceil((vocab_size or (_USUAL_VOCABULARY if number > 1e8 else 2048)) / unit) * unit
+    usual = _USUAL_VOCABULARY if number > 1e8 else 2048
+    rows = math.ceil((usual if vocab_size is None else parse_whole("vocab_size", vocab_size)) / unit) * unit
     return KnownModel("", make_shape(number, rows, family), seen, "")
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from t5x_scale.models.accounting import train_flops_per_token
 from t5x_scale.planner import allocations, batches, expectations, machines, rates, vocabularies
-from t5x_scale.planner.amounts import count_text, days_text
+from t5x_scale.planner.amounts import count_text, counted, days_text
 from t5x_scale.planner.batches import BatchPlan
 from t5x_scale.planner.budgets import Budget
 from t5x_scale.planner.choices import Choice
@@ -146,8 +146,8 @@ def _about_model(division: allocations.Allocation, shape: Shape, site: Site, tok
     yield Choice(
         "shape",
         {"family": shape.family, **value},
-        f"{shape.family}: {config.num_layers} layers, embed {config.embed_dim:,}, mlp {config.mlp_dim:,}, "
-        f"{config.num_heads} heads of {config.head_dim}, {config.num_kv_heads} kv heads",
+        f"{shape.family}: {counted(config.num_layers, 'layer')}, embed {config.embed_dim:,}, mlp {config.mlp_dim:,}, "
+        f"{counted(config.num_heads, 'head')} of {config.head_dim}, {counted(config.num_kv_heads, 'kv head')}",
         f"width about {width_to_depth(shape.non_embedding):.0f} times the depth, as published models of the size; "
         f"divides over fsdp={site.mesh.fsdp}, model={site.mesh.model}",
     )
@@ -176,7 +176,7 @@ def about_batch(wanted: Choice, batch: BatchPlan, site: Site) -> Choice:
     if len(batch.pieces) > 1:
         reason += "; fewer rows at first, as the critical batch grows while the loss falls (a convention)"
     value = {"pieces": [list(piece) for piece in batch.pieces], "length": batch.length, "steps": batch.steps}
-    text = f"{batch.text}, {batch.steps:,} steps"
+    text = f"{batch.text}, {counted(batch.steps, 'step')}"
     return dataclasses.replace(wanted, name="batch", value=value, text=text, reason=reason)
 
 
@@ -232,4 +232,8 @@ def _warnings(plan: Plan) -> Iterator[str]:
     yield from warnings_about(plan.choices)
     if plan.epochs is not None and plan.epochs > EPOCHS_THAT_HURT * 1.01:
         yield f"{plan.epochs:.3g} epochs: beyond four, repeated data is worth less and less, beyond forty nothing"
+    tables = 1 - plan.shape.non_embedding / plan.shape.count.total
+    if tables > 0.5:
+        size = plan.shape.config.vocab_size
+        yield f"{tables:.0%} of the parameters are tables: take fewer than {size:,} entries, or a larger model"
     yield from warnings_about_cost(plan.budget, plan.cost)

@@ -65,6 +65,9 @@ def test_train_accepts_what_is_written(words, tmp_path, capsys):
         (["--params=8b", "--precompiled=/nowhere.json"], ["--precompiled", "/nowhere.json"]),
         (["--flop=1e22"], ["no flag '--flop'", "--flops"]),
         (["--params=8b", "--vocab_size=1"], ["--vocab_size is 1"]),
+        (["--params=8b", "--vocab_size=many"], ["--vocab_size is many; expected a whole number"]),
+        (["--params=8b", "--output="], ["--output is empty"]),
+        (["--params=8b", "--report="], ["--report is empty"]),
     ],
     ids=lambda words: " ".join(words) if isinstance(words, list) else None,
 )
@@ -94,6 +97,17 @@ def test_every_law_can_be_asked_for(capsys):
     for law in ("besiroglu", "chinchilla_envelope", "deepseek_batch", "porian_beta2", "vocabulary_derivative"):
         assert law in text
     assert text.count("because: ") >= 10
+
+
+def test_another_plan_is_not_overwritten_silently(tmp_path, capsys):
+    words = ["plan", "--params=8b", f"--output={tmp_path}"]
+    assert main([*words, "--vocab_size=32k"]) == 0
+    assert main([*words, "--vocab_size=32k"]) == 0
+    text = capsys.readouterr().out
+    assert "vocabulary     32,000" in text
+    assert "overwrites" not in text
+    assert main([*words, "--vocab_size=64k"]) == 0
+    assert "plan.json: A run for params=8b, vocab_size=32k" in capsys.readouterr().out
 
 
 def test_a_picture_that_cannot_be_written(tmp_path, capsys):

@@ -204,3 +204,18 @@ def test_a_fit_is_the_same_twice():
     first, second = (KaplanParams.fit(data, samples=5, held_out=0.2, seed=7) for _ in range(2))
     assert first == second
     assert first != dataclasses.replace(first, rows=1)
+
+
+@pytest.mark.parametrize(
+    ("options", "part"),
+    [
+        ({"delta": -1.0}, "delta of a fit is -1"),
+        ({"level": 90.0}, "level of a fit is 90"),
+        ({"samples": -3}, "samples of a fit is -3"),
+        ({"polished": 0}, "polished of a fit is 0"),
+        ({"starts": [{"E": 1.0}]}, "A, B, alpha, beta lack"),
+    ],
+)
+def test_options_that_are_none(options, part):
+    with pytest.raises(UserError, match=part):
+        Chinchilla.fit(runs_of(LAWS["besiroglu"], rows=20), **options)

@@ -3,7 +3,7 @@
 import pytest
 
 from t5x_scale.core.errors import UserError
-from t5x_scale.planner.amounts import bytes_text, count_text, days_text, parse_amount
+from t5x_scale.planner.amounts import bytes_text, count_text, counted, days_text, parse_amount, parse_whole
 
 
 @pytest.mark.parametrize(
@@ -30,3 +30,14 @@ def test_texts():
         "14.4 minutes",
         "0.086 seconds",
     ]
+
+
+def test_one_of_a_thing():
+    assert (counted(1, "row"), counted(1024, "row")) == ("1 row", "1,024 rows")
+
+
+@pytest.mark.parametrize("value", ["much", 1, 2.5, True, "nan", "1e400"])
+def test_what_is_no_whole_number(value):
+    assert parse_whole("length", "4_096") == 4096
+    with pytest.raises(UserError, match=f"--length is {value}"):
+        parse_whole("length", value)

@@ -200,6 +200,12 @@ def test_a_deepseek_7b_is_planned_like_it():
     assert plan.batch.rows == pytest.approx(2304, rel=0.1)
 
 
+def test_tables_that_outweigh_the_model_are_said():
+    plan = make_plan(make_budget(params=1e8, tokens=2e9, vocab_size=256_000), LAWS)
+    assert any("of the parameters are tables" in line for line in plan.warnings)
+    assert not any("tables" in line for line in make_plan(make_budget(params=1e8, tokens=2e9), LAWS).warnings)
+
+
 def test_the_rule_of_four_epochs():
     plan = make_plan(make_budget(unique_tokens=30e9), LAWS)
     assert plan.epochs == pytest.approx(4, rel=0.01)
