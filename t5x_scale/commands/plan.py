@@ -85,7 +85,7 @@ def plan(
         check_absent(tokens_seen=tokens_seen, general_tokens=general_tokens)
         made = make_plan(make_budget(**sizes, **given, family=family), known, law)
     else:
-        check_absent(flops=flops, tokens=tokens, unique_tokens=unique_tokens)
+        check_absent(flops=flops, tokens=tokens, unique_tokens=unique_tokens, law=law)
         base = find_base(continue_from, params, tokens_seen, vocab_size, family)
         budget = make_budget(params=base.shape.count.total, **given)
         made = make_continuation(base, budget, known, *parse_amounts(domain_tokens, general_tokens), shift)

@@ -31,6 +31,7 @@ _PLACES = {
     "flops": _CONTINUED,
     "tokens": _CONTINUED,
     "unique_tokens": _CONTINUED,
+    "law": _CONTINUED,
     "tokens_seen": "it belongs to --continue_from or --domain_tokens",
     "general_tokens": "it belongs to --domain_tokens",
 }

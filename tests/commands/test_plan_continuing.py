@@ -93,6 +93,7 @@ def test_how_long_upcycling_pays(tmp_path, capsys):
     [
         (["--continue_from=/nowhere", "--domain_tokens=1b"], ["there is no /nowhere"]),
         (["--params=1b", "--domain_tokens=1b", "--flops=1e20"], ["--flops has no meaning"]),
+        (["--params=1b", "--domain_tokens=1b", "--law=porian"], ["--law has no meaning"]),
         (["--params=1b", "--domain_tokens=0"], ["--domain_tokens is '0'"]),
         (["--domain_tokens=1b"], ["--continue_from"]),
         (["--params=1b", "--tokens_seen=1b"], ["--tokens_seen has no meaning"]),

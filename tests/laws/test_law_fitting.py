@@ -4,8 +4,6 @@ import dataclasses
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from scipy import optimize
 
 from t5x_scale.core.errors import UserError
@@ -31,20 +29,21 @@ def runs_of(law, rows=240, noise=NOISE, seed=0):
     return data | {"loss": law.loss(**data) * np.exp(random.normal(0, noise, rows))}
 
 
-@settings(max_examples=6, deadline=None, derandomize=True)
-@given(scale=st.floats(1e12, 1e15), exponent=st.floats(0.03, 0.3), seed=st.integers(0, 99))
-def test_known_constants_lie_in_the_intervals_of_their_fit(scale, exponent, seed):
-    law = KaplanParams(N_c=scale, alpha_N=exponent)
-    random = np.random.default_rng(seed)
+def test_intervals_hold_known_constants_about_as_often_as_they_say():
+    """Of 20 intervals of 90 % at least 14, which right ones miss once in 400 sets; a bootstrap of 25 rows is narrow."""
     params = np.geomspace(1e6, 1e9, 25)
-    loss = law.loss(params=params) * np.exp(random.normal(0, 0.003, 25))
-    fit = KaplanParams.fit({"params": params, "loss": loss}, samples=40, level=0.98, polished=1)
-    for name, (low, high) in fit.intervals.items():
-        middle, true = getattr(fit.law, name), getattr(law, name)
-        # A bootstrap of 25 rows is a little narrow.
-        assert low * (low / middle) ** 0.5 <= true <= high * (high / middle) ** 0.5, name
-        assert len(fit.samples[name]) == 40
-    assert fit.domain.outside(params=1e10) == ["params = 1e+10 is outside 1e+06 to 1e+09"]
+    held = {"N_c": 0, "alpha_N": 0}
+    for seed in range(20):
+        random = np.random.default_rng(seed)
+        law = KaplanParams(N_c=10 ** random.uniform(12, 15), alpha_N=random.uniform(0.03, 0.3))
+        loss = law.loss(params=params) * np.exp(random.normal(0, 0.003, 25))
+        fit = KaplanParams.fit({"params": params, "loss": loss}, samples=40, level=0.9, polished=1)
+        for name, (low, high) in fit.intervals.items():
+            held[name] += low <= getattr(law, name) <= high
+            assert low < getattr(fit.law, name) < high
+            assert len(fit.samples[name]) == 40
+        assert fit.domain.outside(params=1e10) == ["params = 1e+10 is outside 1e+06 to 1e+09"]
+    assert min(held.values()) >= 14, held
 
 
 @pytest.mark.parametrize(
