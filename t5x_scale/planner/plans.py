@@ -11,7 +11,7 @@ from t5x_scale.planner import allocations, batches, expectations, machines, rate
 from t5x_scale.planner.amounts import count_text, counted, days_text
 from t5x_scale.planner.batches import BatchPlan
 from t5x_scale.planner.budgets import Budget
-from t5x_scale.planner.choices import Choice
+from t5x_scale.planner.choices import Choice, make_opinion
 from t5x_scale.planner.expectations import Question
 from t5x_scale.planner.law_table import Laws
 from t5x_scale.planner.machines import Cost, Site
@@ -98,7 +98,7 @@ def make_plan(budget: Budget, laws: Laws, law_name: str | None = None) -> Plan:
     choices = (
         *_about_model(division, shape, site, tokens),
         vocabulary,
-        *_about_tokens(budget, division, shape.count.total, batch),
+        *_about_tokens(budget, laws, division, shape.count.total, batch),
         about_batch(wanted, batch, site),
         rates.choose_learning_rate(laws, training),
         rates.choose_beta2(laws, batch.batch_tokens),
@@ -153,7 +153,9 @@ def _about_model(division: allocations.Allocation, shape: Shape, site: Site, tok
     )
 
 
-def _about_tokens(budget: Budget, division: allocations.Allocation, params: int, batch: BatchPlan) -> Iterator[Choice]:
+def _about_tokens(
+    budget: Budget, laws: Laws, division: allocations.Allocation, params: int, batch: BatchPlan
+) -> Iterator[Choice]:
     a_param = batch.tokens / params
     text = f"{count_text(batch.tokens)}, {a_param:.3g} a parameter"
     reason = division.reason
@@ -163,7 +165,11 @@ def _about_tokens(budget: Budget, division: allocations.Allocation, params: int,
     if budget.unique_tokens is not None:
         epochs = batch.tokens / budget.unique_tokens
         reason = "tokens over unique tokens; up to four are worth nearly as much as new data (Muennighoff et al. 2023)"
-        yield Choice("epochs", epochs, f"{epochs:.3g} of {count_text(budget.unique_tokens)} tokens", reason)
+        text = f"{epochs:.3g} of {count_text(budget.unique_tokens)} tokens"
+        law = laws[allocations.DATA_CONSTRAINED]
+        asked = {"params": params, "tokens": batch.tokens, "unique_tokens": budget.unique_tokens}
+        opinion = make_opinion(law, epochs, **asked)
+        yield Choice("epochs", epochs, text, reason, (opinion,), law.name if epochs > 1 else "")
 
 
 def about_batch(wanted: Choice, batch: BatchPlan, site: Site) -> Choice:

@@ -246,7 +246,8 @@ def test_no_more_epochs_are_planned_than_any_law_knows_of():
         assert plan[name].law == "data_constrained"
         assert "extrapolated" in plan[name].doubts
     given = make_plan(make_budget(params=1e8, tokens=1e11, unique_tokens=1e9), LAWS)
-    assert any("epochs = 100" in line for line in given["expected loss"].outside)
+    for name in ("epochs", "expected loss"):
+        assert any("epochs = 100" in line for line in given[name].outside)
 
 
 def test_a_law_that_nothing_is_asked_of_is_named():
