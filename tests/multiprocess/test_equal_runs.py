@@ -60,8 +60,8 @@ def check_same_run(model_dir, whole):
     ours, theirs = numbers(read_metrics(model_dir)), numbers(read_metrics(whole))
     losses = theirs["train/loss"][1]
     assert len(losses) == STEPS
-    # Neighbouring steps have other batches, and it shows: equal losses are equal data. The order of the data follows from
-    # the name of its file, another each time, so that two neighbours may be alike by chance.
+    # Neighbouring steps have other batches, and it shows: equal losses are equal data. The order of the data follows
+    # from the name of its file, another each time, so that two neighbours may be alike by chance.
     assert np.sort(np.abs(np.diff(losses)))[2] > 10 * TOLERANCE
     assert ours.keys() == theirs.keys()
     for name in ("train/loss", "train/tokens", "train/weight", "optim/learning_rate"):
