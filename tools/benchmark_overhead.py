@@ -40,6 +40,7 @@ from t5x_scale.models import blocks, decoder
 from t5x_scale.models.config import ModelConfig
 from t5x_scale.models.interface import DecoderModel
 from t5x_scale.monitor.health import Health
+from t5x_scale.monitor.plan_band import PlanWatch
 from t5x_scale.monitor.spikes import OFF, REWIND, SpikeGuard
 from t5x_scale.monitor.status import StatusLine
 from t5x_scale.monitor.throughput import Throughput
@@ -119,7 +120,8 @@ def run_loop(on: tuple[str, ...], leaves: dict[str, jax.Array], steps: int, save
         line, stop = stack.enter_context(StatusLine(enabled=False)), stack.enter_context(StopSignal())
         throughput = Throughput(8192, listener=health)
         evaluation = EvaluationConfig(every_steps=0)
-        loop = NoOpLoop(runtime, {}, manager, evaluation, guard, len(values), throughput, writers, line, probes)
+        log, plan = len(values), PlanWatch(None, writers, line)
+        loop = NoOpLoop(runtime, {}, manager, evaluation, guard, log, throughput, writers, line, probes, plan)
         start = Start(0, None, fake_source(), {}, None, ())
         began = time.thread_time(), time.perf_counter()
         loop.run(start, steps, stop)
