@@ -248,10 +248,11 @@ def _bytes_line(name: str, tree: Any) -> str:
     leaves = jax.tree.leaves(tree)
     whole = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
     shard = sum(_size(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves)
-    return f"{name}: {_bytes_text(whole)} in all, {_bytes_text(shard)} a device"
+    return f"{name}: {bytes_text(whole)} in all, {bytes_text(shard)} a device"
 
 
-def _bytes_text(number: int) -> str:
+def bytes_text(number: float) -> str:
+    """In GiB, or MiB when it is small."""
     return f"{number / 2**30:.3f} GiB" if number >= 2**28 else f"{number / 2**20:.3f} MiB"
 
 

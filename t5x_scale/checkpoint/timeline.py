@@ -22,6 +22,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from t5x_scale.core import files
+from t5x_scale.core.checks import is_integer
 from t5x_scale.core.describe import digest
 from t5x_scale.core.errors import UserError
 
@@ -166,6 +167,6 @@ def _parse(line: str, number: int, path: files.Path) -> Intervention:
 
 
 def _whole(value: object) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < _TOO_MANY:
+    if not is_integer(value) or not 0 <= value < _TOO_MANY:
         raise ValueError(f"{value!r} is not a number of steps or rows")
     return value

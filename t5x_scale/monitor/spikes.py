@@ -21,10 +21,10 @@ import collections
 import dataclasses
 import math
 import statistics
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from t5x_scale.core.checks import is_finite, is_integer
 from t5x_scale.core.errors import UserError, check_choice
 
 REWIND, STOP, WARN, OFF = "rewind", "stop", "warn", "off"
@@ -83,14 +83,14 @@ class SpikeGuard:
         least = {"window": 8, "patience": 1, "refused_updates": 1, "rewind_steps": 0, "skip_before": 0, "skip_after": 1}
         for name, low in {**least, "max_rewinds": 0, "max_rewinds_nearby": 1}.items():
             value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= MAX_STEPS:
+            if not is_integer(value) or not low <= value <= MAX_STEPS:
                 raise UserError(f"SpikeGuard.{name} is {value!r}; expected a whole number from {low} to {MAX_STEPS:,}")
         above = {"z_score": 0.0, "min_rise": 0.0, "min_growth": 1.0, "huge_rise": 0.0}
         for name, low in above.items():
             value = getattr(self, name)
             if value is None and name in ("min_growth", "huge_rise"):
                 continue
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= sys.float_info.max:
+            if not is_finite(value) or value < low:
                 raise UserError(f"SpikeGuard.{name} is {value!r}; expected a number, {low:g} or more")
         if self.skip_before > self.rewind_steps:
             raise UserError(

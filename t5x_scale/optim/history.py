@@ -10,9 +10,18 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from t5x_scale.core.errors import UserError, check_choice
+from t5x_scale.core.errors import check_choice
 from t5x_scale.optim.guards import global_norm, select_finite
-from t5x_scale.optim.interface import NO_OPTIONS, AxesTree, Optimizer, Options, Params, Schedule, frozen_paths
+from t5x_scale.optim.interface import (
+    NO_OPTIONS,
+    AxesTree,
+    Optimizer,
+    Options,
+    Params,
+    Schedule,
+    check_ranges,
+    frozen_paths,
+)
 
 CLIP, REFUSE = "clip", "refuse"
 ACTIONS = (CLIP, REFUSE)
@@ -67,12 +76,8 @@ class NormHistory:
 
     def __post_init__(self) -> None:
         check_choice("NormHistory.action", self.action, ACTIONS)
-        ranges = {"z_score": (0.0, math.inf), "min_growth": (1.0, math.inf), "decay": (0.0, 1.0)}
-        for name, (low, high) in {**ranges, "warmup_updates": (2, math.inf)}.items():
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value < high:
-                bound = f"of {low:g} or above" if high == math.inf else f"from {low:g} to below {high:g}"
-                raise UserError(f"NormHistory.{name} is {value!r}; expected a number {bound}")
+        above = {"z_score": (0.0, math.inf), "min_growth": (1.0, math.inf), "warmup_updates": (2, math.inf)}
+        check_ranges(self, **above, decay=(0.0, 1.0))
 
     @property
     def learning_rate(self) -> Schedule:

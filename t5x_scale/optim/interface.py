@@ -88,16 +88,21 @@ def check_config(optimizer: Any, **ranges: tuple[float, float]) -> None:
       UserError: naming the field, its value and what is expected.
     """
     check_schedule(optimizer)
-    name = type(optimizer).__name__
-    check_choice(f"{name}.momentum_dtype", getattr(optimizer, "momentum_dtype", "float32"), MOMENTUM_DTYPES)
-    may_be_none = {field.name for field in dataclasses.fields(optimizer) if "None" in str(field.type)}
+    name = f"{type(optimizer).__name__}.momentum_dtype"
+    check_choice(name, getattr(optimizer, "momentum_dtype", "float32"), MOMENTUM_DTYPES)
+    check_ranges(optimizer, **ranges)
+
+
+def check_ranges(owner: Any, **ranges: tuple[float, float]) -> None:
+    """Raises a UserError unless the fields of `owner` are in their ranges [low, high), or None where they may be."""
+    may_be_none = {field.name for field in dataclasses.fields(owner) if "None" in str(field.type)}
     for field, (low, high) in ranges.items():
-        value = getattr(optimizer, field)
+        value = getattr(owner, field)
         if value is None and field in may_be_none:
             continue
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value < high:
-            bound = f"of {low} or above" if high == math.inf else f"from {low} to below {high}"
-            raise UserError(f"{name}.{field} is {value!r}; expected a number {bound}")
+            bound = f"of {low:g} or above" if high == math.inf else f"from {low:g} to below {high:g}"
+            raise UserError(f"{type(owner).__name__}.{field} is {value!r}; expected a number {bound}")
 
 
 def check_schedule(owner: Any, field: str = "learning_rate") -> None:

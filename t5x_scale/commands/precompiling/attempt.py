@@ -9,7 +9,7 @@ from typing import Any
 
 from t5x_scale import run_files
 from t5x_scale.commands.precompiling.advice import advise
-from t5x_scale.commands.precompiling.memory import StepMemory, bytes_text, measure, shard_bytes
+from t5x_scale.commands.precompiling.memory import StepMemory, measure, shard_bytes
 from t5x_scale.core.describe import describe
 from t5x_scale.core.trees import flatten
 from t5x_scale.data.pipeline import DataConfig
@@ -19,6 +19,7 @@ from t5x_scale.program import Runtime
 from t5x_scale.roofline import CHIPS, ModelFlops, Report, analyse, make_machine, to_json, to_text
 from t5x_scale.roofline.hlo import parse
 from t5x_scale.roofline.memory import measure_memory
+from t5x_scale.run_files import bytes_text
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,6 +10,7 @@ import jax
 
 from t5x_scale.program import Runtime
 from t5x_scale.roofline.memory import Memory
+from t5x_scale.run_files import bytes_text
 
 # Bytes of a device's memory that a program may use, as the TPU compiler of libtpu 0.0.42 says when one does not fit.
 USABLE_HBM: dict[str, int] = {
@@ -98,11 +99,6 @@ def measure(runtime: Runtime, taken: Memory, peak: int | None = None) -> StepMem
         peak=peak or None,
         usable=USABLE_HBM.get(runtime.mesh.devices.flat[0].device_kind),
     )
-
-
-def bytes_text(number: float) -> str:
-    """In GiB, or MiB when it is small."""
-    return f"{number / 2**30:.3f} GiB" if number >= 2**28 else f"{number / 2**20:.3f} MiB"
 
 
 def shard_bytes(tree: Any) -> int:

@@ -24,13 +24,13 @@ import jax
 from t5x_scale.commands.precompiling.advice import own_rows
 from t5x_scale.commands.precompiling.attempt import Attempt, attempt
 from t5x_scale.commands.precompiling.candidate import Candidate
-from t5x_scale.commands.precompiling.memory import bytes_text
 from t5x_scale.core.errors import UserError
 from t5x_scale.data.pipeline import DataConfig
 from t5x_scale.models.remat import Remat, check_remat
 from t5x_scale.partitioning.mesh import MeshConfig
 from t5x_scale.partitioning.proposals import divisors
 from t5x_scale.program import Program, Runtime
+from t5x_scale.run_files import bytes_text
 
 
 @dataclasses.dataclass(frozen=True)
