@@ -8,11 +8,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from t5x_scale.core import lazy
-from t5x_scale.core.errors import UserError, did_you_mean
+from t5x_scale.core.errors import UserError
 from t5x_scale.core.lazy import LazyArray
 from t5x_scale.core.leaves import Leaves, Origin
 from t5x_scale.interop.carrying import canonical, name_refused
 from t5x_scale.interop.families import FAMILIES, Family
+from t5x_scale.interop.families.finding import find_family, find_named
 from t5x_scale.interop.mapping import read_rows, write_rows
 from t5x_scale.models.architecture import Architecture
 from t5x_scale.models.assembly import axes_of, shapes_of
@@ -24,31 +25,6 @@ Tensors = Mapping[str, LazyArray]
 _COMPARED_BYTES = 64 * 2**20
 
 
-def find_family(config: Mapping[str, Any]) -> Family:
-    """The family of a config.json, by its `architectures`, or by its `model_type` where it has none.
-
-    Raises:
-      UserError: it is not known; names the nearest.
-    """
-    classes = {name: family for family in FAMILIES.values() for name in family.architectures}
-    names, kind = config.get("architectures") or [], config.get("model_type")
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise UserError(f"config.json: architectures is {names!r}; it must be a list of names")
-    if kind is not None and not isinstance(kind, str):
-        raise UserError(f"config.json: model_type is {kind!r}; it must be a name")
-    if names:
-        family = _find("architectures", names[0], classes)
-        if kind in FAMILIES and kind != family.name:
-            raise UserError(
-                f"config.json: architectures is {names[0]!r}, of the family {family.name}, and model_type {kind!r}; "
-                "which of them is the model's cannot be told"
-            )
-        return family
-    if kind:
-        return _find("model_type", kind, FAMILIES)
-    raise UserError("config.json has neither 'architectures' nor 'model_type': it is not that of a model")
-
-
 def family_for(architecture: Architecture, name: str | None = None) -> Family:
     """The family called `name`, or the first that can carry the architecture.
 
@@ -56,7 +32,7 @@ def family_for(architecture: Architecture, name: str | None = None) -> Family:
       UserError: that family, or every one, lacks a feature of the architecture; names it.
     """
     if name is not None:
-        family = _find("family", name, FAMILIES)
+        family = find_named("family", name, FAMILIES)
         check_carries(family, architecture)
         return family
     refused = {family.name: name_refused(family, architecture) for family in FAMILIES.values()}
@@ -124,13 +100,6 @@ def write_weights(weights: Weights, name: str | None = None) -> tuple[dict[str, 
     tensors = write_rows(family.rows(architecture), weights.leaves)
     dtype = weights.leaves["token_embedder/embedding"].array.dtype.name
     return to_config(family, architecture, dtype), tensors
-
-
-def _find(what: str, name: Any, table: Mapping[str, Family]) -> Family:
-    if name not in table:
-        near = did_you_mean(str(name), table)
-        raise UserError(f"{what} is {name!r}; known are {', '.join(table)}{near}")
-    return table[name]
 
 
 def _without_aliases(family: Family, tensors: Tensors) -> dict[str, LazyArray]:

@@ -95,7 +95,7 @@ def make_continuation(
         notes.append(f"nothing says how many tokens it has seen; {count_text(seen)} is assumed: say --tokens_seen")
 
     # A rate and a batch for the whole life of the model, of which this is the last part.
-    length = budget.length or batches.choose_length(total / batches.MIN_STEPS, shape.count.total)
+    length = _choose_length(shape, budget, total)
     training = Training.of(shape, seen + total, length)
     wanted = rates.choose_batch_tokens(laws, training)
     rows = batches.wanted_rows(wanted.value, total, length)
@@ -121,6 +121,15 @@ def make_continuation(
         )
     notes += warnings_about_cost(budget, cost)
     return Continuation(base, share, shift, batch, site, cost, choices, tuple(notes))
+
+
+def _choose_length(shape: Shape, budget: Budget, total: float) -> int:
+    """Of a row: no longer than the model's table of positions, if it has one."""
+    rows = shape.anatomy.learned_positions
+    if budget.length and rows and budget.length > rows:
+        raise UserError(f"--length is {budget.length:,}, and the model has a table of {rows:,} positions")
+    length = budget.length or batches.choose_length(total / batches.MIN_STEPS, shape.count.total)
+    return min(length, rows) if rows else length
 
 
 def _choose_share(laws: Laws, shape: Shape, amounts: Amounts, shift: str) -> tuple[Choice, float]:

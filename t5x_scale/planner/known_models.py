@@ -9,21 +9,14 @@ from typing import Any
 
 from t5x_scale.core import files
 from t5x_scale.core.errors import UserError
-from t5x_scale.models.accounting import find_anatomy
-from t5x_scale.models.config import ModelConfig
+from t5x_scale.interop.families.finding import find_family
+from t5x_scale.models.accounting import Anatomy
+from t5x_scale.models.architecture import Architecture
 from t5x_scale.planner import gin_models
 from t5x_scale.planner.amounts import Amount, parse_amount, parse_whole
 from t5x_scale.planner.meshes import MeshPlan
 from t5x_scale.planner.shapes import Shape, make_shape, vocabulary_unit
 
-# Of a Hugging Face configuration.
-_THEIRS = {
-    "num_layers": "num_hidden_layers",
-    "embed_dim": "hidden_size",
-    "mlp_dim": "intermediate_size",
-    "num_heads": "num_attention_heads",
-    "vocab_size": "vocab_size",
-}
 _USUAL_VOCABULARY = 32000
 _CONTINUED = "a continued run is planned from --domain_tokens and --general_tokens"
 _PLACES = {
@@ -35,11 +28,8 @@ _PLACES = {
     "tokens_seen": "it belongs to --continue_from or --domain_tokens",
     "general_tokens": "it belongs to --domain_tokens",
 }
-# Their kinds of models, as families of ours.
-_KINDS = {
-    "llama": "llama", "mistral": "llama", "mixtral": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "gemma": "gemma",
-    "gemma2": "gemma2",
-}  # fmt: skip
+# Norms of the size of the residual stream in a layer, by kind of block.
+_NORMS = {"serial": 2, "parallel": 1, "two_norm_parallel": 2, "sandwich": 4}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,33 +120,32 @@ def check_absent(**values: Any) -> None:
 
 
 def _from_json(path: files.Path) -> Shape:
-    where = f"--continue_from: {path}"
+    """Of a Hugging Face configuration, as importing the model would understand it."""
+    record = files.read_json(path)
     try:
-        record: Any = json.loads(files.read_bounded(path))
         if not isinstance(record, dict):
-            raise UserError(f"{where} is no configuration of a model; expected an object")
-        kind = record.get("model_type", "llama")
-        if kind not in _KINDS:
-            raise UserError(
-                f"{where} is of a {kind!r}; known are {', '.join(_KINDS)}: convert it first, or say --params and "
-                "--tokens_seen instead"
-            )
-        sizes = {ours: int(record[theirs]) for ours, theirs in _THEIRS.items()}
-        heads = max(sizes["num_heads"], 1)
-        sizes["num_kv_heads"] = int(record.get("num_key_value_heads") or heads)
-        sizes["head_dim"] = int(record.get("head_dim") or sizes["embed_dim"] // heads)
-        if record.get("num_local_experts"):
-            sizes["num_experts"] = int(record["num_local_experts"])
-            sizes["num_experts_per_token"] = int(record["num_experts_per_tok"])
-    except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
-        raise UserError(f"{where} lacks {error}; say --params and --tokens_seen instead") from error
-    usual = find_anatomy(_KINDS[kind])
-    tied = record.get("tie_word_embeddings")
-    anatomy = dataclasses.replace(usual, tied_head=usual.tied_head if tied is None else bool(tied))
-    try:
-        return Shape("llama", ModelConfig(**sizes), anatomy)
+            raise UserError("config.json is no configuration of a model; expected an object")
+        architecture = find_family(record).to_architecture(record)
     except UserError as error:
-        raise UserError(f"{where}: {error}") from error
+        raise UserError(
+            f"--continue_from: {path.parent}: {error}; or say --params and --tokens_seen instead"
+        ) from error
+    family = "palm" if architecture.block == "parallel" else "llama"
+    return Shape(family, architecture.config, _anatomy(architecture))
+
+
+def _anatomy(architecture: Architecture) -> Anatomy:
+    return Anatomy(
+        gated_mlp=architecture.mlp == "gated",
+        tied_head=architecture.tied,
+        attention_bias=architecture.attention_bias,
+        output_bias=architecture.output_bias,
+        mlp_bias=architecture.mlp_bias,
+        norm_bias=architecture.norm == "layer" and architecture.norm_bias,
+        norms_per_block=_NORMS[architecture.block],
+        qk_norm=architecture.qk_norm,
+        learned_positions=architecture.max_length if architecture.positions == "learned" else 0,
+    )
 
 
 def _tokens(run: files.Path) -> float | None:

@@ -21,6 +21,7 @@ config.ModelConfig:
     vocab_size = 8192
 """
 CONFIG = {
+    "model_type": "llama",
     "num_hidden_layers": 32,
     "hidden_size": 4096,
     "intermediate_size": 11008,
@@ -60,6 +61,18 @@ def test_a_hugging_face_directory(tmp_path, capsys):
     assert "6.74 B parameters" in text
     assert "say --tokens_seen" in text
     assert "95% new, 5% old" in text
+
+
+def test_a_table_of_positions_bounds_the_rows(tmp_path, capsys):
+    gpt2 = {"model_type": "gpt2", "n_layer": 12, "n_embd": 768, "n_head": 12, "n_positions": 1024, "vocab_size": 50257}
+    (tmp_path / "config.json").write_text(json.dumps(gpt2))
+    words = ["plan", f"--continue_from={tmp_path}", "--domain_tokens=10b"]
+    assert main(words) == 0
+    text = capsys.readouterr().out
+    assert "124 M parameters" in text
+    assert "rows of 1,024 tokens" in text
+    assert main([*words, "--length=2048"]) == 1
+    assert "--length is 2,048, and the model has a table of 1,024 positions" in capsys.readouterr().err
 
 
 def test_what_a_machine_cannot_do_is_said(capsys):
