@@ -61,7 +61,7 @@ class Chinchilla(Law):
         """N_opt = G·(C/6)^a and D_opt = (C/6)^b / G (equation 4)."""
         return (self.alpha * self.A / (self.beta * self.B)) ** (1 / (self.alpha + self.beta))
 
-    def optimum(self, **budget: float) -> Optimum:
+    def _optimum(self, **budget: float) -> Optimum:
         """The frontier at one of `flops`, `params` (tokens for which they are best) or `tokens`."""
         name, value = one_budget(self, budget, ("flops", "params", "tokens"))
         a, b = self.exponents

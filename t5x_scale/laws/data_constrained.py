@@ -66,7 +66,7 @@ class DataConstrained(Law):
             quantities["epochs"] = np.maximum(np.divide(tokens, unique), 1.0)
         return super().outside(**quantities)
 
-    def optimum(self, **budget: float) -> Optimum:
+    def _optimum(self, **budget: float) -> Optimum:
         """The best params, tokens and epochs for `flops`, and `unique_tokens` where those are limited."""
         given = checked_budget(self, budget, required=("flops",), optional=("unique_tokens",))
         product = given["flops"] / FLOPS_PER_PARAM_TOKEN

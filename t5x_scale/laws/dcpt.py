@@ -48,7 +48,7 @@ class Dcpt(BoundedLaw):
         scale = self.E + self.A / params**self.alpha + self.B * ratio**self.eta / tokens**self.beta
         return scale + self.C / (ratio + self.epsilon) ** self.gamma
 
-    def optimum(self, **budget: float) -> Optimum:
+    def _optimum(self, **budget: float) -> Optimum:
         """Of a law of the general loss: the largest domain share that keeps it at `cap` or below, at params and tokens.
 
         Where the domain's loss falls with its share this is the best mixture; `ratio` is the share of general text.
@@ -76,8 +76,8 @@ class CrossDomainDcpt(Dcpt):
         within = super()._value(params=params, tokens=tokens, ratio=ratio)
         return within + self.F / learnability**self.mu
 
-    def optimum(self, **budget: float) -> Optimum:
-        """As `Dcpt.optimum`, with the learnability of the general text."""
+    def _optimum(self, **budget: float) -> Optimum:
+        """As `Dcpt`, with the learnability of the general text."""
         given = checked_budget(self, budget, ("params", "tokens", "cap", "learnability"))
         scale = {name: given[name] for name in ("params", "tokens", "learnability")}
         share = domain_share_under_cap(lambda ratio: self.predict(ratio=ratio, **scale), given["cap"])

@@ -80,7 +80,7 @@ class DeepSeekModel(OfFlops):
     coefficient: float = constant(0.1715)
     exponent: float = constant(0.5243)
 
-    def optimum(self, **budget: float) -> Optimum:
+    def _optimum(self, **budget: float) -> Optimum:
         """M, D and the hyper-parameters at `flops`.
 
         `params` are M/6, which counts attention's FLOPs as parameters: an upper bound.

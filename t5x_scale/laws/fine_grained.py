@@ -63,7 +63,7 @@ class FineGrained(BoundedLaw):
     def _value(self, *, params: Values, tokens: Values, granularity: Values = 1.0) -> Values:
         return self.c + (self.g / granularity**self.gamma + self.a) / params**self.alpha + self.b / tokens**self.beta
 
-    def optimum(self, **budget: float) -> Optimum:
+    def _optimum(self, **budget: float) -> Optimum:
         """The best params, tokens and granularity (a power of two up to 128) for `flops`, routing included; of one
         `granularity` if that is given."""
         given = checked_budget(self, budget, ("flops",), ("granularity",))

@@ -11,16 +11,21 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from t5x_scale.core.errors import UserError
-from t5x_scale.laws.interface import Law, Optimum
+from t5x_scale.laws.interface import Law, NoNumber, Optimum
 from t5x_scale.laws.units import FLOPS_PER_PARAM_TOKEN
 
 _GRID = 400
 
 
 def minimise(function: Callable[[np.ndarray], np.ndarray], low: float, high: float) -> float:
-    """Where a vectorised function of a positive number is lowest between two ends."""
+    """Where a vectorised function of a positive number is lowest between two ends.
+
+    Raises:
+      NoNumber: if nothing lies between them.
+    """
     from scipy import optimize
 
+    _check_ends(low, high)
     grid = np.linspace(np.log(low), np.log(high), _GRID)
     values = np.asarray(function(np.exp(grid)), dtype=float)
     best = int(np.nanargmin(values))
@@ -35,14 +40,20 @@ def solve(function: Callable[[float], float], low: float, high: float) -> float:
     """The root of a function of a positive number that changes its sign between two ends.
 
     Raises:
-      UserError: if it does not change its sign.
+      NoNumber: if it does not change its sign.
     """
     from scipy import optimize
 
+    _check_ends(low, high)
     start, end = function(low), function(high)
     if not np.isfinite([start, end]).all() or start * end > 0:
-        raise UserError(f"nothing between {low:.3g} and {high:.3g} reaches what was asked for")
+        raise NoNumber(f"nothing between {low:.3g} and {high:.3g} reaches what was asked for")
     return float(np.exp(optimize.brentq(lambda x: function(np.exp(x)), np.log(low), np.log(high), xtol=1e-13)))
+
+
+def _check_ends(low: float, high: float) -> None:
+    if not 0 < low < high < np.inf:
+        raise NoNumber(f"nothing lies between {low:g} and {high:g}")
 
 
 def compute_optimum(law: Law, flops: float, fixed: Mapping[str, float] | None = None) -> tuple[float, float]:

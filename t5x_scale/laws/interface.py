@@ -14,6 +14,7 @@ those of the whole training; a loss is in nats a token unless the law says other
 from __future__ import annotations
 
 import abc
+import contextlib
 import dataclasses
 import inspect
 import math
@@ -38,6 +39,10 @@ _FAR_BELOW = 1e-3
 def worst_confidence(*confidences: str) -> str:
     """The least sure of some confidences; of equally sure ones the first."""
     return max(confidences, key=_RANKS.__getitem__)
+
+
+class NoNumber(UserError):
+    """A quantity is no number that a law takes, or leads to none."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,7 +176,8 @@ class Fit(Generic[L]):
 class Law(abc.ABC):
     """A law; a subclass is a frozen dataclass whose fields are its constants, made by `constant`.
 
-    A subclass writes `_value(self, *, quantity, …)`, whose keywords are the law's `quantities`.
+    A subclass writes `_value(self, *, quantity, …)`, whose keywords are the law's `quantities`, and `_optimum` if it
+    knows one. What leaves the range of a float in them is caught here, whichever law it is.
 
     Attributes:
       name: by which it is found in `LAWS`.
@@ -216,15 +222,23 @@ class Law(abc.ABC):
     def predict(self, **quantities: Any) -> Values:
         """What the law predicts; a float for numbers, an array for arrays, which are broadcast.
 
+        Of arrays what is no finite number is infinite or nan, for those who search in them.
+
         Raises:
-          UserError: for a quantity that the law does not take, that is missing, or that is not a positive number, and
-            where constants are neither published nor given.
+          UserError: for a quantity that the law does not take, that is missing, or that is not a positive number, for
+            numbers so extreme that it predicts none, and where constants are neither published nor given.
         """
         unknown = [name for name in self.published() if math.isnan(getattr(self, name))]
         if unknown:
             raise UserError(f"the law {self.name} has no published {', '.join(unknown)}: fit it to runs first")
-        value = self._value(**self._checked(quantities))
-        return float(value) if np.ndim(value) == 0 else value
+        given = self._checked(quantities)
+        with self._within_floats(given), np.errstate(all="ignore"):
+            value = self._value(**given)
+            if np.ndim(value) != 0:
+                return value
+            if not np.isfinite(value):
+                raise OverflowError
+            return float(value)
 
     def loss(self, **quantities: Any) -> Values:
         """`predict`, for a law that predicts a loss.
@@ -261,7 +275,19 @@ class Law(abc.ABC):
                 yield f"{name} = {value:.4g} is far below {high:.4g}, and where the range begins is not known"
 
     def optimum(self, **budget: float) -> Optimum | None:
-        """The best choice for a budget (`flops`, or what the subclass says); None for a law that knows none."""
+        """The best choice for a budget (`flops`, or what the subclass says); None for a law that knows none.
+
+        Raises:
+          UserError: for another budget than the law takes, and for one so extreme that no choice is best.
+        """
+        given = {name: self.checked(name, value) for name, value in budget.items() if value is not None}
+        with self._within_floats(given), np.errstate(all="ignore"):
+            found = self._optimum(**given)
+            if found is not None and not np.isfinite(list(found.values.values())).all():
+                raise OverflowError
+            return found
+
+    def _optimum(self, **budget: float) -> Optimum | None:
         return None
 
     @classmethod
@@ -314,6 +340,28 @@ class Law(abc.ABC):
         """The worst of its constants and of its form."""
         return worst_confidence(self.form_confidence, *(c.confidence for c in self.constants.values()))
 
+    @contextlib.contextmanager
+    def _within_floats(self, quantities: Mapping[str, Any]) -> Iterator[None]:
+        """Says which quantity is too extreme where arithmetic ends: the one farthest from where the law was fitted."""
+        try:
+            yield
+        except (ArithmeticError, NoNumber) as error:
+            away = {name: self._orders_away(name, value) for name, value in quantities.items()}
+            name = max(away, key=away.__getitem__)
+            value = float(np.asarray(quantities[name], dtype=float).flat[0])
+            ends = self.domain.ranges.get(name)
+            fitted = f"; it was fitted from {ends[0]:.4g} to {ends[1]:.4g}" if ends else ""
+            raise UserError(f"the law {self.name} says no number for {name} = {value:.4g}{fitted}") from error
+
+    def _orders_away(self, name: str, value: Any) -> float:
+        """Orders of magnitude between a quantity and its domain, or 1 where it has none."""
+        low, high = self.domain.ranges.get(name, (1.0, 1.0))
+        number = float(np.asarray(value, dtype=float).flat[0])
+        if min(number, high) <= 0:
+            return math.inf
+        start = low if low > 0 else high * _FAR_BELOW
+        return max(math.log10(start) - math.log10(number), math.log10(number) - math.log10(high), 0.0)
+
     def _checked(self, quantities: Mapping[str, Any]) -> dict[str, Values]:
         given = {name: value for name, value in quantities.items() if value is not None}
         for name in given:
@@ -334,9 +382,9 @@ class Law(abc.ABC):
         try:
             array = np.asarray(value, dtype=float)
         except (TypeError, ValueError):
-            raise UserError(f"the law {self.name}: {name} is {value!r}; expected numbers") from None
+            raise NoNumber(f"the law {self.name}: {name} is {value!r}; expected numbers") from None
         is_wrong = ~np.isfinite(array) | (array < 0 if name in self.may_be_zero else array <= 0)
         if np.any(is_wrong):
             what = "a number from 0 up" if name in self.may_be_zero else "a positive number"
-            raise UserError(f"the law {self.name}: {name} is {array[is_wrong].flat[0]}; expected {what}")
+            raise NoNumber(f"the law {self.name}: {name} is {array[is_wrong].flat[0]}; expected {what}")
         return array if array.ndim else float(array)

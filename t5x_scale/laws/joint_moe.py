@@ -60,7 +60,7 @@ class JointMoe(BoundedLaw):
         m, n = self.a * effective**self.delta, self.b * effective**self.omega
         return m, self.alpha + self.gamma * log, n, self.beta + self.zeta * log
 
-    def optimum(self, **budget: float) -> Optimum:
+    def _optimum(self, **budget: float) -> Optimum:
         """The best active params and tokens for `flops` and `experts`; of the numbers that were trained the best where
         no `experts` are given, which by this law is always the largest."""
         given = checked_budget(self, budget, ("flops",), ("experts",))

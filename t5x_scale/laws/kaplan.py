@@ -158,12 +158,12 @@ class KaplanAllocation(ParamsForFlops):
     coefficient: float = constant(1.3e9)
     exponent: float = constant(0.73)
 
-    def optimum(self, **budget: float) -> Optimum:
+    def _optimum(self, **budget: float) -> Optimum:
         """The allocation at one of `flops` (C_min), `params` or `tokens`, its loss L(C_min) and its critical batch.
 
         Tokens are the fewest, C_min/(6N); trained at the critical batch it takes twice as many, and twice C_min.
         """
-        best = super().optimum(**budget)
+        best = super()._optimum(**budget)
         loss = KaplanCompute().predict(flops=best["flops"])
         batch = KaplanCriticalBatch().predict(loss=loss)
         return dataclasses.replace(best, values={**best.values, "loss": loss, "batch_tokens": batch})

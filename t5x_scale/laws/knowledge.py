@@ -59,7 +59,7 @@ class KnowledgeCapacity(BoundedLaw):
     ) -> Values:
         width = np.asarray(weight_bits)
         if np.any((width < 8) & (width != 4)):
-            raise UserError(f"the law {self.name} knows weights of 4 bits and of 8 or more; got {weight_bits}")
+            raise UserError(f"the law {self.name} knows weight_bits of 4 and of 8 or more; got {weight_bits}")
         per_param = self.bits_per_param(exposures)
         kept = np.where(width < 8, self.int4 / self.rich, 1.0)
         return params * per_param * kept / np.where(np.asarray(experts) > 1, self.mixture, 1.0)

@@ -32,7 +32,7 @@ class SoftmaxAttention(OfFlops):
     coefficient: float = constant(3.7087)
     exponent: float = constant(-0.0798, signed=True)
 
-    def optimum(self, **budget: float) -> Optimum:
+    def _optimum(self, **budget: float) -> Optimum:
         """The best size at `flops`; tokens are what 6·N·D = C leaves."""
         flops = checked_budget(self, budget, required=("flops",))["flops"]
         scale, exponent = self.best_params

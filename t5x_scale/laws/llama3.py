@@ -29,7 +29,7 @@ class Llama3(OfFlops):
     coefficient: float = constant(0.299)
     exponent: float = constant(0.537)
 
-    def optimum(self, **budget: float) -> Optimum:
+    def _optimum(self, **budget: float) -> Optimum:
         """Tokens and params at `flops`."""
         flops = checked_budget(self, budget, required=("flops",))["flops"]
         tokens = self.predict(flops=flops)

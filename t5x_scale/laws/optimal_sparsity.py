@@ -55,7 +55,7 @@ class OptimalSparsity(BoundedLaw):
         of_size = self.a / params**self.alpha + self.d / (active**self.delta * params**self.gamma)
         return of_size + self.b / tokens**self.beta + self.c / active**self.lambda_ + self.e
 
-    def optimum(self, **budget: float) -> Optimum:
+    def _optimum(self, **budget: float) -> Optimum:
         """The best params and tokens for `flops`, at one `sparsity` if it is given, else at the best that was tried."""
         given = checked_budget(self, budget, ("flops",), ("sparsity",))
         choices = [given["sparsity"]] if "sparsity" in given else SPARSITIES

@@ -57,7 +57,7 @@ class ParamsForFlops(OfFlops):
     predicts = "params"
     unit = "parameters"
 
-    def optimum(self, **budget: float) -> Optimum:
+    def _optimum(self, **budget: float) -> Optimum:
         """The allocation at one of `flops`, `params` (the budget at which they are best) or `tokens`."""
         name, value = one_budget(self, budget, ("flops", "params", "tokens"))
         flops = value

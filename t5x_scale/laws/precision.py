@@ -94,7 +94,7 @@ class Precision(Law):
         grown = self.C_T * tokens**self.gamma_D / np.maximum(params, 1e-300) ** self.gamma_N
         return grown * lost
 
-    def optimum(self, **budget: float) -> Optimum:
+    def _optimum(self, **budget: float) -> Optimum:
         """The best params, tokens and bits, one number for all three, for `flops` of 16 bits; or at given `bits`.
 
         With one alpha the loss depends on N_eff·D alone, so the best bits do not depend on the budget.

@@ -8,6 +8,10 @@ import re
 from t5x_scale.core.errors import UserError
 
 _SCALES = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9, "t": 1e12}
+# No amount of anything on Earth lies outside, and no law leaves the range of a float within.
+_SMALLEST, _LARGEST = 1e-9, 1e45
+# Of tokens in a row or a vocabulary.
+_MOST = 1e12
 _AMOUNT = re.compile(r"([-+]?(?:\d[\d_,]*\.?\d*|\.\d+)(?:e[-+]?\d+)?)\s*([kmbgt]?)", re.IGNORECASE)
 
 Amount = float | int | str
@@ -22,11 +26,13 @@ def parse_amount(name: str, value: Amount, example: str = "8e9 or 8b") -> float:
       example: what could have been written.
 
     Raises:
-      UserError: it is not a positive, finite number.
+      UserError: it is not a positive, finite number, or one that is the amount of nothing.
     """
     number = _number(value)
     if number is None or not math.isfinite(number) or number <= 0:
         raise UserError(f"--{name} is {value!r}; expected a positive number, such as {example}")
+    if not _SMALLEST <= number <= _LARGEST:
+        raise UserError(f"--{name} is {value!r}; expected one from {_SMALLEST:g} to {_LARGEST:g}, such as {example}")
     return number
 
 
@@ -39,6 +45,8 @@ def parse_whole(name: str, value: Amount) -> int:
     number = _number(value)
     if number is None or not 2 <= number < math.inf or number != int(number):
         raise UserError(f"--{name} is {value}; expected a whole number of tokens from 2 on")
+    if number > _MOST:
+        raise UserError(f"--{name} is {value}; expected no more tokens than {_MOST:g}")
     return int(number)
 
 

@@ -103,6 +103,53 @@ def test_what_is_missing_or_wrong_is_said_in_one_line(name):
         law.predict(**{f"{first}s" if not first.endswith("s") else first[:-1]: 1.0})
 
 
+# From the smallest to the largest number, and what is none.
+EXTREMES = (5e-324, 1e-308, 1e-30, 1e-3, 0.5, 1.0, 1e3, 1e30, 1e308)
+NO_NUMBERS = (math.nan, math.inf, -math.inf, -1e-308)
+
+
+@pytest.mark.parametrize("name", LAWS)
+@settings(max_examples=20, deadline=None)
+@given(data=st.data())
+@pytest.mark.filterwarnings("error")
+def test_whatever_is_asked_there_is_a_finite_number_or_one_line(name, data):
+    law = with_constants(LAWS[name])
+    quantities = {key: data.draw(st.sampled_from(EXTREMES), key) for key in law.quantities}
+    said = number_or_line(law.predict, quantities)
+    assert said is None or math.isfinite(said)
+    number_or_line(law.predict, {key: np.array([value, value]) for key, value in quantities.items()})
+    for key in law.quantities:
+        with pytest.raises(UserError, match=f"{key} is "):
+            law.checked(key, data.draw(st.sampled_from(NO_NUMBERS)))
+
+
+@pytest.mark.parametrize("name", LAWS)
+@pytest.mark.filterwarnings("error")
+def test_whatever_the_budget_there_is_a_finite_optimum_or_one_line(name):
+    law = with_constants(LAWS[name])
+    for budget in [{key: value} for key in ("flops", "params", "tokens") for value in (*EXTREMES, *NO_NUMBERS)]:
+        best = number_or_line(law.optimum, budget)
+        assert best is None or all(math.isfinite(value) for value in best.values.values()), budget
+
+
+def number_or_line(function, quantities):
+    """What a function says, or None for a line that names one of the quantities."""
+    try:
+        return function(**quantities)
+    except UserError as error:
+        line = str(error)
+    assert "\n" not in line
+    assert not quantities or any(key in line for key in quantities), line
+    return None
+
+
+def test_the_most_extreme_quantity_is_named_with_the_range_of_the_fit():
+    with pytest.raises(UserError, match=r"kaplan_learning_curve says no number for steps = 1e-308; "):
+        LAWS["kaplan_learning_curve"].predict(params=1e30, steps=1e-308)
+    with pytest.raises(UserError, match=r"flops = 1\.5; it was fitted from 3e\+19 to 1e\+21"):
+        LAWS["optimal_sparsity"].optimum(flops=1.5)
+
+
 @pytest.mark.parametrize("name", DENSE)
 def test_an_optimum_spends_its_budget_and_says_what_it_predicts(name):
     law = with_constants(DENSE[name])

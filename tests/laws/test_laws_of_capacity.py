@@ -38,7 +38,7 @@ def test_two_bits_a_parameter_at_1000_exposures_and_one_at_100():
     assert gated.predict(params=1e8, exposures=100) == pytest.approx(1e8 / 1.3)
     assert gated.predict(params=1e8) == pytest.approx(2e8)
     assert law.predict(params=law.params_for(3e9, 300), exposures=300) == pytest.approx(3e9)
-    with pytest.raises(UserError, match="knows weights of 4 bits and of 8 or more"):
+    with pytest.raises(UserError, match="knows weight_bits of 4 and of 8 or more"):
         law.predict(params=1e8, weight_bits=5)
     with pytest.raises(UserError, match="predicts bits"):
         law.loss(params=1e8)
@@ -72,7 +72,8 @@ def test_the_best_precision_is_the_papers_seven_bits_whatever_the_compute():
     # Runs with activations of 3 bits diverged, with weights of 3 bits they did not (appendix L).
     assert law.effective_share(16, 3, 16) == 0
     assert 0.5 < law.effective_share(3, 16, 16) < 0.6
-    assert law.loss(params=1e8, tokens=1e10, activation_bits=3) == math.inf
+    with pytest.raises(UserError, match=r"no number for activation_bits = 3; it was fitted from 4 to 16"):
+        law.loss(params=1e8, tokens=1e10, activation_bits=3)
     # The more sensitive: activations, weights, cache, of what has room for 6 bits.
     assert law.effective_share(16, 6, 16) < law.effective_share(6, 16, 16) < law.effective_share(16, 16, 6)
 

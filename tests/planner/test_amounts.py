@@ -20,6 +20,15 @@ def test_what_is_no_amount(text):
         parse_amount("params", text)
 
 
+@pytest.mark.parametrize("value", ["1e-308", "1e308", 5e-324, "1e25t"])
+def test_what_is_the_amount_of_nothing(value):
+    with pytest.raises(UserError, match=f"--days is .*{value}.*; expected one from 1e-09 to 1e\\+45"):
+        parse_amount("days", value)
+    assert parse_amount("days", "1e-9") == 1e-9
+    with pytest.raises(UserError, match="--length is 1e13; expected no more tokens than 1e\\+12"):
+        parse_whole("length", "1e13")
+
+
 def test_texts():
     assert [count_text(x) for x in (8.03e9, 999.7e6, 1.4e12, 12, 0.5)] == ["8.03 B", "1.00 B", "1.40 T", "12", "0.5"]
     assert [bytes_text(x) for x in (3 * 2**30, 2**20, 512)] == ["3.00 GiB", "1.00 MiB", "0.5 KiB"]

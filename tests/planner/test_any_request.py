@@ -5,6 +5,7 @@ import math
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from t5x_scale.commands.plan import plan
 from t5x_scale.core.errors import UserError
 from t5x_scale.laws import LAWS
 from t5x_scale.planner import gin_files, record, table
@@ -41,19 +42,37 @@ REQUESTS = st.fixed_dictionaries(
 @given(request=REQUESTS, law=st.sampled_from([None, *FRONTIERS]))
 def test_a_plan_or_a_line(request, law):
     try:
-        plan = make_plan(make_budget(**request), LAWS, law)
+        made = make_plan(make_budget(**request), LAWS, law)
     except UserError:
         return
-    config, mesh = plan.shape.config, plan.site.mesh
+    config, mesh = made.shape.config, made.site.mesh
     assert config.embed_dim % mesh.fsdp == 0
     assert config.num_heads % mesh.model == 0
-    assert all(rows % (mesh.row_shares * plan.cost.micro_batches) == 0 for _, rows in plan.batch.pieces)
-    assert plan.batch.tokens >= plan.batch.batch_tokens
-    numbers = (plan["learning rate"].value, plan["expected loss"].value, plan.cost.days, plan.cost.memory.total)
+    assert all(rows % (mesh.row_shares * made.cost.micro_batches) == 0 for _, rows in made.batch.pieces)
+    assert made.batch.tokens >= made.batch.batch_tokens
+    numbers = (made["learning rate"].value, made["expected loss"].value, made.cost.days, made.cost.memory.total)
     assert all(math.isfinite(number) and number > 0 for number in numbers)
-    texts = (table.to_text(plan.choices, plan.warnings, "any", explain=True), gin_files.run_text(plan, "any", "there"))
+    texts = (table.to_text(made.choices, made.warnings, "any", explain=True), gin_files.run_text(made, "any", "there"))
     assert all("nan" not in text.split() for text in texts)
-    assert "curve" in record.to_json(plan, "any")
+    assert "curve" in record.to_json(made, "any")
+
+
+EXTREMES = st.sampled_from(["5e-324", "1e-308", "1e-9", "1", "1e9", "1e45", "1e308", "1e999", "nan", "inf", "-1", "0"])
+AMOUNTS = ("flops", "days", "mfu", "params", "tokens", "unique_tokens", "vocab_size", "length", "tokens_seen",
+           "domain_tokens", "general_tokens")  # fmt: skip
+
+
+@settings(max_examples=150, deadline=None)
+@given(words=st.dictionaries(st.sampled_from(AMOUNTS), EXTREMES, min_size=1, max_size=3), chips=MACHINES)
+def test_amounts_as_extreme_as_floats_are(words, chips):
+    try:
+        assert plan(**words, chips=chips) == 0
+    except UserError as error:
+        line = str(error)
+    else:
+        return
+    assert "\n" not in line
+    assert not any("e-324" in value or "308" in value for value in words.values()) or "--" in line
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
