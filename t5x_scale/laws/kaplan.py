@@ -12,6 +12,7 @@ import dataclasses
 
 import numpy as np
 
+from t5x_scale.laws.frontier import solve
 from t5x_scale.laws.interface import Domain, Law, Optimum, Values, constant
 from t5x_scale.laws.power import OfParams, ParamsForFlops
 from t5x_scale.laws.units import FLOPS_PER_PARAM_TOKEN, PF_DAY
@@ -20,6 +21,8 @@ UNIT = "nats a token of WebText2, GPT-2 tokenizer"
 
 # Section 1: 768 to 1.5B parameters without embeddings, 22M to 23B tokens; compute is bounded by their products.
 _PARAMS, _TOKENS = (768.0, 1.5e9), (22e6, 23e9)
+# Of the steps of a run, fewer than a batch far below every critical one is worth.
+_FEWEST = 1e-9
 _FLOPS = tuple(FLOPS_PER_PARAM_TOKEN * n * d for n, d in zip(_PARAMS, _TOKENS, strict=True))
 
 
@@ -124,6 +127,21 @@ class KaplanLearningCurve(Law):
 
     def _value(self, *, params: Values, steps: Values) -> Values:
         return (self.N_c / params) ** self.alpha_N + (self.S_c / steps) ** self.alpha_S
+
+    def fewest_steps(self, params: float, steps: float, batch_tokens: float) -> float:
+        """S_min of a run of `steps` at a batch: S = S_min·(1 + B_crit(L)/B), L the loss that it ends at (equation 5.4).
+
+        Raises:
+          UserError: what is given are no positive numbers.
+        """
+        critical = KaplanCriticalBatch()
+        steps, batch_tokens = self.checked("steps", steps), critical.checked("batch_tokens", batch_tokens)
+
+        def excess(fewest: float) -> float:
+            loss = self.predict(params=params, steps=fewest)
+            return fewest * (1 + critical.predict(loss=loss) / batch_tokens) - steps
+
+        return solve(excess, steps * _FEWEST, steps)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from t5x_scale.laws import Law
+from t5x_scale.laws.kaplan import KaplanLearningCurve
 from t5x_scale.planner.allocations import DATA_CONSTRAINED
 from t5x_scale.planner.choices import Choice, Opinion, ask, spread
 from t5x_scale.planner.law_table import Laws, is_fitted, present
@@ -15,7 +16,10 @@ from t5x_scale.planner.law_table import Laws, is_fitted, present
 # Laws of dense models on natural text, as they are asked first. Corpora and tokenizers differ, and so do nats a token.
 LOSSES = ("besiroglu", "chinchilla_unrounded", "chinchilla", DATA_CONSTRAINED)
 # What speaks of another thing than the end of one pass: shown, never followed or compared.
-_OTHERS = {"kaplan_joint": "where it is lowest on a data set of so many tokens, not after one pass"}
+_OTHERS = {
+    "kaplan_joint": "where it is lowest on a data set of so many tokens, not after one pass",
+    "kaplan_learning_curve": "after so many steps, under a schedule of a fixed length",
+}
 # Beyond the laws' disagreement: seeds and corpora; and above, what a learning rate costs that has not fallen yet.
 _BELOW, _ABOVE = 0.03, 0.08
 # Above the largest models of every fit only the more recent laws are compared.
@@ -35,6 +39,7 @@ class Question:
       tokens: of the run.
       vocab_size: of the model.
       unique_tokens: that there are; None where they are enough.
+      steps, batch_tokens: of the run; None where they are not known.
     """
 
     params: float
@@ -42,6 +47,8 @@ class Question:
     tokens: float
     vocab_size: int
     unique_tokens: float | None = None
+    steps: int | None = None
+    batch_tokens: float | None = None
 
     @property
     def guessing(self) -> float:
@@ -55,7 +62,8 @@ class Question:
 
 def choose_loss(laws: Laws, question: Question, law_name: str) -> Choice:
     """The loss at the end, and what each law says."""
-    opinions = tuple(_ask(laws, law, question) for law in present(laws, (*LOSSES, *_OTHERS)))
+    speaking = (law for law in present(laws, (*LOSSES, *_OTHERS)) if _can_speak(law, question))
+    opinions = tuple(_ask(laws, law, question) for law in speaking)
     followed = _followed(laws, question, law_name)
     value = next(opinion.value for opinion in opinions if opinion.law == followed.name)
     reason = f"by {followed.name}; on another corpus or tokenizer compare shapes, not values"
@@ -116,6 +124,13 @@ def _agrees(laws: Laws, law: Law, question: Question) -> bool:
     return not said.outside or (law.with_embeddings is True and question.params > _LARGE)
 
 
+def _can_speak(law: Law, question: Question) -> bool:
+    """A law of steps knows of no repeated data."""
+    if not isinstance(law, KaplanLearningCurve):
+        return True
+    return question.steps is not None and question.batch_tokens is not None and not question.repeats
+
+
 def _ask(laws: Laws, law: Law, question: Question) -> Opinion:
     tokens = question.tokens
     quantities = {"params": question.params if law.with_embeddings is not False else question.bare_params}
@@ -125,6 +140,8 @@ def _ask(laws: Laws, law: Law, question: Question) -> Opinion:
         else:
             # What knows nothing of epochs is asked about the new tokens that these are worth.
             tokens = laws[DATA_CONSTRAINED].effective_tokens(tokens, question.unique_tokens)
+    if isinstance(law, KaplanLearningCurve):
+        quantities["steps"] = law.fewest_steps(question.bare_params, question.steps, question.batch_tokens)
     opinion = ask(law, tokens=tokens, **quantities)
     if law.name in _OTHERS:
         opinion = dataclasses.replace(opinion, unit=f"{opinion.unit}, {_OTHERS[law.name]}")

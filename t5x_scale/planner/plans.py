@@ -93,7 +93,13 @@ def make_plan(budget: Budget, laws: Laws, law_name: str | None = None) -> Plan:
         batch = batches.make_batches(wanted.value, tokens, length, site.mesh, with_ramp=False)
         cost = machines.price(budget, site, shape, batch.rows, batch.rows, length, batch.tokens)
     question = Question(
-        shape.count.total, shape.non_embedding, batch.tokens, shape.config.vocab_size, budget.unique_tokens
+        shape.count.total,
+        shape.non_embedding,
+        batch.tokens,
+        shape.config.vocab_size,
+        budget.unique_tokens,
+        batch.steps,
+        batch.batch_tokens,
     )
     choices = (
         *_about_model(division, shape, site, tokens),

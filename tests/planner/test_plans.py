@@ -125,6 +125,24 @@ def test_the_lowest_loss_of_a_data_set_is_an_opinion_only():
     assert "no other law" in choose_loss(alone, Question(1e9, 9e8, 2e10, 32000), "besiroglu").text
 
 
+def test_a_law_of_steps_is_an_opinion_marked_beyond_its_domain():
+    """Kaplan et al. 2020, equations 1.6 and 5.4: steps at a batch are worth fewer at one above the critical."""
+    plan = make_plan(make_budget(params=1e9, tokens=2e10), LAWS)
+    curve = next(opinion for opinion in plan["expected loss"].opinions if opinion.law == "kaplan_learning_curve")
+    steps, critical = plan.batch.steps, LAWS["kaplan_critical_batch"].predict(loss=curve.value)
+    fewest = steps / (1 + critical / plan.batch.batch_tokens)
+    bare = plan.shape.non_embedding
+    assert curve.value == pytest.approx(LAWS["kaplan_learning_curve"].predict(params=bare, steps=fewest))
+    assert 2.0 < curve.value < 4.0
+    assert curve.outside == ()
+    assert f"{curve.value:.3f}" not in plan["expected loss"].text
+    assert "schedule of a fixed length" in curve.unit
+    large = make_plan(make_budget(flops=1e24), LAWS)["expected loss"].opinions
+    assert any("params" in line for opinion in large if opinion.law == curve.law for line in opinion.outside)
+    repeated = make_plan(make_budget(params=1e8, unique_tokens=1e8, tokens=1e9), LAWS)["expected loss"].opinions
+    assert curve.law not in [opinion.law for opinion in repeated]
+
+
 def test_a_machine_and_days_are_a_budget():
     budget = make_budget(chips="v5p-512", days=14, mfu=0.55)
     assert budget.compute == pytest.approx(512 * 459e12 * 0.55 * 14 * 86400)
