@@ -12,12 +12,9 @@ from __future__ import annotations
 import argparse
 import sys
 
-import numpy as np
-
 from t5x_scale.core.errors import UserError
-from t5x_scale.laws.mccandlish import noise_scale, steps_factor
-from t5x_scale.monitor.metric_log import MetricLog, log_path, read_metrics
-from t5x_scale.optim.noise_scale import METRICS
+from t5x_scale.monitor.metric_log import log_path, read_metrics
+from t5x_scale.planner.hindsight import NOISE, noise_along
 
 
 def print_noise_scale(model_dir: str, rows: int, decay: float) -> None:
@@ -27,20 +24,14 @@ def print_noise_scale(model_dir: str, rows: int, decay: float) -> None:
       UserError: the run recorded no noise.
     """
     log = read_metrics(model_dir)
-    if missing := [name for name in METRICS if name not in log.series]:
-        raise UserError(f"{log_path(model_dir)} has no {missing[0]}: train with step.StepConfig.noise_scale = True")
-    steps = log.series[METRICS[0]].steps
-    noise, signal, batch, loss = (_at(log, name, steps) for name in (*METRICS, "train/weight", "train/loss"))
-    scale = noise_scale(noise, signal, decay)
+    moments = noise_along(log, rows, decay)
+    if not moments:
+        raise UserError(f"{log_path(model_dir)} has no {NOISE}: train with step.StepConfig.noise_scale = True")
     print(f"{'step':>9} {'loss':>9} {'batch':>11} {'noise scale':>12} {'steps at twice the batch':>25}")
-    for row in np.unique(np.linspace(0, len(steps) - 1, rows + 1).astype(int))[1:]:
-        ratio = f"{steps_factor(batch[row], scale[row], 2 * batch[row]):25.0%}" if scale[row] > 0 else f"{'?':>25}"
-        print(f"{steps[row]:>9} {loss[row]:>9.4f} {batch[row]:>11.4g} {scale[row]:>12.4g} {ratio}")
-
-
-def _at(log: MetricLog, name: str, steps: np.ndarray) -> np.ndarray:
-    series = log.series[name]
-    return series.values[np.searchsorted(series.steps, steps)]
+    for moment in moments:
+        twice = moment.steps_at(2.0)
+        ratio = f"{'?':>25}" if twice is None else f"{twice:25.0%}"
+        print(f"{moment.step:>9} {moment.loss:>9.4f} {moment.batch:>11.4g} {moment.scale:>12.4g} {ratio}")
 
 
 def main(arguments: list[str] | None = None) -> int:

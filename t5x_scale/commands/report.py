@@ -12,7 +12,11 @@ from t5x_scale.core import files
 from t5x_scale.monitor.life import read_life
 from t5x_scale.monitor.life_tables import make_tables
 from t5x_scale.monitor.metric_log import read_metrics
-from t5x_scale.monitor.report import headline, make_report
+from t5x_scale.monitor.report import headline, judged, make_report
+from t5x_scale.planner.hindsight import make_batch_table
+
+# What is said of a run beyond its record.
+JUDGES = (make_batch_table,)
 
 
 def report(model_dir: str) -> int:
@@ -21,11 +25,11 @@ def report(model_dir: str) -> int:
     Raises:
       UserError: `model_dir` holds no metrics.
     """
-    path = make_report(model_dir)
+    path = make_report(model_dir, JUDGES)
     console = Console()
     _print(console, headline(files.read_json(path.parent / "summary.json")))
     log = read_metrics(model_dir)
-    for table in make_tables(model_dir, read_life(model_dir, log), log):
+    for table in [*make_tables(model_dir, read_life(model_dir, log), log), *judged(log, JUDGES)]:
         console.print(f"\n[bold]{table.heading}[/bold]")
         _print(console, table.rows, table.header)
     # Not through rich: a path must stay on one line to be copied.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import statistics
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from t5x_scale.monitor import figures, metric_log, page, phases
 from t5x_scale.monitor.figures import smoothing_half
 from t5x_scale.monitor.life import RunLife, read_life
 from t5x_scale.monitor.life_figure import draw_life
-from t5x_scale.monitor.life_tables import make_tables
+from t5x_scale.monitor.life_tables import Table, make_tables
 from t5x_scale.monitor.metric_log import MetricLog, Series, to_json_number
 from t5x_scale.monitor.plan_band import PlanCourse, load_plan_band, make_course
 from t5x_scale.monitor.status import format_count, format_duration
@@ -31,14 +32,17 @@ _PANELS = (
     ("throughput/data_wait_fraction", "Share of time waiting for data", True, True),
     ("memory/hbm_peak_bytes", "Peak device memory, bytes", False, False),
 )
+# Somebody who knows more than the record: a table, or None for nothing to say.
+Judge = Callable[[MetricLog], Table | None]
 _LARGEST_DOCUMENT = 256 * 1024
 
 
-def make_report(model_dir: str | os.PathLike) -> files.Path:
+def make_report(model_dir: str | os.PathLike, judges: Sequence[Judge] = ()) -> files.Path:
     """Writes `MODEL_DIR/report/{loss.png, report.html, summary.json}` and returns the path of the page.
 
     Reads `metrics/metrics.jsonl` and the phase logs under `health/`, and shows `config.gin`, `model-info.txt` and the
-    JSON records of the run where they stand beside it. Every number on the page comes from these files.
+    JSON records of the run where they stand beside it. Every number on the page comes from these files; `judges` add
+    tables of what others make of them.
 
     Raises:
       UserError: there is no such directory, or no metrics in it.
@@ -64,13 +68,18 @@ def make_report(model_dir: str | os.PathLike) -> files.Path:
     target = files.make_directory(directory / "report")
     (target / "loss.png").write_bytes(loss_png)
     files.write_json(target / "summary.json", summary)
-    tables = make_tables(directory, life, log)
+    tables = [*make_tables(directory, life, log), *judged(log, judges)]
     story = (
         [page.image(draw_life(life), "Steps done over time, and what the first process was at")] if life.lives else []
     )
     story += [part for table in tables for part in (page.heading(table.heading), page.table(table.header, table.rows))]
     files.write_text(target / "report.html", _make_html(directory, summary, loss_png, panels, story))
     return target / "report.html"
+
+
+def judged(log: MetricLog, judges: Sequence[Judge]) -> Iterator[Table]:
+    """The tables of those judges that have something to say of the run."""
+    return (table for judge in judges if (table := judge(log)) is not None)
 
 
 def _read_plan(
