@@ -115,6 +115,8 @@ class DataConfig:
         names = REQUIRED
         if not (isinstance(self.packing, Windows) and self.packing.attend_across_documents):
             names += (SEGMENT_IDS, POSITIONS)
+        elif self.objective.has_positions:
+            names += (POSITIONS,)
         return (*names, PREFIX) if self.objective.has_prefix else names
 
     @property

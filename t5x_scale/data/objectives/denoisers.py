@@ -19,9 +19,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from t5x_scale.core.errors import UserError
+from t5x_scale.data.objectives.layout import Sequences
 from t5x_scale.data.objectives.noise_lengths import Lengths, halved_lengths, joined_lengths, noise_counts
 from t5x_scale.data.objectives.prefix_lm import uniform_split
 from t5x_scale.data.objectives.randomness import draw_words, random_subsets
+from t5x_scale.data.objectives.spans import lay_spans
 from t5x_scale.data.vocabulary import Vocabulary
 
 # Below this a text is not worth a span: two tokens leave one on each side.
@@ -32,11 +34,12 @@ _remember = functools.lru_cache(maxsize=65536)
 
 @dataclasses.dataclass(frozen=True)
 class Controls:
-    """Ids a denoiser puts around text: `mode` (or None), `end`, and `sentinels` int32 [n]."""
+    """What a denoiser puts around text, as `spans.lay_spans` takes it: ids (`mode` may be None), and the form."""
 
     mode: int | None
     end: int
     sentinels: np.ndarray
+    in_place: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,12 +71,8 @@ class Denoiser(abc.ABC):
     @abc.abstractmethod
     def sequences(
         self, texts: np.ndarray, lengths: Lengths, generators: Sequence[np.random.Generator], controls: Controls
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Turns texts, int32 [R, lengths.raw], into joined sequences.
-
-        Returns:
-          int32 [R, lengths.positions + 1], and how many predictions of each are not learnt, int64 [R] or [1].
-        """
+    ) -> Sequences:
+        """Turns texts, int32 [R, lengths.raw], into joined sequences of lengths.positions + 1 tokens."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +110,7 @@ class SpanDenoiser(Denoiser):
 
     def sequences(
         self, texts: np.ndarray, lengths: Lengths, generators: Sequence[np.random.Generator], controls: Controls
-    ) -> tuple[np.ndarray, np.ndarray]:
+    ) -> Sequences:
         noise, spans = int(lengths.noise), lengths.spans
         kept = lengths.raw - noise
         # One 32-bit word for each place where noise, or what is kept, may be cut.
@@ -119,25 +118,9 @@ class SpanDenoiser(Denoiser):
         kept_ends = _random_ends(words[:, : kept - 1], kept, spans)
         noise_ends = _random_ends(words[:, kept - 1 : kept + noise - 2], noise, spans)
         noise_starts = np.concatenate([np.zeros_like(noise_ends[:, :1]), noise_ends[:, :-1]], axis=1)
-        is_noise = _spans_to_mask(kept_ends + noise_starts, kept_ends + noise_ends, lengths.raw)
-        rows = len(texts)
-        order = np.arange(spans)
-        first_target = lengths.mode + kept + spans
-        in_inputs = lengths.mode + kept_ends + order
-        in_targets = first_target + noise_starts + order
-        joined = np.empty((rows, lengths.positions + 1), np.int32)
-        is_text = np.ones(joined.shape, bool)
-        for places in (in_inputs, in_targets):
-            is_text[np.arange(rows)[:, None], places] = False
-            joined[np.arange(rows)[:, None], places] = controls.sentinels[:spans]
-        if lengths.mode:
-            is_text[:, 0] = False
-            joined[:, 0] = controls.mode
-        is_text[:, -1] = False
-        joined[:, -1] = controls.end
-        joined[:, :first_target][is_text[:, :first_target]] = texts[~is_noise]
-        joined[:, first_target:][is_text[:, first_target:]] = texts[is_noise]
-        return joined, np.array([first_target - 1])
+        starts, ends = kept_ends + noise_starts, kept_ends + noise_ends
+        around = vars(controls) | {"mode": controls.mode if lengths.mode else None}
+        return lay_spans(texts, starts, ends, **around)
 
 
 def _random_ends(words: np.ndarray, length: int, parts: int) -> np.ndarray:
@@ -151,15 +134,6 @@ def _random_ends(words: np.ndarray, length: int, parts: int) -> np.ndarray:
     """
     last = np.full((len(words), 1), length)
     return np.concatenate([random_subsets(words, parts - 1) + 1, last], axis=1)
-
-
-def _spans_to_mask(starts: np.ndarray, ends: np.ndarray, length: int) -> np.ndarray:
-    """Bool [R, length], True inside the ranges [start, end), int64 [R, spans] each."""
-    steps = np.zeros((len(starts), length + 1), np.int8)
-    rows = np.arange(len(starts))[:, None]
-    steps[rows, starts] = 1
-    steps[rows, ends] = -1
-    return np.cumsum(steps[:, :-1], axis=1, dtype=np.int8).view(bool)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,12 +172,12 @@ class PrefixDenoiser(Denoiser):
 
     def sequences(
         self, texts: np.ndarray, lengths: Lengths, generators: Sequence[np.random.Generator], controls: Controls
-    ) -> tuple[np.ndarray, np.ndarray]:
+    ) -> Sequences:
         if lengths.mode:
             texts = np.concatenate([np.full_like(texts[:, :1], controls.mode), texts], axis=1)
         predictions = np.full(len(texts), lengths.positions)
         words = draw_words(generators, 1)[:, 0]
-        return texts, uniform_split(self._fewest_given(predictions), predictions - 1, words)
+        return Sequences(texts, uniform_split(self._fewest_given(predictions), predictions - 1, words))
 
     def _fewest_given(self, predictions: np.ndarray | int) -> np.ndarray:
         most = np.asarray(predictions) - 1

@@ -48,11 +48,13 @@ class Denoising(Objective):
         joins inputs and targets first, and fills rows to the last position.
       examples_per_row: into how many equally long examples, each a segment of its own, a row is divided. More of them
         need fewer sentinels.
+      in_place: spans are predicted at their places in the text, from the token before the hole (see `spans`).
     """
 
     mode_tokens: bool = True
     inputs_length: int | None = None
     examples_per_row: int = 1
+    in_place: bool = False
 
     has_prefix: ClassVar[bool] = True
 
@@ -67,8 +69,14 @@ class Denoising(Objective):
         settings = f"mode_tokens={self.mode_tokens}, inputs_length={self.inputs_length}"
         if self.examples_per_row != 1:
             settings += f", examples_per_row={self.examples_per_row}"
+        if self.in_place:
+            settings += ", in_place=True"
         parts = [f"{rate:.9g} {denoiser.label}{denoiser.mode}" for denoiser, rate in self.mixture]
         return f"{type(self).__name__}({settings}: {' + '.join(parts)})"
+
+    @property
+    def has_positions(self) -> bool:
+        return self.in_place
 
     def check_vocabulary(self) -> None:
         vocabulary = self.need_vocabulary()
@@ -131,7 +139,7 @@ class Denoising(Objective):
         if parts > 1:
             keys = keys.split(parts)
         full = all(lengths.positions == length // parts for lengths in all_lengths)
-        rows = Rows(len(tokens), length // parts, full=full)
+        rows = Rows(len(tokens), length // parts, full=full, own_positions=self.in_place)
         generators = list(keys)
         words = draw_words(generators, 2)
         chosen = self.choose(words[:, 0])
@@ -179,8 +187,11 @@ class Denoising(Objective):
         if controls.mode is None:
             controls = dataclasses.replace(controls, mode=piece.previous)
         texts = np.asarray(piece.tokens, np.int32)[None]
-        sequences, loss_free = denoiser.sequences(texts, lengths, [generator], controls)
-        return shift_sequence(sequences[0], int(loss_free[0]))
+        made = denoiser.sequences(texts, lengths, [generator], controls)
+        example = shift_sequence(made.tokens[0], int(made.loss_free[0]))
+        if made.fed is not None:
+            example = dataclasses.replace(example, inputs=made.fed[0], positions=made.positions[0])
+        return example
 
     def count_denoisers(self, num_tokens: np.ndarray, choices: np.ndarray) -> dict[str, int]:
         """How many pieces meet each denoiser, those too short for theirs counted apart: {label: pieces}."""
@@ -265,7 +276,9 @@ class Denoising(Objective):
         if denoiser.mode not in self._controls_by_mode:
             vocabulary = self.need_vocabulary()
             mode = self._mode_id(vocabulary, denoiser.mode) if self.mode_tokens else None
-            self._controls_by_mode[denoiser.mode] = Controls(mode, self.separator, sentinel_ids(vocabulary))
+            self._controls_by_mode[denoiser.mode] = Controls(
+                mode, self.separator, sentinel_ids(vocabulary), self.in_place
+            )
         return self._controls_by_mode[denoiser.mode]
 
     @functools.cached_property
@@ -309,6 +322,7 @@ def _join_examples(fields: dict[str, np.ndarray], parts: int) -> dict[str, np.nd
     count, length = fields[batch_lib.INPUT_TOKENS].shape
     if batch_lib.SEGMENT_IDS not in fields:
         fields[batch_lib.SEGMENT_IDS] = np.ones((count, length), np.int32)
+    if batch_lib.POSITIONS not in fields:
         fields[batch_lib.POSITIONS] = np.tile(np.arange(length, dtype=np.int32), (count, 1))
     fields[batch_lib.SEGMENT_IDS] *= (np.arange(count, dtype=np.int32) % parts + 1)[:, None]
     return {name: field.reshape(count // parts, parts * length) for name, field in fields.items()}

@@ -24,6 +24,7 @@ from t5x_scale.data.objectives.denoisers import sentinel_ids
 from t5x_scale.data.objectives.interface import Objective, RowKeys
 from t5x_scale.data.objectives.layout import Rows
 from t5x_scale.data.objectives.randomness import draw_words, random_subsets
+from t5x_scale.data.objectives.spans import lay_spans
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,9 +107,18 @@ class SpanFromBothSides(_SpanInfilling):
     """Sentinels in the text, which is a bidirectional prefix, and behind it each sentinel with its span, and the end.
 
     The form of `SpanDenoiser`, but for the text: it may go on behind the last span.
+
+    Attributes:
+      in_place: as the model was trained, see `Denoising`.
     """
 
+    in_place: bool = False
+
     has_prefix: ClassVar[bool] = True
+
+    @property
+    def has_positions(self) -> bool:
+        return self.in_place
 
     def check_vocabulary(self) -> None:
         vocabulary = self.need_vocabulary()
@@ -126,31 +136,20 @@ class SpanFromBothSides(_SpanInfilling):
 
     def __call__(self, tokens: np.ndarray, keys: RowKeys, length: int) -> dict[str, np.ndarray]:
         self.check_windows(tokens, length)
-        vocabulary, modes = self.need_vocabulary(), int(self.mode is not None)
-        row, spans = np.arange(len(tokens))[:, None], np.arange(self.spans)
+        vocabulary = self.need_vocabulary()
         starts = self.span_starts(keys, tokens.shape[1])
-        is_span = np.zeros(tokens.shape, bool)
-        is_span[row[:, :, None], starts[:, :, None] + np.arange(self.span_length)] = True
-
-        first_target = modes + tokens.shape[1] - self.spans * (self.span_length - 1)
-        joined = np.empty((len(tokens), length + 1), np.int32)
-        is_text = np.ones(joined.shape, bool)
-        in_inputs = modes + starts - spans * (self.span_length - 1)
-        in_targets = np.broadcast_to(first_target + spans * (self.span_length + 1), in_inputs.shape)
-        for places in (in_inputs, in_targets):
-            joined[row, places] = sentinel_ids(vocabulary)[: self.spans]
-            is_text[row, places] = False
-        if modes:
-            joined[:, 0] = vocabulary.mode_token_id(self.mode)
-            is_text[:, 0] = False
-        joined[:, -1] = self.separator
-        is_text[:, -1] = False
-        joined[:, :first_target][is_text[:, :first_target]] = tokens[~is_span]
-        joined[:, first_target:][is_text[:, first_target:]] = tokens[is_span]
-
-        rows = Rows(len(tokens), length, full=True)
-        rows.put(row[:, 0], joined, np.array([first_target - 1]))
+        sequences = lay_spans(
+            tokens,
+            starts,
+            starts + self.span_length,
+            sentinels=sentinel_ids(vocabulary),
+            mode=None if self.mode is None else vocabulary.mode_token_id(self.mode),
+            end=self.separator,
+            in_place=self.in_place,
+        )
+        rows = Rows(len(tokens), length, full=True, own_positions=self.in_place)
+        rows.put(np.arange(len(tokens)), *sequences)
         weights = rows.fields[batch_lib.LOSS_WEIGHTS]
-        weights[row, in_targets - 1] = 0.0
-        weights[:, -1] = 0.0
+        first_target = int(sequences.loss_free[0]) + 1
+        weights[:, first_target - 1 :: self.span_length + 1] = 0.0
         return rows.fields

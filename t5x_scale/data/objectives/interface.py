@@ -84,12 +84,14 @@ class Example:
       targets: int32 [m], the token to predict at each position.
       weights: float32 [m], of each target in the loss.
       prefix: how many leading positions see one another in both directions.
+      positions: int32 [m], at which each token is fed; 0, 1, 2, … when None.
     """
 
     inputs: np.ndarray
     targets: np.ndarray
     weights: np.ndarray
     prefix: int = 0
+    positions: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,6 +108,8 @@ class Objective(abc.ABC):
     keeps_order: ClassVar[bool] = False
     # Whether rows have a bidirectional prefix: such fields hold `decoder_causal_attention`.
     has_prefix: ClassVar[bool] = False
+    # Whether rows have positions of their own, full rows without segments too.
+    has_positions: ClassVar[bool] = False
     # Whether a document too long for a row may be cut into pieces.
     splits_documents: ClassVar[bool] = True
 

@@ -2,10 +2,28 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from t5x_scale.core import batch as batch_lib
 from t5x_scale.data.objectives.interface import Example
+
+
+class Sequences(NamedTuple):
+    """Joined sequences of one length.
+
+    Attributes:
+      tokens: int32 [R, m + 1].
+      loss_free: int64 [R] or [1], how many leading predictions are not learnt.
+      fed: int32 [R, m], the token fed at each position, where it is not that of the sequence.
+      positions: int32 [R, m], where they are not 0, 1, 2, ….
+    """
+
+    tokens: np.ndarray
+    loss_free: np.ndarray
+    fed: np.ndarray | None = None
+    positions: np.ndarray | None = None
 
 
 def shift_sequence(sequence: np.ndarray, loss_free: int, *, loss_on_prefix: bool = False) -> Example:
@@ -26,10 +44,11 @@ def shift_sequence(sequence: np.ndarray, loss_free: int, *, loss_on_prefix: bool
 class Rows:
     """The fields of a batch, filled group by group; what is not filled stays padding."""
 
-    def __init__(self, rows: int, length: int, *, full: bool):
+    def __init__(self, rows: int, length: int, *, full: bool, own_positions: bool = False):
         """Args:
         rows, length: shape of the fields.
         full: every position of every row will be filled; otherwise rows carry segment ids.
+        own_positions: rows carry positions, full or not.
         """
         make = np.empty if full else np.zeros
         self.fields = {
@@ -38,11 +57,19 @@ class Rows:
         }
         if not full:
             self.fields[batch_lib.SEGMENT_IDS] = make((rows, length), np.int32)
+        if own_positions or not full:
             self.fields[batch_lib.POSITIONS] = make((rows, length), np.int32)
         self._index = np.arange(length, dtype=np.int32)
 
     def put(
-        self, rows: np.ndarray, sequences: np.ndarray, loss_free: np.ndarray, *, loss_on_prefix: bool = False
+        self,
+        rows: np.ndarray,
+        sequences: np.ndarray,
+        loss_free: np.ndarray,
+        fed: np.ndarray | None = None,
+        positions: np.ndarray | None = None,
+        *,
+        loss_on_prefix: bool = False,
     ) -> None:
         """Lays joined sequences of one length into rows, as `shift_sequence` does.
 
@@ -50,15 +77,17 @@ class Rows:
           rows: int64 [n].
           sequences: int32 [n, m + 1], m no more than the length of a row.
           loss_free: int64 [n] or [1], see `shift_sequence`.
+          fed, positions: int32 [n, m], see `Sequences`.
           loss_on_prefix: learn the prefix too.
         """
         count = sequences.shape[1] - 1
         index = self._index[:count]
         loss_free = np.asarray(loss_free, np.int32)[:, None]
-        self.fields[batch_lib.INPUT_TOKENS][rows, :count] = sequences[:, :-1]
+        self.fields[batch_lib.INPUT_TOKENS][rows, :count] = sequences[:, :-1] if fed is None else fed
         self.fields[batch_lib.TARGET_TOKENS][rows, :count] = sequences[:, 1:]
         self.fields[batch_lib.LOSS_WEIGHTS][rows, :count] = 1.0 if loss_on_prefix else index >= loss_free
         self.fields[batch_lib.PREFIX][rows, :count] = index <= loss_free
         if batch_lib.SEGMENT_IDS in self.fields:
             self.fields[batch_lib.SEGMENT_IDS][rows, :count] = 1
-            self.fields[batch_lib.POSITIONS][rows, :count] = index
+        if batch_lib.POSITIONS in self.fields:
+            self.fields[batch_lib.POSITIONS][rows, :count] = index if positions is None else positions

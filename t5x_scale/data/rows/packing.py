@@ -182,7 +182,8 @@ def assemble(
             fields[batch_lib.LOSS_WEIGHTS][row, begin:end] = example.weights
             if not attend_across_documents:
                 fields[batch_lib.SEGMENT_IDS][row, begin:end] = segment
-                fields[batch_lib.POSITIONS][row, begin:end] = np.arange(end - begin)
+                own = example.positions
+                fields[batch_lib.POSITIONS][row, begin:end] = np.arange(end - begin) if own is None else own
             if with_prefix:
                 fields[batch_lib.PREFIX][row, begin : begin + example.prefix] = 1
             begin = end

@@ -21,6 +21,7 @@ WINDOWED = {
     objectives.Ul2r(): "04d8b16e8bc453a3",
     objectives.Ul2r(examples_per_row=2): "d6b6a805257db1fd",
     objectives.Ul2r(mode_tokens=False): "ed14572c9a0d9800",
+    objectives.Ul2r(in_place=True): "03be77b0436d7b41",
     objectives.FillInTheMiddle(): "85f345df44f446a1",
     objectives.SpanFromLeft(spans=4): "62ed07ad79a4262d",
     objectives.SpanFromBothSides(spans=4): "e1f0ce604a49e32e",
