@@ -1,8 +1,9 @@
 """Predictions against what was measured: published step rates of programs that can be compiled again.
 
 Shapes, batches and remat of the rows are gin files (`gin/calibration/`). What is compared is the time of a step, since
-the utilisations are counted in different ways. The constants of `links.Constants` and `kernels.KernelModel` are fitted,
-and the form of the costs was chosen, with the rows marked so in sight, and with no others.
+the utilisations are counted in different ways. The constants of `links.Constants` are fitted, and the form of the costs
+was chosen, with the rows marked so in sight, and with no others; those of `kernels.KernelModel` come from no row, but
+from the compiler's schedules of the kernel for v5p.
 """
 
 from __future__ import annotations

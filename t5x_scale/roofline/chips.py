@@ -1,7 +1,9 @@
 """What a chip can do, as data: the numbers that a prediction rests on, and where each comes from.
 
 Sources. "Cloud": the generation's page of the Cloud TPU documentation, read in 2026. "NVIDIA": the data sheet. "PaLM":
-arXiv 2204.02311, section 4. "derived": follows from other numbers of the row. What no page gives stands in `assumed`.
+arXiv 2204.02311, section 4. "Book": "How to Scale Your Model" (jax-ml.github.io/scaling-book), part 2: PCIe has 16 GB/s
+each way on v4, about as much on v5, and 32 GB/s on v6e. "derived": follows from other numbers of the row. What no page
+gives stands in `assumed`.
 """
 
 from __future__ import annotations
@@ -77,8 +79,8 @@ CHIPS: dict[str, Chip] = {
             torus=3,  # Cloud.
             link_bandwidth=50e9,  # 2,400 Gbit/s a chip, six ports.
             dcn_bandwidth=81e12 / 8 / 6144,  # PaLM: the burst of all 6,144 chips, 81 Tbit/s; a lower bound.
-            host_bandwidth=16e9,
-            assumed=("link_bandwidth", "host_bandwidth"),
+            host_bandwidth=16e9,  # Book.
+            assumed=("link_bandwidth",),
         ),
         Chip(
             name="v5e",
@@ -90,8 +92,7 @@ CHIPS: dict[str, Chip] = {
             torus=2,  # Cloud.
             link_bandwidth=400e9 / 8,  # Cloud.
             dcn_bandwidth=6.4e12 / 8 / 256,  # Cloud: 6.4 Tbit/s a pod of 256.
-            host_bandwidth=16e9,
-            assumed=("host_bandwidth",),
+            host_bandwidth=16e9,  # Book.
         ),
         Chip(
             name="v5p",
@@ -104,8 +105,7 @@ CHIPS: dict[str, Chip] = {
             torus=3,  # Cloud.
             link_bandwidth=1200e9 / 12,  # Cloud.
             dcn_bandwidth=50e9 / 8,  # Cloud.
-            host_bandwidth=16e9,
-            assumed=("host_bandwidth",),
+            host_bandwidth=16e9,  # Book.
         ),
         Chip(
             name="v6e",
@@ -117,9 +117,8 @@ CHIPS: dict[str, Chip] = {
             matrix_width=256,  # Cloud.
             torus=2,  # Cloud.
             link_bandwidth=800e9 / 8,  # Cloud.
-            dcn_bandwidth=100e9 / 8,
-            host_bandwidth=32e9,  # PCIe Gen5 (Cloud); the rate is assumed.
-            assumed=("dcn_bandwidth", "host_bandwidth"),
+            dcn_bandwidth=25.6e12 / 8 / 256,  # Cloud: 25.6 Tbit/s a pod of 256.
+            host_bandwidth=32e9,  # Book.
         ),
         Chip(
             name="tpu7x",

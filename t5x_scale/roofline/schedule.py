@@ -227,12 +227,15 @@ class _Stream:
             self.result.use(*begun, 0.0, seconds)
 
     def _copy(self, instruction: Instruction) -> None:
-        """Copies to and from the host's memory take time; those between HBM and the chip's own are prefetches."""
+        """Copies to and from the host's memory take time; those between HBM and the chip's own are prefetches.
+
+        The link to the host carries its bandwidth each way: what leaves does not wait for what comes.
+        """
         bandwidth = self.scheduler.machine.chip.host_bandwidth
         if _is_hosted(instruction) and bandwidth:
             # Beside a part stands the whole, of which no more is moved than the part.
             seconds = min(array.bytes for array in instruction.arrays if array.dims) / bandwidth
-            self.pending[instruction.name] = (self._occupy((("host",),), seconds), _HOST)
+            self.pending[instruction.name] = (self._occupy((("host", _leaves(instruction)),), seconds), _HOST)
 
     def _occupy(self, resources: tuple[tuple, ...], seconds: float) -> float:
         """The moment at which a transfer that is asked for now is over.
@@ -268,6 +271,11 @@ class _Stream:
 def _is_hosted(copy: Instruction) -> bool:
     """Whether a copy goes to the host's memory or comes from it."""
     return HOST in {array.space for array in copy.arrays[:2]}
+
+
+def _leaves(copy: Instruction) -> bool:
+    """Whether a copy goes to the host's memory: what it makes, or the whole of which it writes a part, lies there."""
+    return copy.arrays[0].space == HOST and copy.opcode in ("copy-start", _UPDATE)
 
 
 def instruction_cost(

@@ -1,5 +1,6 @@
 """The whole way, from a program compiled here on eight simulated devices to a report: counts known by construction."""
 
+import dataclasses
 import json
 import types
 
@@ -103,10 +104,16 @@ def test_the_text_has_the_figures_and_the_json_all_of_them(report):
     lines = to_text(report)
     assert "Predicted step on 8 x v5p, data=2 x model=4" in lines
     assert "all-reduce" in lines
-    assert "assumed for v5p" in lines
+    assert "assumed for" not in lines
     values = json.loads(json.dumps(to_json(report)))
     assert values["seconds"] == report.seconds
     assert values["collectives"][0]["kind"] == report.collectives[0].kind
+
+
+def test_the_report_says_what_is_assumed_of_a_chip(text, machine):
+    chip = dataclasses.replace(machine.chip, assumed=("dcn_bandwidth",))
+    lines = to_text(analyse(text, dataclasses.replace(machine, chip=chip)))
+    assert "assumed for v5p, no page gives it: dcn_bandwidth" in lines
 
 
 def test_text_that_is_no_program_is_refused(machine):

@@ -240,6 +240,16 @@ def test_copies_to_the_host_run_beside_work():
     assert result.host_exposed == pytest.approx(2.0)
 
 
+def test_what_goes_to_the_host_does_not_wait_for_what_comes():
+    """3 MB at 1 MB/s each way beside 1 s of work: both ways take as long as one, twice the same way twice as long."""
+    left = "(f32[750000]{0:S(5)}, f32[750000]{0}, u32[]{:S(2)}) copy-start(%x)"
+    came = "(f32[750000]{0}, f32[750000]{0:S(5)}, u32[]{:S(2)}) copy-start(%y)"
+    for second, seconds in ((came, 3.0), (left, 6.0)):
+        text = HEAD + ENTRY + f"  %s = {left}\n  %t = {second}\n" + work("a", 1_000_000)
+        text += "  %d = f32[750000]{0:S(5)} copy-done(%s)\n  ROOT %r = f32[750000]{0} copy-done(%t)\n}\n"
+        assert walk(text).seconds == pytest.approx(seconds)
+
+
 def test_of_a_stack_on_the_host_only_the_layer_is_copied():
     stack, layer, index = "f32[32,750000]{1,0:S(5)}", "f32[1,750000]{1,0}", "s32[]{:T(128)}"
     kept = f"(({stack}, {layer}, {index}, {index}), {stack}, u32[]{{:S(2)}}) dynamic-update-slice-start(%x)"
