@@ -15,9 +15,6 @@ trained on; so they are not used.
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import json
 import os
 import secrets
 import shutil
@@ -90,9 +87,7 @@ class LocalTier:
             failure = error
         if not multihost.all_agree(failure is None):
             raise failure or DamagedError("another process cannot read its part")
-        word = _digest(reader.document)
-        if not multihost.all_agree(multihost.share_word(word) == word):
-            raise DamagedError("the processes have different ones")
+        restore.check_same(reader.document)
         return reader.document, restore.read_verified_leaves(reader.read, reader.document, abstract)
 
     def drop_from(self, step: int) -> None:
@@ -165,8 +160,3 @@ def _read_run(directory: files.Path, create: bool) -> int:
     except (OSError, ValueError) as error:
         LOGGER.warning("%s cannot be used, and so no local checkpoints: %s", os.fspath(path), error)
     return 0
-
-
-def _digest(document: Document) -> int:
-    content = json.dumps(dataclasses.asdict(document), sort_keys=True)
-    return int(hashlib.sha256(content.encode()).hexdigest()[:15], 16)

@@ -17,7 +17,8 @@ from t5x_scale.checkpoint.layout import LOGGER, DamagedError, Document
 from t5x_scale.checkpoint.local_tier import LocalTier
 from t5x_scale.checkpoint.read_back import ReadBack
 from t5x_scale.checkpoint.save_clock import SaveClock
-from t5x_scale.checkpoint.saving import Listener, Saver, describe, make_document, to_arrays
+from t5x_scale.checkpoint.saving import Listener, Saver, make_document, to_arrays
+from t5x_scale.checkpoint.storage_errors import describe_write
 from t5x_scale.core import files
 from t5x_scale.core.errors import UserError
 
@@ -150,8 +151,10 @@ class CheckpointManager:
         self._pending, position, self._position = (step, self._position), self._position, step
         error = self._prepare(step, position)
         if error is not None:
-            LOGGER.error("the checkpoint of step %d in %s is NOT saved: %s", step, self.directory, describe(error))
-            self._events.tell(NOT_SAVED, step, describe(error))
+            LOGGER.error(
+                "the checkpoint of step %d in %s is NOT saved: %s", step, self.directory, describe_write(error)
+            )
+            self._events.tell(NOT_SAVED, step, describe_write(error))
             self._fail(error, is_last=False)
             return False
         self._keeper.start_deleting(position)
@@ -304,7 +307,7 @@ class CheckpointManager:
             return
         count = f" (the last of {self._failures} in a row)" if self._failures > 1 else ""
         raise UserError(
-            f"saving the checkpoint of step {step} in {self.directory} failed{count}: {describe(error)}"
+            f"saving the checkpoint of step {step} in {self.directory} failed{count}: {describe_write(error)}"
         ) from error
 
     def _prepare(self, step: int, position: int | None) -> Exception | None:

@@ -34,6 +34,13 @@ def all_agree(ok: bool) -> bool:
     return bool(np.all(multihost_utils.process_allgather(np.asarray(ok))))
 
 
+def worst(rank: int) -> int:
+    """The largest `rank` of all processes. All must call it."""
+    if is_alone():
+        return rank
+    return int(np.max(multihost_utils.process_allgather(np.asarray(rank, np.int32))))
+
+
 def share_steps(steps: list[int]) -> list[int]:
     """The list of process 0 (its newest `MAX_STEPS`), on every process: listings may race with a deletion."""
     if is_alone():

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import gc
+import hashlib
+import json
 import os
 import sys
 import traceback
@@ -18,12 +20,14 @@ import orbax.checkpoint as ocp
 from t5x_scale.checkpoint import integrity, layout, multihost
 from t5x_scale.checkpoint.layout import DamagedError, Document
 from t5x_scale.checkpoint.plain_files import check_plain_files
+from t5x_scale.checkpoint.storage_errors import describe_read
 from t5x_scale.core import files, trees
 from t5x_scale.core.errors import UserError, did_you_mean
 from t5x_scale.core.leaves import Origin, OriginLine, render_lines
-from t5x_scale.core.zarr_arrays import first_line
 
 PARAMETERS = "params"
+# What reading came to, from the best to the worst.
+_READ, _DAMAGED, _UNKNOWN = range(3)
 _ORBAX, _CLOSED = "orbax", "Event loop is closed"
 
 
@@ -137,7 +141,10 @@ def first_that_verifies(
                     "the checkpoint of step %d in %s is damaged and NOT used: %s. Falling back to step %d",
                     *(step, directory, error, following[0]),
                 )
-    raise UserError(f"no checkpoint in {directory} can be trusted: {'; '.join(reasons)}")
+    raise UserError(
+        f"no checkpoint in {directory} can be trusted: {'; '.join(reasons)}; put a copy of one back, or begin anew in "
+        "another directory"
+    )
 
 
 def read_document(step_path: files.Path) -> Document:
@@ -154,7 +161,20 @@ def read_document(step_path: files.Path) -> Document:
         failure = error
     if not multihost.all_agree(failure is None):
         raise failure or DamagedError("another process cannot read its metadata")
+    check_same(document)
     return document
+
+
+def check_same(document: Document) -> None:
+    """Checks that every process has read the same document.
+
+    Raises:
+      DamagedError: they have not.
+    """
+    content = json.dumps(dataclasses.asdict(document), sort_keys=True)
+    word = int(hashlib.sha256(content.encode()).hexdigest()[:15], 16)
+    if not multihost.all_agree(multihost.share_word(word) == word):
+        raise DamagedError("the processes have different ones")
 
 
 def read_verified_leaves(
@@ -170,25 +190,28 @@ def read_verified_leaves(
       abstract: what is wanted.
 
     Raises:
-      DamagedError: a leaf cannot be read, or its bits are not those that were saved.
+      DamagedError: a leaf cannot be read, or its bits are not those that were saved, in some process.
+      UserError: some process may not read them, or has no memory for them, which says nothing of their bits.
     """
     _mute_orbax()
     arrays, failure = {}, None
     try:
         arrays = read(abstract)
-    except (MemoryError, PermissionError):
-        raise
     except Exception as error:
         # The storage library raises a dozen types for bytes it cannot make sense of.
-        if "RESOURCE_EXHAUSTED" in str(error):
-            raise
         failure = error
-    if not multihost.all_agree(failure is None):
+    outcome = multihost.worst(_rank(failure))
+    if outcome == _UNKNOWN:
+        if _rank(failure) == _UNKNOWN and not isinstance(failure, PermissionError):
+            raise failure
+        reason = describe_read(failure) if failure else "another process cannot read them"
+        raise UserError(f"the arrays of step {document.step} cannot be read, and may be sound: {reason}") from failure
+    if outcome == _DAMAGED:
         _end_reads(failure)
         if isinstance(failure, DamagedError):
             raise failure
-        reason = f"{type(failure).__name__}: {first_line(failure)}" if failure else "another process failed"
-        raise DamagedError(f"its arrays cannot be read ({reason})") from failure
+        reason = describe_read(failure) if failure else "another process cannot read them"
+        raise DamagedError(f"its arrays cannot be read: {reason}") from failure
     expected = {path: integrity.from_text(document.leaves[path].fingerprint) for path in abstract}
     different = integrity.find_differences(expected, integrity.fingerprint_leaves(arrays))
     if not multihost.all_agree(not different):
@@ -198,6 +221,15 @@ def read_verified_leaves(
             raise DamagedError("another process finds that leaves lost their bits")
         raise DamagedError(f"{len(different)} of {len(expected)} leaves lost their bits, the first is '{different[0]}'")
     return arrays
+
+
+def _rank(failure: Exception | None) -> int:
+    """What a failure says of the bits."""
+    if failure is None:
+        return _READ
+    if isinstance(failure, MemoryError | PermissionError) or "RESOURCE_EXHAUSTED" in str(failure):
+        return _UNKNOWN
+    return _DAMAGED
 
 
 def read_leaves(step_path: files.Path, abstract: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:
@@ -213,7 +245,9 @@ def read_leaves(step_path: files.Path, abstract: Mapping[str, jax.ShapeDtypeStru
         (jax.Array, ocp.type_handlers.ArrayHandler(array_metadata_store=None))
     )
     handler = ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
-    with ocp.Checkpointer(handler) as checkpointer:
+    # Each process reads for itself, and waits in there for none whose reading has failed: they agree afterwards.
+    alone = ocp.options.MultiprocessingOptions(primary_host=jax.process_index(), active_processes={jax.process_index()})
+    with ocp.Checkpointer(handler, multiprocessing_options=alone) as checkpointer:
         nested = checkpointer.restore(
             step_path / layout.STATE_ITEM,
             args=ocp.args.PyTreeRestore(

@@ -11,7 +11,6 @@ import contextlib
 import logging
 import math
 import os
-import re
 import threading
 import warnings
 from collections.abc import Callable, Mapping
@@ -24,6 +23,7 @@ from orbax.checkpoint._src.futures import future as orbax_futures
 
 from t5x_scale.checkpoint import integrity, layout, multihost
 from t5x_scale.checkpoint.layout import LOGGER, Document, LeafRecord
+from t5x_scale.checkpoint.storage_errors import describe_write
 from t5x_scale.core import files, trees
 from t5x_scale.core.environment import describe_environment
 from t5x_scale.core.zarr_arrays import first_line
@@ -33,7 +33,6 @@ MIN_CHUNK_BYTES = 1 << 20
 BEGIN, END = "begin", "end"
 # Orbax's names of the two meetings.
 _PHASES = ("async_write_complete", "async_commit_complete")
-_SYSTEM_ERROR = re.compile(r"\[os_error_code='(\d+)'")
 _ORBAX = "/orbax/checkpoint/"
 # Orbax measures by the wall clock, so that a clock which jumps a day would fail a save; a save that hangs is the
 # watchdog's business.
@@ -121,9 +120,11 @@ class Saver:
         except Exception as error:
             self._error = error
         if self._error is not None:
-            LOGGER.error("the checkpoint of step %d in %s is NOT saved: %s", step, path.parent, describe(self._error))
+            LOGGER.error(
+                "the checkpoint of step %d in %s is NOT saved: %s", step, path.parent, describe_write(self._error)
+            )
             if self._on_failure is not None:
-                self._on_failure(step, describe(self._error))
+                self._on_failure(step, describe_write(self._error))
             self._give_up()
             _let_go()
         self._tell(step, END)
@@ -162,12 +163,6 @@ def _let_go() -> None:
         if isinstance(thread, orbax_futures._SignalingThread):
             thread.cancel()
             orbax_futures.set_signals(thread._receive_signals, operation_id=thread._operation_id)
-
-
-def describe(error: BaseException) -> str:
-    """Why a save failed, in one line: in the system's words, where the storage library hands them on."""
-    code = _SYSTEM_ERROR.search(str(error))
-    return os.strerror(int(code[1])) if code else first_line(error) or type(error).__name__
 
 
 def make_document(step: int, leaves: Mapping[str, Any], metadata: Mapping[str, Any]) -> Document:
