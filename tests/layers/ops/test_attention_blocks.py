@@ -1,5 +1,6 @@
 """The work plan of a blocked kernel against the dense mask: what is seen is visited once, what is dead is not."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -7,7 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from t5x_scale.layers.masks import make_mask
-from t5x_scale.layers.ops.attention.blocks import Span, plan_by_keys, plan_by_queries, share_of_live_blocks
+from t5x_scale.layers.ops.attention import blocks
+from t5x_scale.layers.ops.attention.blocks import Span, share_of_live_blocks
+
+plan_by_keys, plan_by_queries = (
+    jax.jit(plan, static_argnums=(1, 2, 3)) for plan in (blocks.plan_by_keys, blocks.plan_by_queries)
+)
 
 B, L = 2, 24
 INDEX = np.broadcast_to(np.arange(L, dtype=np.int32), (B, L))

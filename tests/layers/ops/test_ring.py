@@ -73,6 +73,14 @@ def naive(q, k, v, allowed, scale, soft_cap):
     return jnp.einsum("bnij,bjnd->bind", jax.nn.softmax(logits, axis=-1), v)
 
 
+@functools.partial(jax.jit, static_argnums=1, compiler_options=FAST)
+def run_naive(allowed, soft_cap, *args):
+    """Output and gradients of float32 queries, keys and values, with the gradient of the output behind them."""
+    *inputs, d_out = args
+    out, pull = jax.vjp(lambda *inputs: naive(*inputs, allowed, 0.37, soft_cap), *inputs)
+    return out, *pull(d_out)
+
+
 def draw(kv_heads, dtype, length):
     rng = np.random.default_rng(0)
     shapes = [(B, length, number, H) for number in (N, kv_heads, kv_heads, N)]
@@ -105,9 +113,7 @@ def compare(mesh, case, order, dtype=np.float32, length=L, part="tiles"):
             return [x[:, back] for x in (out, *pull(d_out[:, index]))]
 
     got = jax.jit(on_mesh, compiler_options=FAST)(d_out, *inputs)
-    wide = [x.astype(jnp.float32) for x in (*inputs, d_out)]
-    out, pull = jax.vjp(lambda *inputs: naive(*inputs, allowed, 0.37, soft_cap), *wide[:3])
-    return got, (out, *pull(wide[3]))
+    return got, run_naive(allowed, soft_cap, *(x.astype(jnp.float32) for x in (*inputs, d_out)))
 
 
 @pytest.mark.parametrize("order", ["zigzag", "contiguous"])
@@ -176,8 +182,8 @@ def test_heads_that_devices_share_unevenly():
             return out, *pull(d_out)
 
     got = jax.jit(on_mesh, compiler_options=FAST)(d_out, *inputs)
-    out, pull = jax.vjp(lambda *x: naive(*x, dense(None, None, None, L), 0.37, None), *inputs)
-    for one, other in zip(got, (out, *pull(d_out)), strict=True):
+    expected = run_naive(dense(None, None, None, L), None, *inputs, d_out)
+    for one, other in zip(got, expected, strict=True):
         np.testing.assert_allclose(one, other, rtol=0, atol=5e-6)
 
 
@@ -201,6 +207,5 @@ def test_stages_of_a_pipeline_side_by_side(part):
     got = jax.jit(both, compiler_options=FAST)(d_out, *inputs)
     allowed = dense(np.asarray(segments), None, None, length)
     for stage, (*inputs, d_out) in enumerate((one, other)):
-        out, pull = jax.vjp(lambda *x: naive(*x, allowed, 0.37, None), *inputs)
-        for result, expected in zip(got, (out, *pull(d_out)), strict=True):
+        for result, expected in zip(got, run_naive(allowed, None, *inputs, d_out), strict=True):
             np.testing.assert_allclose(result[stage], expected, rtol=0, atol=5e-6)
