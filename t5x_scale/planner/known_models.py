@@ -18,6 +18,8 @@ from t5x_scale.planner.meshes import MeshPlan
 from t5x_scale.planner.shapes import Shape, make_shape, vocabulary_unit
 
 _USUAL_VOCABULARY = 32000
+# Beyond, sizes are mistyped, or a stranger's joke that leaves the range of a float.
+_MOST_PARAMS = 10**15
 _CONTINUED = "a continued run is planned from --domain_tokens and --general_tokens"
 _PLACES = {
     "params": "--continue_from says the model",
@@ -131,7 +133,11 @@ def _from_json(path: files.Path) -> Shape:
             f"--continue_from: {path.parent}: {error}; or say --params and --tokens_seen instead"
         ) from error
     family = "palm" if architecture.block == "parallel" else "llama"
-    return Shape(family, architecture.config, _anatomy(architecture))
+    shape = Shape(family, architecture.config, _anatomy(architecture))
+    if shape.count.total > _MOST_PARAMS:
+        raise UserError(f"--continue_from: {path.parent}: config.json is of a model of more than {_MOST_PARAMS:.0e} "
+                        "parameters, which nobody has trained")  # fmt: skip
+    return shape
 
 
 def _anatomy(architecture: Architecture) -> Anatomy:

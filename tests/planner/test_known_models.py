@@ -129,6 +129,13 @@ def test_configurations_of_no_model(tmp_path, record, part):
     assert "say --params and --tokens_seen instead" in str(caught.value)
 
 
+@pytest.mark.parametrize("field", ["hidden_size", "intermediate_size", "vocab_size"])
+def test_sizes_that_no_model_has(tmp_path, field):
+    for size in (10**12, 10**400):
+        with pytest.raises(UserError, match=r"config\.json is of a model of more than 1e\+15 parameters"):
+            read_model(write(tmp_path, {**CONFIG, field: size, "head_dim": 128}))
+
+
 def test_a_configuration_that_is_no_json(tmp_path):
     (tmp_path / "config.json").write_text("[" * 10_000)
     with pytest.raises(UserError, match=r"config\.json is not valid JSON"):
