@@ -229,7 +229,8 @@ class _Stream:
     def _copy(self, instruction: Instruction) -> None:
         """Copies to and from the host's memory take time; those between HBM and the chip's own are prefetches.
 
-        The link to the host carries its bandwidth each way: what leaves does not wait for what comes.
+        The link to the host carries its bandwidth each way: what leaves does not wait for what comes. Copies of one way
+        are taken to follow one another as they were asked for; no page says how they share the link.
         """
         bandwidth = self.scheduler.machine.chip.host_bandwidth
         if _is_hosted(instruction) and bandwidth:
