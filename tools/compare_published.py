@@ -2,9 +2,9 @@
 
     python tools/compare_published.py [NAME…] [--output=DIR]
 
-NAME is a file of gin/calibration without its ending; all of them by default. Each is compiled by `t5x_scale precompile`,
-which needs the package libtpu and minutes; DIR keeps its reports, and what is in DIR already is not compiled again.
-Prints the table of the README.
+NAME is a file of gin/calibration without its ending; all of them by default. Each is compiled by `t5x_scale
+precompile`, which needs the package libtpu and minutes; DIR keeps its reports, and what is in DIR already is not
+compiled again. Prints the table of the README.
 """
 
 from __future__ import annotations
