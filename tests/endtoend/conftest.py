@@ -25,5 +25,5 @@ def source(tmp_path_factory):
 def finished(runner, source, tmp_path_factory):
     """The run of tiny.gin, never stopped: its directory `path` and its last step `steps`. Not to be touched."""
     path: pathlib.Path = tmp_path_factory.mktemp("finished") / "run"
-    runner.run("train", MODEL_DIR=str(path), MIXTURE_OR_TASK_NAME=source)
+    runner.run("train", anew=True, MODEL_DIR=str(path), MIXTURE_OR_TASK_NAME=source)
     return types.SimpleNamespace(path=path, steps=12)

@@ -3,10 +3,11 @@
 Importing takes seconds, and a test of kills and resumes starts many processes. Each is a real one: it has its own
 environment, directory, standard streams, threads and signals, and it can be killed. One JSON object a line:
 
-    {"start": argv, "env": {...}, "cwd": ..., "out": file, "err": file}  ->  {"pid": ...}
-    {"wait": pid}                                                        ->  {"code": ...}   as subprocess has it
+    {"start": argv, "env": {...}, "cwd": ..., "out": file, "err": file, "compiled": folder}  ->  {"pid": ...}
+    {"wait": pid}                                                     ->  {"code": ...}   as subprocess has it
 
-A `PROCESS_HOOK` in its environment is a function of process_hooks.py that is called in the process first.
+`compiled` holds the programs that earlier processes compiled; null compiles them anew. A `PROCESS_HOOK` in the
+environment is a function of process_hooks.py that is called in the process first.
 """
 
 import json
@@ -14,6 +15,7 @@ import os
 import signal
 import sys
 
+import jax
 import matplotlib.backends.backend_agg  # noqa: F401
 import process_hooks
 
@@ -33,6 +35,8 @@ def run(request: dict) -> None:
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.environ.update(request["env"])
     os.chdir(request["cwd"])
+    jax.config.update("jax_compilation_cache_dir", request["compiled"])
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     if hook := request["env"].get("PROCESS_HOOK"):
         name, _, argument = hook.partition(":")
         getattr(process_hooks, name)(argument)

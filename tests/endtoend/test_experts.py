@@ -15,7 +15,7 @@ STEPS = 12
 @pytest.fixture(scope="module")
 def trained(runner, source, tmp_path_factory):
     path = tmp_path_factory.mktemp("experts") / "run"
-    runner.run("train", EXPERTS, MODEL_DIR=str(path), MIXTURE_OR_TASK_NAME=source)
+    runner.run("train", EXPERTS, anew=True, MODEL_DIR=str(path), MIXTURE_OR_TASK_NAME=source)
     return path
 
 
