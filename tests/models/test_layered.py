@@ -57,12 +57,17 @@ def make_batch():
 
 
 @functools.cache
-def gradients(kind, accumulation, micro_batches=4, packed=True, **options):
+def initial_params(kind, dtype):
+    return jax.device_get(jax.jit(make_model(kind, dtype).init, compiler_options=FAST)(jax.random.key(0)))
+
+
+@functools.cache
+def gradients(kind, accumulation, micro_batches=4, packed=True, dtype="float32", **options):
     """`(the record's row, gradients by path)` of one step on one device."""
-    model, transformation = make_model(kind, **options), optax.sgd(1.0)
+    model, transformation = make_model(kind, dtype, **options), optax.sgd(1.0)
     config = StepConfig(micro_batches, accumulation, max_grad_norm=None, loss_chunk_length=4)
     step = make_train_step(model, transformation, lambda step: 0.1 * step, config)
-    params = jax.jit(model.init, compiler_options=FAST)(jax.random.key(0))
+    params = initial_params(kind, dtype)
     state = TrainState(jnp.zeros((), jnp.int32), params, transformation.init(params))
     batch = (
         make_batch()
@@ -70,7 +75,7 @@ def gradients(kind, accumulation, micro_batches=4, packed=True, **options):
         else {name: x for name, x in make_batch().items() if "tokens" in name or "weights" in name}
     )
     after, record = jax.jit(step, compiler_options=FAST)(state, batch, make_record(1, metric_names(model)))
-    before, after = flatten(jax.device_get(params)), flatten(jax.device_get(after.params))
+    before, after = flatten(params), flatten(jax.device_get(after.params))
     return np.asarray(record[0]), {path: before[path] - after[path] for path in before}
 
 

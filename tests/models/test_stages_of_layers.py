@@ -33,7 +33,14 @@ FAST = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": Fals
 CONFIG = ModelConfig(
     num_layers=4, embed_dim=24, mlp_dim=40, num_heads=2, num_kv_heads=1, head_dim=10, vocab_size=32, dtype="float32"
 )
+EXPERTS = functools.partial(ParallelBlock, mlp=functools.partial(MoeMlp, balance_loss=0.5))
 ROWS, LENGTH = 8, 6
+
+
+@functools.cache
+def initial_params(shapes, block):
+    model = DecoderModel(shapes, functools.partial(Decoder, block=block))
+    return jax.device_get(jax.jit(model.init, compiler_options=FAST)(jax.random.key(0)))
 
 
 def gradients(dtype="float32", experts=0, **config):
@@ -41,16 +48,17 @@ def gradients(dtype="float32", experts=0, **config):
     shapes, block = dataclasses.replace(CONFIG, dtype=dtype), ParallelBlock
     if experts:
         shapes = dataclasses.replace(shapes, num_experts=experts, num_experts_per_token=2)
-        block = functools.partial(ParallelBlock, mlp=functools.partial(MoeMlp, balance_loss=0.5))
+        block = EXPERTS
     model = DecoderModel(shapes, functools.partial(Decoder, block=block))
     step = make_train_step(model, optax.sgd(1.0), lambda _: 0.1, StepConfig(max_grad_norm=None, **config))
-    params = jax.jit(model.init, compiler_options=FAST)(jax.random.key(0))
+    params = initial_params(shapes, block)
     tokens = np.random.default_rng(0).integers(0, 32, (ROWS, LENGTH + 1)).astype(np.int32)
     weights = np.linspace(0.1, 1, ROWS, dtype=np.float32)[:, None].repeat(LENGTH, axis=1)
     batch = {fields.INPUT_TOKENS: tokens[:, :-1], fields.TARGET_TOKENS: tokens[:, 1:], fields.LOSS_WEIGHTS: weights}
     state = TrainState(jnp.zeros((), jnp.int32), params, optax.sgd(1.0).init(params))
     after, _ = jax.jit(step, compiler_options=FAST)(state, batch, make_record(1, metric_names(model)))
-    return {path: np.asarray(x - flatten(after.params)[path]) for path, x in flatten(params).items()}
+    after = flatten(jax.device_get(after.params))
+    return {path: x - after[path] for path, x in flatten(params).items()}
 
 
 def test_one_stage_alone_has_the_gradients_of_plain_accumulation():
