@@ -119,6 +119,15 @@ def initial_params(block: str, seed: int = 0):
     return jax.device_get(init(jax.random.key(seed, impl="threefry2x32")))
 
 
+@functools.cache
+def initial_state(block: str, optimizer: str, seed: int = 0, stacked: bool = True):
+    """The state that `initial_params` begin with, as numpy: the same on every mesh."""
+    params = initial_params(block, seed)
+    params = params if stacked else unstack_layers(params, CONFIG.num_layers)
+    state_of = make_runtime(block, optimizer, scan_layers=stacked)._state_of
+    return jax.device_get(jax.jit(state_of, compiler_options=FAST)(params))
+
+
 def make_runtime(block, optimizer, mesh="one", micro_batches=1, **model):
     """A `Runtime` for one way of training."""
     number, config, table = MESHES[mesh]
@@ -131,12 +140,8 @@ def make_runtime(block, optimizer, mesh="one", micro_batches=1, **model):
 def train(block, optimizer, mesh="one", micro_batches=1, seed=0, repeat=0, prefixed=False, **model):
     """Trains `STEPS` steps; returns (metrics [STEPS, M], parameters) as numpy. `repeat` is a cache-breaker."""
     runtime = make_runtime(block, optimizer, mesh, micro_batches, **model)
-    params = initial_params(block, seed)
-    if not model.get("scan_layers", True):
-        params = unstack_layers(params, CONFIG.num_layers)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, runtime.abstract_state)
-    state = jax.device_get(jax.jit(runtime._state_of, compiler_options=FAST)(params))
-    state = jax.device_put(state, shardings)
+    state = jax.device_put(initial_state(block, optimizer, seed, model.get("scan_layers", True)), shardings)
     record = runtime.make_record(STEPS)
     step = None
     for batch in PREFIXED if prefixed else BATCHES:

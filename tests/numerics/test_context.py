@@ -60,9 +60,8 @@ def train(numerics, block, mesh, prefixed, order="zigzag", **options):
     program = Program(numerics.make_model(block), optimizer, config, table, step)
     runtime = program.make(jax.devices()[: np.prod(dataclasses.astuple(config))])
     shardings = jax.tree.map(lambda leaf: leaf.sharding, runtime.abstract_state)
-    params = numerics.initial_params(block)
-    state = jax.device_get(jax.jit(runtime._state_of, compiler_options=numerics.FAST)(params))
-    state, record, compiled = jax.device_put(state, shardings), runtime.make_record(numerics.STEPS), None
+    state = jax.device_put(numerics.initial_state(block, OPTIMIZERS[block]), shardings)
+    record, compiled = runtime.make_record(numerics.STEPS), None
     for batch in batches:
         batch = jax.device_put(batch, runtime.batch_sharding)
         compiled = compiled or runtime.train_step.lower(state, batch, record).compile(numerics.FAST)

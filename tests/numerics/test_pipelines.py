@@ -41,7 +41,17 @@ def make_batches(numerics, block):
     return [batch | {fields.PREFIX: prefix} for batch in numerics.BATCHES]
 
 
-_trained = {}
+_initial, _trained = {}, {}
+
+
+def initial_state(numerics, block):
+    """As numpy: the same on every mesh, and for all windows."""
+    if block not in _initial:
+        runtime = make_runtime(numerics, block, {})
+        key, fast = jax.random.key(0, impl="threefry2x32"), numerics.FAST
+        params = jax.device_get(jax.jit(runtime.program.model.init, compiler_options=fast)(key))
+        _initial[block] = jax.device_get(jax.jit(runtime._state_of, compiler_options=fast)(params))
+    return _initial[block]
 
 
 def train(numerics, block, sizes=None, **options):
@@ -50,11 +60,9 @@ def train(numerics, block, sizes=None, **options):
     if key in _trained:
         return _trained[key]
     runtime = make_runtime(numerics, block, sizes or {}, **options)
-    one = make_runtime(numerics, block, {}).program.model
-    params = jax.device_get(jax.jit(one.init, compiler_options=numerics.FAST)(jax.random.key(0, impl="threefry2x32")))
     shardings = jax.tree.map(lambda leaf: leaf.sharding, runtime.abstract_state)
-    state = jax.device_get(jax.jit(runtime._state_of, compiler_options=numerics.FAST)(params))
-    state, record, step = jax.device_put(state, shardings), runtime.make_record(numerics.STEPS), None
+    state = jax.device_put(initial_state(numerics, block), shardings)
+    record, step = runtime.make_record(numerics.STEPS), None
     for batch in make_batches(numerics, block):
         batch = jax.device_put(batch, runtime.batch_sharding)
         step = step or runtime.train_step.lower(state, batch, record).compile(numerics.FAST)

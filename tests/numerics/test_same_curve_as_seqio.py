@@ -25,7 +25,7 @@ seqio = seqio_source.seqio
 tf = seqio_source.tf
 
 TASK = "same_curve_lines"
-LENGTH, ROWS, DOCUMENTS = 64, 16, 2000
+LENGTH, ROWS, MOST_ROWS, DOCUMENTS = 64, 16, 20, 2000
 VOCABULARY = load_vocabulary("bytes")
 CONFIG = ModelConfig(
     num_layers=2,
@@ -120,21 +120,26 @@ def fill(rows):
     return np.mean(rows[fields.LOSS_WEIGHTS])
 
 
-def train(rows, rows_per_step):
-    """(tokens, loss) of every step, [steps, 2], from the same parameters."""
+@pytest.fixture(scope="module")
+def step_of():
+    """Optimiser and step, compiled in full: the flags of the tests save time where a program runs a few steps only."""
     optimizer = AdamW(schedules.Constant(RATE)).make(MODEL.axes())
-    step_of = make_train_step(MODEL, optimizer, lambda step: RATE, StepConfig(loss_chunk_length=LENGTH))
+    step = make_train_step(MODEL, optimizer, lambda step: RATE, StepConfig(loss_chunk_length=LENGTH))
+    full = {"xla_backend_optimization_level": 3, "xla_cpu_use_fusion_emitters": True}
+    return optimizer, jax.jit(step, compiler_options=full)
+
+
+def train(step_of, rows, rows_per_step, steps):
+    """(tokens, loss) of every step, [steps, 2], from the same parameters. Rows without weight fill up the batches."""
+    optimizer, step = step_of
     params = jax.jit(MODEL.init)(jax.random.key(0))
-    state = TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
-    record = make_record(len(rows[fields.INPUT_TOKENS]) // rows_per_step)
-    compiled = None
-    for number in range(len(record)):
-        batch = {name: field[number * rows_per_step :][:rows_per_step] for name, field in rows.items()}
-        # Compiled in full: the tests' flags save time where a program runs a few steps only.
-        compiled = compiled or jax.jit(step_of).lower(state, batch, record).compile(
-            {"xla_backend_optimization_level": 3, "xla_cpu_use_fusion_emitters": True}
-        )
-        state, record = compiled(state, batch, record)
+    state, record = TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params)), make_record(steps)
+    for number in range(steps):
+        batch = {}
+        for name, field in rows.items():
+            batch[name] = np.zeros((MOST_ROWS, LENGTH), field.dtype)
+            batch[name][:rows_per_step] = field[number * rows_per_step :][:rows_per_step]
+        state, record = step(state, batch, record)
     return np.asarray(record)[:, [METRICS.index("train/weight"), METRICS.index("train/loss")]]
 
 
@@ -149,12 +154,15 @@ def test_documents_are_those_of_seqio(epochs):
     assert fill(ours) > fill(theirs)
 
 
-def test_documents_train_to_the_loss_curve_of_seqio(epochs):
+def test_documents_train_to_the_loss_curve_of_seqio(step_of, epochs):
     ours, theirs = epochs
     # As many tokens in a step: SeqIO's rows hold fewer.
-    curves = [train(ours, ROWS), train(theirs, round(ROWS * fill(ours) / fill(theirs)))]
-    steps = min(map(len, curves))
-    (our_tokens, our_losses), (their_tokens, their_losses) = (curve[:steps].T for curve in curves)
+    rows_per_step = ROWS, round(ROWS * fill(ours) / fill(theirs))
+    assert max(rows_per_step) <= MOST_ROWS
+    steps = min(len(rows[fields.INPUT_TOKENS]) // count for rows, count in zip(epochs, rows_per_step, strict=True))
+    (our_tokens, our_losses), (their_tokens, their_losses) = (
+        train(step_of, rows, count, steps).T for rows, count in zip(epochs, rows_per_step, strict=True)
+    )
     assert our_tokens.sum() == pytest.approx(their_tokens.sum(), rel=0.03)
     # Losses are of tokens not seen before: there is one epoch.
     quarters = np.arange(steps) * 4 // steps
