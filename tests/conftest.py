@@ -20,6 +20,14 @@ os.environ["XLA_FLAGS"] = " ".join([_given, *(flag for flag in _FLAGS if flag no
 os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")
 
 
+def pytest_collection_modifyitems(items):
+    """Whole runs and comparisons of trainings first: no process shall be left with one of them when the rest is done.
+
+    It wants `--no-loadscope-reorder`: pytest-xdist by itself begins with the files of most tests, which are quick ones.
+    """
+    items.sort(key=lambda item: item.path.parent.name not in ("endtoend", "numerics"))
+
+
 def pytest_collection_finish(session):
     """Modules and tests stay: what looks for garbage, a tenth of a trace's time, need not visit them again."""
     gc.collect()
