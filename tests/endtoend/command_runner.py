@@ -103,8 +103,9 @@ class CommandRunner:
     ) -> Process:
         """Starts a command with tiny.gin and settings of gin (`BATCH_SIZE=8`, `StepConfig__z_loss=0`).
 
-        With `anew` it compiles everything itself.
+        With `anew` it compiles everything itself; so do the processes of a run of several.
         """
+        anew = anew or any(flag.startswith("--coordinator_address") for flag in flags)
         self._count += 1
         streams = self.directory / f"process_{self._count:03d}"
         for suffix in (".out", ".err"):
@@ -138,9 +139,7 @@ class CommandRunner:
     ) -> list[Process]:
         """Starts one run of `count` processes on this machine."""
         run = (f"--coordinator_address={free_address()}", f"--num_processes={count}")
-        return [
-            self.start(command, *flags, *run, f"--process_id={i}", env=env, anew=True, **settings) for i in range(count)
-        ]
+        return [self.start(command, *flags, *run, f"--process_id={i}", env=env, **settings) for i in range(count)]
 
     def close(self) -> None:
         self._server.stdin.close()

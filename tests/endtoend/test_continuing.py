@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shutil
 
 import pytest
 from command_runner import contents, fingerprints
@@ -25,13 +26,29 @@ def deeper(runner, finished, tmp_path_factory):
     return output
 
 
+@pytest.fixture(scope="module")
+def exported(runner, deeper, tmp_path_factory):
+    """`deeper` in the format of others. Not to be touched."""
+    output = tmp_path_factory.mktemp("exported") / "hugging_face"
+    runner.run("export", str(deeper), str(output))
+    return output
+
+
+@pytest.fixture(scope="module")
+def afresh(runner, source, deeper, tmp_path_factory):
+    """Three steps on from `deeper` without its moments."""
+    path = tmp_path_factory.mktemp("afresh") / "run"
+    run_from(runner, source, deeper, path, INITIAL_OPTIMIZER="reset")
+    return path
+
+
 def run_from(runner, source, checkpoint, model_dir, *flags, **more):
     run = {"MODEL_DIR": str(model_dir), "MIXTURE_OR_TASK_NAME": source, "INITIAL_CHECKPOINT_PATH": str(checkpoint)}
     run |= {"TRAIN_STEPS": 3, "ModelConfig__num_layers": 4, "INITIAL_OPTIMIZER": "restore"}
     return runner.run("train", *flags, **(run | more))
 
 
-def test_by_way_of_the_disk_or_straight_into_shards_is_the_same(runner, source, finished, deeper, tmp_path):
+def test_by_way_of_the_disk_or_straight_into_shards_is_the_same(runner, source, finished, deeper, afresh, tmp_path):
     run_from(runner, source, deeper, tmp_path / "disk")
     run_from(runner, source, finished.path, tmp_path / "straight", SURGERIES)
     assert fingerprints(tmp_path / "disk", 3) == fingerprints(tmp_path / "straight", 3)
@@ -40,9 +57,8 @@ def test_by_way_of_the_disk_or_straight_into_shards_is_the_same(runner, source, 
     assert recorded["initial_transforms"] == [{"class": "Interleave", "optimizer": "map", "times": 2}]
     assert recorded["initial_optimizer"] == "restore"
     # With its moments it goes another way than afresh.
-    run_from(runner, source, deeper, tmp_path / "afresh", INITIAL_OPTIMIZER="reset")
-    assert parameters(tmp_path / "afresh", 3) != parameters(tmp_path / "disk", 3)
-    first = [read_metrics(tmp_path / name).series["train/loss"].values[0] for name in ("disk", "afresh")]
+    assert parameters(afresh, 3) != parameters(tmp_path / "disk", 3)
+    first = [read_metrics(path).series["train/loss"].values[0] for path in (tmp_path / "disk", afresh)]
     assert first[0] == first[1]
 
 
@@ -56,21 +72,18 @@ def test_its_own_gin_file_is_a_model(runner, source, deeper, tmp_path):
     assert "computes otherwise" not in process.err
 
 
-def test_out_to_others_and_back(runner, deeper, tmp_path):
-    runner.run("export", str(deeper), str(tmp_path / "hugging_face"))
+def test_out_to_others_and_back(runner, deeper, exported, tmp_path):
     # 12 steps of 8 rows of 32 tokens.
-    assert "tokens trained on with t5x_scale: 3,072" in (tmp_path / "hugging_face" / "README.md").read_text()
-    config = json.loads((tmp_path / "hugging_face" / "config.json").read_text())
+    assert "tokens trained on with t5x_scale: 3,072" in (exported / "README.md").read_text()
+    config = json.loads((exported / "config.json").read_text())
     assert (config["model_type"], config["num_hidden_layers"]) == ("cohere", 4)
-    runner.run("import", str(tmp_path / "hugging_face"), str(tmp_path / "back"))
+    runner.run("import", str(exported), str(tmp_path / "back"))
     assert parameters(tmp_path / "back", 0) == parameters(deeper, 0)
 
 
-def test_a_foreign_checkpoint_is_evaluated_and_continued_as_it_is(runner, source, deeper, tmp_path):
-    runner.run("export", str(deeper), str(tmp_path / "hugging_face"))
-    run_from(runner, source, tmp_path / "hugging_face", tmp_path / "new", INITIAL_OPTIMIZER="reset")
-    run_from(runner, source, deeper, tmp_path / "own", INITIAL_OPTIMIZER="reset")
-    assert fingerprints(tmp_path / "new", 3) == fingerprints(tmp_path / "own", 3)
+def test_a_foreign_checkpoint_is_evaluated_and_continued_as_it_is(runner, source, exported, afresh, tmp_path):
+    run_from(runner, source, exported, tmp_path / "new", INITIAL_OPTIMIZER="reset")
+    assert fingerprints(tmp_path / "new", 3) == fingerprints(afresh, 3)
 
 
 def test_a_merge_of_two_steps(runner, finished, tmp_path):
@@ -127,8 +140,8 @@ def test_a_beginning_that_does_not_fit_is_refused_before_data_is_made(
     assert not (tmp_path / "new").exists()
 
 
-def test_rows_shorter_than_the_context_do_not_shorten_it(runner, source, deeper, tmp_path):
-    runner.run("export", str(deeper), str(tmp_path / "there"))
+def test_rows_shorter_than_the_context_do_not_shorten_it(runner, source, exported, tmp_path):
+    shutil.copytree(exported, tmp_path / "there")
     config = json.loads((tmp_path / "there" / "config.json").read_text())
     (tmp_path / "there" / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 4096}))
     runner.run("import", str(tmp_path / "there"), str(tmp_path / "base"))

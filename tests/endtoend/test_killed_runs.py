@@ -35,8 +35,8 @@ def test_killed_everywhere(runner, source, finished, tmp_path):
         "in the last evaluation": lambda process: STEPS in steps(run),
     }
     unfinished = 0
-    for moment in moments.values():
-        kill(runner.start("train", **train).until(moment))
+    for name, moment in moments.items():
+        kill(runner.start("train", anew="compiled" in name, **train).until(moment))
         unfinished += STEPS not in steps(run)
     assert unfinished >= 5, "killed too late to tell"
     runner.run("train", **train)
@@ -56,7 +56,7 @@ def test_killed_variants(runner, source, tmp_path, variant):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     settings = {**settings, "MIXTURE_OR_TASK_NAME": source, "STORE_DIR": str(tmp_path / "stores")}
     settings |= {"EvaluationConfig__every_steps": 0}
-    runner.run("train", env=devices(number), MODEL_DIR=str(whole), **settings)
+    runner.run("train", env=devices(number), anew=True, MODEL_DIR=str(whole), **settings)
     kill(runner.start("train", env=devices(number), MODEL_DIR=str(killed), **settings).until(saving(killed, 6)))
     assert STEPS not in steps(killed)
     runner.run("train", env=devices(number), MODEL_DIR=str(killed), **settings)

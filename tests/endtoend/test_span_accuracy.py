@@ -1,9 +1,11 @@
 """The tool that measures held-out spans row by row, on a finished run, as a user calls it."""
 
+import importlib.util
 import json
 import pathlib
 import subprocess
 import sys
+import types
 
 import pytest
 
@@ -19,6 +21,20 @@ objectives.SpanFromBothSides.spans = 2
 
 def call(*words):
     return subprocess.run([sys.executable, TOOL, *map(str, words)], capture_output=True, text=True, timeout=120)
+
+
+@pytest.fixture
+def call_here(monkeypatch, capsys):
+    """The same in this process, which has imported everything."""
+    spec = importlib.util.spec_from_file_location("span_accuracy", TOOL)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+
+    def call(*words):
+        monkeypatch.setattr(sys, "argv", [str(TOOL), *map(str, words)])
+        return types.SimpleNamespace(returncode=module.main(), **capsys.readouterr()._asdict())
+
+    return call
 
 
 @pytest.fixture(scope="module")
@@ -51,16 +67,16 @@ def source_of(finished):
     return {"MIXTURE_OR_TASK_NAME": config["recorded"]["mixture"]}
 
 
-def test_a_comparison(measured):
+def test_a_comparison(measured, call_here):
     last, early = measured / "last.json", measured / "early.json"
     result = call("compare", f"{last}:causal_lm", f"{early}:causal_lm", "--confidence=0.9")
     assert result.returncode in (0, 1), result.stderr
     [_, _, gain] = result.stdout.splitlines()
     assert gain.endswith("90% confidence")
     assert (float(gain.split("[")[1].split(",")[0]) > 0) == (result.returncode == 0)
-    same = call("compare", f"{last}:span_from_left", f"{last}:span_from_left")
+    same = call_here("compare", f"{last}:span_from_left", f"{last}:span_from_left")
     assert same.returncode == 1
-    assert same.stdout.splitlines()[2].split() == ["+0.0000", "[+0.0000,", "+0.0000]", "95%", "confidence"]
+    assert same.out.splitlines()[2].split() == ["+0.0000", "[+0.0000,", "+0.0000]", "95%", "confidence"]
 
 
 @pytest.mark.parametrize(
@@ -72,11 +88,11 @@ def test_a_comparison(measured):
         (["measure", "--output=x.json"], "--gin_file"),
     ],
 )
-def test_mistakes_are_said_in_one_line(measured, words, message):
-    result = call(*(measured / word if word.endswith(("_lm", "_left", ":spans")) else word for word in words))
+def test_mistakes_are_said_in_one_line(measured, call_here, words, message):
+    result = call_here(*(measured / word if word.endswith(("_lm", "_left", ":spans")) else word for word in words))
     assert result.returncode == 1
-    assert result.stderr.count("\n") == 1
-    assert message in result.stderr
+    assert result.err.count("\n") == 1
+    assert message in result.err
 
 
 def test_nothing_to_measure(finished, measured):
