@@ -19,6 +19,9 @@ os.environ["XLA_FLAGS"] = " ".join([_given, *(flag for flag in _FLAGS if flag no
 # Where in the sources an operation was made is a twentieth of tracing and lowering, and no test reads it.
 os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")
 
+# Collecting makes hardly any garbage, and looking for it is a quarter of its time: see pytest_collection_finish.
+gc.disable()
+
 
 def pytest_collection_modifyitems(items):
     """Whole runs and comparisons of trainings first: no process shall be left with one of them when the rest is done.
@@ -33,3 +36,4 @@ def pytest_collection_finish(session):
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)
+    gc.enable()
