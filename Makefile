@@ -21,7 +21,7 @@ TPU_VENV := .venv-tpu
 
 help:
 	@echo "make demo    pretrain a small PaLM on real text, kill it, resume it, continue it, sample from it"
-	@echo "make continue-demo   take the demo's model on in five ways, and compare: UL2R, deeper, expanded, …"
+	@echo "make continue-demo   take the demo's model on in six ways, and compare: UL2R, deeper, expanded, …"
 	@echo "make test    every test that needs nothing more than this"
 	@echo "make test-multiprocess   runs of one, two and four processes against each other, and with some of them lost"
 	@echo "make test-aot   programs for TPU slices that are not here, by their own compiler"
@@ -47,7 +47,7 @@ clean-demo:
 	rm -rf runs/demo
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile --ignore=tests/reference --ignore=tests/aot --ignore=tests/multiprocess --ignore=tests/drills tests
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --ignore=tests/reference --ignore=tests/aot --ignore=tests/multiprocess --ignore=tests/drills tests
 
 test-multiprocess: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -q tests/multiprocess

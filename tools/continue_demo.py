@@ -1,9 +1,9 @@
-"""`make continue-demo`: the demonstration's model taken on in five ways, at equal steps, and compared.
+"""`make continue-demo`: the demonstration's model taken on in six ways, at equal steps, and compared.
 
-Plain continuation, UL2R, depth up-scaling, block expansion, and the deeper model from scratch: each is a file in
-gin/runs/continue_demo/. Asked of each, and of the model they begin with: the causal loss on the validation splits, and
-the accuracy on the tokens of held-out spans, teacher-forced, given both sides or the left one only. UL2R is held
-against the causal models given the left side, so that none is judged on a format it never saw.
+Plain continuation, UL2R with spans behind the text or in place, depth up-scaling, block expansion, and the deeper model
+from scratch: each is a file in gin/runs/continue_demo/. Asked of each, and of the model they begin with: the causal loss
+on the validation splits, and the accuracy on the tokens of held-out spans, teacher-forced, given both sides or the left
+one only. UL2R is held against the causal models given the left side, so that none is judged on a format it never saw.
 Leaves runs/continue_demo/ with the runs, table.txt and results.json. Every line it prints with $ is the command line's.
 """
 
@@ -31,7 +31,10 @@ ARMS = {
     "deeper": "(c) depth up-scaling, 6 layers",
     "expanded": "(d) block expansion, 6 layers",
     "scratch": "(e) 6 layers from scratch",
+    "in_place": "(f) UL2R, spans in place",
 }
+# Each is asked for spans from both sides in the form that it was trained on, if it was trained on any.
+SPANS = {"in_place": "gin/objectives/held_out_spans_in_place.gin"}
 RESHAPED = ("deeper", "expanded")
 SEED = 1
 LEFT, BOTH = "span_from_left", "span_from_both_sides"
@@ -55,7 +58,8 @@ def train(arm: str) -> None:
 def measure(name: str, model_dir: pathlib.Path) -> dict[str, dict[str, RowSums]]:
     """Sums of every validation row, `{objective: {task: sums}}`."""
     output = ROOT / f"{name}.json"
-    files = [f"--gin_file={model_dir}/config.gin", "--gin_file=gin/objectives/held_out_spans.gin"]
+    spans = SPANS.get(name, "gin/objectives/held_out_spans.gin")
+    files = [f"--gin_file={model_dir}/config.gin", f"--gin_file={spans}"]
     # The spans are drawn from the seed of the data, so all are asked with one.
     run(["tools/span_accuracy.py"], ["measure", *files, f"--gin.SEED={SEED}", f"--output={output}"])
     return by_objective(json.loads(output.read_text())["rows"])
@@ -89,9 +93,9 @@ def table(results: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def verdict(gain: Interval, name: str) -> str:
-    """One sentence on UL2R against a causal model."""
-    return f"UL2R given both sides is {gain.side} {name} given the left: {gain.render()}"
+def verdict(gain: Interval, arm: str, name: str) -> str:
+    """One sentence on a form of UL2R against a causal model."""
+    return f"{ARMS[arm]} given both sides is {gain.side} {name} given the left: {gain.render()}"
 
 
 def main() -> None:
@@ -107,12 +111,13 @@ def main() -> None:
     titles = {"before": "the demonstration's model, before", **ARMS}
     results = {titles[name]: summarize(rows[name], places[name]) for name in rows}
     text = table(results)
-    infilled = join(rows["ul2r"][BOTH])
-    gains = {name: accuracy_gain(infilled, join(rows[name][LEFT])) for name in ("before", "plain")}
-    text += "\n\n" + "\n".join(verdict(gain, titles[name]) for name, gain in gains.items())
+    pairs = [(arm, name) for arm in ("ul2r", "in_place") for name in ("before", "plain")]
+    gains = {pair: accuracy_gain(join(rows[pair[0]][BOTH]), join(rows[pair[1]][LEFT])) for pair in pairs}
+    text += "\n\n" + "\n".join(verdict(gain, arm, titles[name]) for (arm, name), gain in gains.items())
     text += "\n(95 % confidence, paired bootstrap over rows; loss in nats a token; tokens/s is the training's median)\n"
     (ROOT / "table.txt").write_text(text)
-    figures = {"models": results, "ul2r": {name: dataclasses.asdict(gain) for name, gain in gains.items()}}
+    compared = {f"{arm} against {name}": dataclasses.asdict(gain) for (arm, name), gain in gains.items()}
+    figures = {"models": results, "infilling": compared}
     (ROOT / "results.json").write_text(json.dumps(figures, indent=2) + "\n")
     print(f"\n{text}\nThe whole comparison took {(time.monotonic() - started) / 60:.1f} minutes.")
 
