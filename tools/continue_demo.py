@@ -1,9 +1,10 @@
 """`make continue-demo`: the demonstration's model taken on in six ways, at equal steps, and compared.
 
-Plain continuation, UL2R with spans behind the text or in place, depth up-scaling, block expansion, and the deeper model
-from scratch: each is a file in gin/runs/continue_demo/. Asked of each, and of the model they begin with: the causal loss
-on the validation splits, and the accuracy on the tokens of held-out spans, teacher-forced, given both sides or the left
-one only. UL2R is held against the causal models given the left side, so that none is judged on a format it never saw.
+Plain continuation, UL2R with spans behind the text or in place, depth up-scaling, block expansion, and the deeper
+model from scratch: each is a file in gin/runs/continue_demo/. Asked of each, and of the model they begin with: the
+causal loss on the validation splits, and the accuracy on the tokens of held-out spans, teacher-forced, given both sides
+or the left one only. UL2R is held against the causal models given the left side, so that none is judged on a format it
+never saw.
 Leaves runs/continue_demo/ with the runs, table.txt and results.json. Every line it prints with $ is the command line's.
 """
 
