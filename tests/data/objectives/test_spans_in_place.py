@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from t5x_scale.core import batch as batch_lib
 from t5x_scale.data import objectives
 from t5x_scale.data.objectives.denoisers import sentinel_ids
+from t5x_scale.data.rows.packing import assemble
 
 FORMS = {
     "ul2r": lambda **form: objectives.Ul2r(**form),
@@ -81,8 +82,6 @@ def test_documents_are_fed_as_windows_are(vocabulary):
 
 
 def test_rows_of_documents_deliver_the_positions(vocabulary):
-    from t5x_scale.data.rows.packing import assemble
-
     objective = objectives.SpanCorruption(in_place=True).with_vocabulary(vocabulary)
     generator = np.random.Generator(np.random.Philox(0))
     pieces = [objectives.Piece(row, previous=vocabulary.eod_id) for row in text(20, 2)]
