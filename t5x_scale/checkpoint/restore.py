@@ -12,7 +12,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import orbax.checkpoint as ocp
@@ -20,7 +20,7 @@ import orbax.checkpoint as ocp
 from t5x_scale.checkpoint import integrity, layout, multihost
 from t5x_scale.checkpoint.layout import DamagedError, Document
 from t5x_scale.checkpoint.plain_files import check_plain_files
-from t5x_scale.checkpoint.storage_errors import describe_read
+from t5x_scale.checkpoint.storage_errors import describe_read, find_refusal
 from t5x_scale.core import files, trees
 from t5x_scale.core.errors import UserError, did_you_mean
 from t5x_scale.core.leaves import Origin, OriginLine, render_lines
@@ -152,6 +152,7 @@ def read_document(step_path: files.Path) -> Document:
 
     Raises:
       DamagedError: some process could not read it or does not trust it.
+      UserError: some process may not read it, which says nothing of what it holds.
     """
     document, failure = None, None
     try:
@@ -159,7 +160,10 @@ def read_document(step_path: files.Path) -> Document:
         document = layout.read_document(step_path)
     except DamagedError as error:
         failure = error
-    if not multihost.all_agree(failure is None):
+    outcome = multihost.worst(_rank(failure))
+    if outcome == _UNKNOWN:
+        _raise_unknown(failure, f"the metadata of step {step_path.name}")
+    if outcome == _DAMAGED:
         raise failure or DamagedError("another process cannot read its metadata")
     check_same(document)
     return document
@@ -202,10 +206,7 @@ def read_verified_leaves(
         failure = error
     outcome = multihost.worst(_rank(failure))
     if outcome == _UNKNOWN:
-        if _rank(failure) == _UNKNOWN and not isinstance(failure, PermissionError):
-            raise failure
-        reason = describe_read(failure) if failure else "another process cannot read them"
-        raise UserError(f"the arrays of step {document.step} cannot be read, and may be sound: {reason}") from failure
+        _raise_unknown(failure, f"the arrays of step {document.step}")
     if outcome == _DAMAGED:
         _end_reads(failure)
         if isinstance(failure, DamagedError):
@@ -227,9 +228,18 @@ def _rank(failure: Exception | None) -> int:
     """What a failure says of the bits."""
     if failure is None:
         return _READ
-    if isinstance(failure, MemoryError | PermissionError) or "RESOURCE_EXHAUSTED" in str(failure):
+    if isinstance(failure, MemoryError) or "RESOURCE_EXHAUSTED" in str(failure) or find_refusal(failure):
         return _UNKNOWN
     return _DAMAGED
+
+
+def _raise_unknown(failure: Exception | None, what: str) -> NoReturn:
+    """Raises where some process cannot tell: what this one has met, or that it was another."""
+    refusal = failure and find_refusal(failure)
+    if _rank(failure) == _UNKNOWN and not refusal:
+        raise failure
+    reason = describe_read(refusal or failure) if failure else "another process cannot"
+    raise UserError(f"{what} cannot be read, and may be sound: {reason}") from failure
 
 
 def read_leaves(step_path: files.Path, abstract: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:

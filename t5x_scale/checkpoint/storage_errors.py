@@ -19,8 +19,11 @@ _STATUSES = {
     "DATA_LOSS": "is damaged",
     "FAILED_PRECONDITION": "is not what was written",
     "INVALID_ARGUMENT": "is not what was written",
+    "PERMISSION_DENIED": "may not be read",
+    "UNAUTHENTICATED": "may not be read",
 }
 _STATUS = re.compile(rf"\b({'|'.join(_STATUSES)}): ")
+_REFUSED = re.compile("^(PERMISSION_DENIED|UNAUTHENTICATED): ")
 
 
 def describe_write(error: BaseException) -> str:
@@ -40,6 +43,12 @@ def describe_read(error: BaseException) -> str:
     if isinstance(error, ValueError | KeyError | TypeError | AttributeError | RecursionError):
         return first_line(ValueError(describe_unreadable(error))) or type(error).__name__
     return first_line(error) or type(error).__name__
+
+
+def find_refusal(error: BaseException) -> BaseException | None:
+    """Of an error and its causes the one that says that somebody may not read, which says nothing of what is there."""
+    refusals = (one for one in _chain(error) if isinstance(one, PermissionError) or _REFUSED.match(str(one)))
+    return next(refusals, None)
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -9,6 +9,7 @@ from t5x_scale.checkpoint import restore
 from t5x_scale.checkpoint.config import CheckpointConfig
 from t5x_scale.checkpoint.manager import CheckpointManager
 from t5x_scale.checkpoint.storage_errors import describe_read, describe_write
+from t5x_scale.core import files
 from t5x_scale.core.errors import UserError
 
 STATE = {"kernel": jnp.asarray(np.random.default_rng(0).normal(size=(256, 256)), jnp.float32), "bias": jnp.ones(3)}
@@ -74,9 +75,24 @@ def test_what_may_not_be_read_is_not_taken_for_damaged(step, monkeypatch):
     fail(PermissionError(13, "Permission denied", str(step / "state" / "manifest.ocdbt")))
     with pytest.raises(UserError, match=r"step 1 cannot be read, and may be sound: state/manifest.ocdbt: Permission"):
         manager.restore(ABSTRACT)
+    # As TensorStore says it.
+    file = step / "state" / "manifest.ocdbt"
+    fail(ValueError(f'PERMISSION_DENIED: Error reading local file "{file}": Failed to open: "{file}": Permission'))
+    with pytest.raises(UserError, match=r"step 1 cannot be read, and may be sound: state/manifest.ocdbt may not be"):
+        manager.restore(ABSTRACT)
     fail(jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory\nand a page"))
     with pytest.raises(jax.errors.JaxRuntimeError, match="RESOURCE_EXHAUSTED"):
         manager.restore(ABSTRACT)
+
+
+def test_a_document_that_may_not_be_read_is_not_taken_for_damaged(step, monkeypatch):
+    def read(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(files, "read_bounded", read)
+    said = "the metadata of step 1 cannot be read, and may be sound: metadata/metadata: Permission denied"
+    with pytest.raises(UserError, match=said):
+        CheckpointManager(step.parents[1]).restore(ABSTRACT)
 
 
 def test_errors_of_every_kind_are_one_line():
