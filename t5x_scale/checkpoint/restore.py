@@ -175,7 +175,7 @@ def check_same(document: Document) -> None:
     Raises:
       DamagedError: they have not.
     """
-    content = json.dumps(dataclasses.asdict(document), sort_keys=True)
+    content = json.dumps(vars(document), default=vars, sort_keys=True)
     word = int(hashlib.sha256(content.encode()).hexdigest()[:15], 16)
     if not multihost.all_agree(multihost.share_word(word) == word):
         raise DamagedError("the processes have different ones")
