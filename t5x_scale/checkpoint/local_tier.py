@@ -61,7 +61,7 @@ class LocalTier:
         if not multihost.share_steps(layout.list_steps(self._directory)):
             return []
         interventions = timeline.load_interventions(self._directory.parent)
-        steps = [] if own is None else layout.list_steps(own)
+        steps = [] if own is None else _list_steps(own)
         return multihost.common_steps([step for step in steps if not self._is_stale(step, interventions)])
 
     def save(self, step: int, leaves: Mapping[str, Any], document: Document) -> None:
@@ -94,7 +94,7 @@ class LocalTier:
         """Deletes this process's steps at or above `step`: the run does not go on from them."""
         self.wait()
         own = self._find_own(create=False)
-        for candidate in [] if own is None else layout.list_steps(own):
+        for candidate in [] if own is None else _list_steps(own):
             if candidate >= step:
                 shutil.rmtree(layout.step_directory(own, candidate), ignore_errors=True)
 
@@ -144,6 +144,15 @@ def _check_directory(path: files.Path) -> None:
     else:
         return
     raise UserError(f"CheckpointConfig.local_directory is {path}, where no checkpoints can be kept: {reason}")
+
+
+def _list_steps(own: files.Path) -> list[int]:
+    """`layout.list_steps`; none where they cannot be listed, since the other processes wait for an answer."""
+    try:
+        return layout.list_steps(own)
+    except OSError as error:
+        LOGGER.warning("%s cannot be listed, and so its local checkpoints are not used: %s", own, error.strerror)
+        return []
 
 
 def _read_run(directory: files.Path, create: bool) -> int:

@@ -98,6 +98,15 @@ def test_all_local_ones_damaged(tmp_path, run, config):
     assert restore(run, config).step == 10
 
 
+def test_a_place_that_cannot_be_listed_is_passed_over(tmp_path, run, config, caplog):
+    """An error here would leave the other processes waiting for this one's list."""
+    [own] = (tmp_path / "local").glob("*/0")
+    shutil.rmtree(own)
+    own.write_text("")
+    assert restore(run, config).step == 10
+    assert "cannot be listed, and so its local checkpoints are not used: Not a directory" in caplog.text
+
+
 def test_the_same_shards_on_another_mesh_do(run, config):
     restored = restore(run, config, make_state(0, (2, 4), P("y", "x")))
     assert restored.step == 16
