@@ -71,5 +71,6 @@ def examples_of(fields: Mapping[str, np.ndarray], row: int) -> list[Example]:
     for segment in range(1, int(segments.max(initial=0)) + 1):
         mine = segments == segment
         parts = [columns[n][mine] for n in (batch_lib.INPUT_TOKENS, batch_lib.TARGET_TOKENS, batch_lib.LOSS_WEIGHTS)]
-        examples.append(Example(*parts, prefix=int(prefix[mine].sum())))
+        positions = columns[batch_lib.POSITIONS][mine] if batch_lib.POSITIONS in columns else None
+        examples.append(Example(*parts, prefix=int(prefix[mine].sum()), positions=positions))
     return examples

@@ -90,6 +90,8 @@ def test_rows_of_documents_deliver_the_positions(vocabulary):
     end = len(examples[0].inputs)
     np.testing.assert_array_equal(fields[batch_lib.POSITIONS][0, :end], examples[0].positions)
     np.testing.assert_array_equal(fields[batch_lib.POSITIONS][0, end : 2 * end], examples[1].positions)
+    for found, example in zip(objectives.examples_of(fields, 0), examples, strict=True):
+        np.testing.assert_array_equal(found.positions, example.positions)
 
 
 def test_the_form_is_part_of_the_name_where_it_is_not_the_usual_one():
