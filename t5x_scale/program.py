@@ -105,7 +105,7 @@ class Runtime:
     def abstract_state(self) -> TrainState:
         """The whole state as `ShapeDtypeStruct`s with their shardings, in the structure of a real one."""
         model = self.program.model
-        shapes = jax.eval_shape(self._state_of, self.program.model.abstract_params())
+        shapes = jax.eval_shape(self._state_of, model.abstract_params())
         axes = self._optimizer.state_axes(model.abstract_params(), model.axes())
         leaves, structure = jax.tree.flatten(shapes.opt_state)
         names = structure.flatten_up_to(axes)
