@@ -2,8 +2,8 @@
 
 Shapes, batches and remat of the rows are gin files (`gin/calibration/`). What is compared is the time of a step, since
 the utilisations are counted in different ways. The constants of `links.Constants` are fitted, and the form of the costs
-was chosen, with the rows marked so in sight, and with no others; those of `kernels.KernelModel` come from no row, but
-from the compiler's schedules of the kernel for v5p.
+was chosen, with the rows marked so in sight, and with no others; those of attention in `kernels.KernelModel` come from
+no row, but from the compiler's schedules of the kernel for v5p.
 """
 
 from __future__ import annotations

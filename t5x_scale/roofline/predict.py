@@ -242,7 +242,10 @@ def _notes(walk: Walk, machine: Machine) -> tuple[str, ...]:
     if machine.chip.assumed:
         notes.append(f"assumed for {machine.chip.name}, no page gives it: {', '.join(machine.chip.assumed)}")
     if walk.busy.get("kernel"):
-        notes.append("time of attention kernels is counted from their shapes and blocks, of others from FLOPs")
+        notes.append(
+            "time of attention kernels is counted from their shapes and blocks, of others from their FLOPs at an assumed "
+            "share of the peak"
+        )
     if not machine.chip.link_bandwidth:
         notes.append("these devices have no known links: time of collectives is left out")
     notes.append("not seen: input pipeline, stragglers, checkpoints, contention of transfers for HBM")
