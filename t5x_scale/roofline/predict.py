@@ -243,7 +243,7 @@ def _notes(walk: Walk, machine: Machine) -> tuple[str, ...]:
         notes.append(f"assumed for {machine.chip.name}, no page gives it: {', '.join(machine.chip.assumed)}")
     if walk.busy.get("kernel"):
         notes.append(
-            "time of attention kernels is counted from their shapes and blocks, of others from their FLOPs at an assumed "
+            "time of attention kernels is counted from their shapes and blocks, of others from FLOPs at an assumed "
             "share of the peak"
         )
     if not machine.chip.link_bandwidth:
