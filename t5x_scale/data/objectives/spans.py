@@ -7,7 +7,8 @@ the position that it has in the text, and instead of a sentinel of the targets, 
 before the hole. A model of whole texts then predicts a span from what it was trained to predict it from, the tokens
 before it at their distances, and has the text behind the hole besides; written out, it would have to learn first to
 look up which token stood before a sentinel. What is predicted, and how long a sequence is, is the same in both forms.
-Positions that are the text's also tell how long a hole is. (GLM, Du et al. 2021, arXiv 2103.10360, section 2.2, has a
+Positions that are the text's also tell how long a hole is; sliding windows go by the row, not by them; and generation,
+which continues texts, knows no holes in either form. (GLM, Du et al. 2021, arXiv 2103.10360, section 2.2, has a
 second kind of position for this, and tells no lengths.)
 """
 
