@@ -51,6 +51,8 @@ def precompile(
     run_files.check_shapes(runtime, data)
     if assumes_usual_run:
         print("no run file is given; a usual run is assumed (gin/runs/precompile.gin), which flags change:")
+    if topology is None:
+        print("TOPOLOGY is None: compiled for the devices that are here; a file of gin/hardware/ names another machine")
     sizes = tuple(dict.fromkeys(data.schedule.sizes()))
     print(setting_text(describe_setting(runtime, data, sizes[-1])), flush=True)
     if search:

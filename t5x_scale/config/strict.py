@@ -46,6 +46,11 @@ def check(configuration: Configuration, command: str, roots: dict[str, Configura
     ever = reach_ever(configuration, list(roots.values()))
     strangers = [binding for binding in configuration.in_force() if not ever.includes(binding)]
     _check_defined(configuration, reached[command], strangers)
+    if strangers and not any(binding.key.selector == roots[command].selector for binding in configuration.in_force()):
+        raise UserError(
+            f"none of the gin files says what {command} is to do, so that nothing uses {described(strangers[0])}: "
+            "add a run file, one of gin/runs/"
+        )
     _check_reached(ever, strangers)
     for binding in configuration.in_force():
         _check_type(configuration, binding)

@@ -2,7 +2,7 @@
 
 A topology is named as its makers do, generation and shape in chips: `v4:4x4x4`, `v5p:8x8x8`, `v5e:4x4`, `v6e:16x16`,
 `tpu7x:4x4x4`. A chip is one device, or two (`tpu7x`): the sizes of a mesh multiply to the devices. Needs the package
-`libtpu` (`pip install t5x_scale[tpu]`) and no TPU.
+`libtpu` (`pip install -e '.[tpu]'`) and no TPU.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def topology_devices(name: str, num_slices: int = 1) -> Sequence[jax.Device]:
     """
     generation, shape = _parse(name)
     if importlib.util.find_spec("libtpu") is None:
-        raise UserError("compiling for a TPU needs the package libtpu: pip install 't5x_scale[tpu]'")
+        raise UserError("compiling for a TPU needs the package libtpu: pip install -e '.[tpu]'")
     for variable, value in _ENVIRONMENT.items():
         os.environ.setdefault(variable, value)
     from jax.experimental import topologies

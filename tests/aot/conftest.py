@@ -8,4 +8,4 @@ os.environ["TPU_SKIP_MDS_QUERY"] = "1"
 os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "true"
 
 if importlib.util.find_spec("libtpu") is None:
-    raise RuntimeError("tests/aot needs libtpu: run them by `make test-aot`, or pip install 't5x_scale[tpu]' first")
+    raise RuntimeError("tests/aot needs libtpu: run them by `make test-aot`, or pip install -e '.[tpu]' first")

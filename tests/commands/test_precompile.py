@@ -276,3 +276,10 @@ def test_without_the_compiler_it_says_what_to_install(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="needs the package libtpu"):
         topology_devices("v5p:4x4x4")
+
+
+def test_the_same_words_with_train_say_that_a_run_file_is_missing(capsys):
+    words = ["--gin_file=gin/models/palm/tiny.gin", "--gin_file=gin/hardware/cpu_8.gin"]
+    assert main(["train", *words]) == 1
+    assert "none of the gin files says what train is to do" in (said := capsys.readouterr().err)
+    assert said.strip().endswith("add a run file, one of gin/runs/")

@@ -5,6 +5,7 @@ import functools
 import pathlib
 import re
 import sys
+import types
 
 import pytest
 
@@ -15,6 +16,8 @@ from gin_files import ROOT
 
 from t5x_scale.commands import COMMANDS
 from t5x_scale.commands.precompiling.advice import advise
+from t5x_scale.commands.precompiling.attempt import _crowding
+from t5x_scale.commands.precompiling.memory import StepMemory
 from t5x_scale.config.load import Setting, load, make_arguments
 from t5x_scale.partitioning.mesh import MeshConfig
 from t5x_scale.program import Runtime
@@ -71,3 +74,23 @@ def test_a_state_that_is_too_large_alone():
 @pytest.mark.parametrize("available", [None, 10 * GIB])
 def test_without_a_known_size(available):
     assert advice(available=available, state=1, REMAT="'full'")
+
+
+def step_memory(share):
+    return StepMemory(10 * GIB, 20 * GIB, 0, 30 * GIB, 20 * GIB, 0, 0, peak=int(share * 64 * GIB), usable=64 * GIB)
+
+
+@pytest.mark.parametrize(
+    ("share", "waiting", "is_crowded"), [(0.95, 0.34, True), (0.83, 0.34, False), (0.95, 0.1, False)]
+)
+def test_a_step_that_waits_for_want_of_memory_is_told_so(share, waiting, is_crowded):
+    prediction = types.SimpleNamespace(seconds=10.0, exposed=10 * waiting)
+    said = _crowding(step_memory(share), prediction)
+    assert bool(said) == is_crowded
+    if is_crowded:
+        assert "34% of the step, with 95% of the memory" in said
+
+
+def test_the_table_says_why_its_parts_are_more_than_the_whole():
+    assert "less than its parts" in step_memory(0.9).lines()[-1]
+    assert "less than its parts" not in "".join(dataclasses.replace(step_memory(0.9), peak=None).lines())

@@ -9,7 +9,7 @@ import pytest
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "fakes"))
 
 from gin_files import names
-from golden_files import MODELS, check_golden, collectives_text, files_of, load_run, mesh_text, sharding_text
+from golden_files import GOLDEN, MODELS, check_golden, collectives_text, files_of, load_run, mesh_text, sharding_text
 
 from t5x_scale.program import Runtime
 
@@ -32,6 +32,12 @@ LAYOUTS = {
 
 def test_every_machine_has_its_model():
     assert sorted(MODELS) == sorted(HARDWARE)
+
+
+def test_every_tpu_has_a_text_of_its_collectives():
+    """Which tests/aot/machines holds it to; for CPUs there are the simulated ones, and one GPU exchanges nothing."""
+    tpus = {name for name in HARDWARE if name.startswith(("v", "tpu"))}
+    assert tpus <= {path.stem for path in (GOLDEN / "collectives").glob("*.txt")}
 
 
 @pytest.mark.parametrize("hardware", HARDWARE)

@@ -77,6 +77,8 @@ class StepMemory:
     def lines(self) -> list[str]:
         """A table."""
         whole = "" if self.usable is None else f"  of {bytes_text(self.usable)}, {self.total / self.usable:.0%}"
+        if self.total < sum(self.parts.values()):
+            whole += "  (less than its parts: room that serves twice)"
         lines = [f"  {name:34}{bytes_text(size):>14}" for name, size in self.parts.items()]
         lines.append(f"  {'a device, at once':34}{bytes_text(self.total):>14}{whole}")
         return lines + ([f"  {'and of its host':34}{bytes_text(self.host):>14}"] if self.host else [])
