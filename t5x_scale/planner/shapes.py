@@ -20,6 +20,9 @@ _GROUPED_FROM, _GROUPED_HEADS = 2e10, 8
 # How much a relative error of the parameters weighs against one of the ratio of width to depth.
 _ERROR_WEIGHT = 20.0
 _CLOSE = 0.02
+# A single layer cannot put heads together, and copies nothing it has seen (Elhage et al. 2021; Olsson et al. 2022,
+# arXiv 2209.11895): its loss lies far above that of two layers of half the size.
+_SINGLE_LAYER = 6.0
 # Beyond this factor it is another model than the one that was asked for.
 _FARTHEST = 1.4
 
@@ -105,9 +108,8 @@ def _width_unit(params: float) -> int:
 def _score(shape: Shape, params: float) -> float:
     error = abs(math.log(shape.count.total / params))
     ideal = width_to_depth(max(shape.non_embedding, 1))
-    return _ERROR_WEIGHT * max(error - _CLOSE, 0) + abs(
-        math.log(shape.config.embed_dim / shape.config.num_layers / ideal)
-    )
+    proportions = abs(math.log(shape.config.embed_dim / shape.config.num_layers / ideal))
+    return _ERROR_WEIGHT * max(error - _CLOSE, 0) + proportions + _SINGLE_LAYER * (shape.config.num_layers == 1)
 
 
 def _widths(params: float, unit: int) -> Iterator[int]:

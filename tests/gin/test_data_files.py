@@ -23,15 +23,20 @@ def load_data(*files):
     return make_arguments(load_files("train", (*BASE, *files)))["data"]
 
 
-# It only asks: OBJECTIVE stays what it is.
+# They only ask: OBJECTIVE stays what it is.
 HELD_OUT_SPANS = "gin/objectives/held_out_spans.gin"
+HELD_OUT_SPANS_IN_PLACE = "gin/objectives/held_out_spans_in_place.gin"
 
 
-@pytest.mark.parametrize("name", [name for name in names("objectives") if name != HELD_OUT_SPANS])
+@pytest.mark.parametrize(
+    "name", [name for name in names("objectives") if name not in (HELD_OUT_SPANS, HELD_OUT_SPANS_IN_PLACE)]
+)
 def test_objective(name):
     data = load_data(name)
     kind = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(data.objective).__name__).lower()
-    assert kind == {"fim": "fill_in_the_middle"}.get(pathlib.Path(name).stem, pathlib.Path(name).stem)
+    stem = pathlib.Path(name).stem
+    assert kind == {"fim": "fill_in_the_middle"}.get(stem, stem.removesuffix("_in_place"))
+    assert data.objective.has_positions == stem.endswith("_in_place")
     objective = data.objective.with_vocabulary(load_vocabulary("stdlib_8k"))
     # Serves the sequence length that pretrain.gin has, with the vocabulary that ships.
     if isinstance(data.packing, PackDocuments):
@@ -65,6 +70,16 @@ def test_held_out_spans_are_asked_for_in_rows_of_the_same_text():
     assert (type(causal), type(left), type(both)) == (CausalLm, SpanFromLeft, SpanFromBothSides)
     assert (left.span_length, left.spans, left.mode) == (both.span_length, both.spans, both.mode)
     assert left.raw_length(256) == both.raw_length(256)
+
+
+def test_spans_in_place_are_asked_for_in_place():
+    data = load_data("gin/objectives/ul2r_in_place.gin", HELD_OUT_SPANS_IN_PLACE)
+    assert [objective.has_positions for objective in (data.objective, *data.eval_objectives)] == [
+        True,
+        False,
+        False,
+        True,
+    ]
 
 
 def test_ul2r_logs_the_causal_loss_too():
