@@ -27,7 +27,7 @@ help:
 	@echo "make test-aot   programs for TPU slices that are not here, by their own compiler"
 	@echo "make test-machines   whole steps for pods of up to 6,144 chips, by the same compiler (an hour)"
 	@echo "make golden  write anew what tests/golden and tests/aot hold shardings and collectives to"
-	@echo "make sweep-demo   fifty small runs, laws fitted to them, and a plan tried; an hour, by an estimate"
+	@echo "make sweep-demo   fifty small runs, laws fitted to them, and a plan tried; 50 minutes of two cores"
 	@echo "make drill   do everything to real runs that a run must survive: kills, damage, bad batches, full disks, …"
 	@echo "make beam    build a token store with Apache Beam, in an environment of its own"
 	@echo "make reference   imported models against transformers and torch, in an environment of its own"
