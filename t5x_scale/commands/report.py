@@ -13,10 +13,7 @@ from t5x_scale.monitor.life import read_life
 from t5x_scale.monitor.life_tables import make_tables
 from t5x_scale.monitor.metric_log import read_metrics
 from t5x_scale.monitor.report import headline, judged, make_report
-from t5x_scale.planner.hindsight import make_batch_table
-
-# What is said of a run beyond its record.
-JUDGES = (make_batch_table,)
+from t5x_scale.planner.hindsight import JUDGES
 
 
 def report(model_dir: str) -> int:

@@ -34,7 +34,7 @@ from t5x_scale.monitor.spikes import SpikeGuard
 from t5x_scale.monitor.status import StatusLine
 from t5x_scale.monitor.throughput import Throughput
 from t5x_scale.monitor.writers import MetricWriters
-from t5x_scale.planner.hindsight import make_batch_table
+from t5x_scale.planner.hindsight import JUDGES
 from t5x_scale.program import Program, Runtime
 
 LOGGER = logging.getLogger(__name__)
@@ -157,7 +157,7 @@ def train(
 def _report(model_dir: str) -> str:
     """Makes the report of a finished run and says where it is. Whatever goes wrong there, the run is finished."""
     try:
-        return f"; see {make_report(model_dir, (make_batch_table,))}"
+        return f"; see {make_report(model_dir, JUDGES)}"
     except Exception as error:
         reason = to_one_line(str(error)) or type(error).__name__
         LOGGER.warning("the run is finished, but its report cannot be made: %s", reason)

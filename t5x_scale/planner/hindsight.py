@@ -91,3 +91,7 @@ def _at(log: MetricLog, name: str, steps: np.ndarray) -> np.ndarray:
     series = log.series[name]
     place = np.clip(np.searchsorted(series.steps, steps), 0, len(series.steps) - 1)
     return np.where(series.steps[place] == steps, series.values[place], np.nan)
+
+
+# What the report of a run says beyond its record.
+JUDGES = (make_batch_table,)
