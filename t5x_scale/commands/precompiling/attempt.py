@@ -21,8 +21,8 @@ from t5x_scale.roofline.hlo import parse
 from t5x_scale.roofline.memory import measure_memory
 from t5x_scale.run_files import bytes_text
 
-# Near its limit the compiler gives up hiding what is exchanged: a step of 95 % of the memory of 64 v5p hid none of its
-# collectives and took a third longer a token than one of 83 %.
+# Near its limit the compiler gives up hiding what is exchanged: of a step at 95 % of the memory of 64 v5p it hid no
+# permutation, and a token was predicted to take a third longer than at 83 %.
 CROWDED_MEMORY, CROWDED_EXPOSED = 0.9, 0.15
 
 
