@@ -1,10 +1,12 @@
 """Saves that fail: said in a line, survived, and no checkpoint that is not whole."""
 
+import itertools
 import logging
 import os
 import resource
 import subprocess
 import sys
+import time
 
 import jax
 import jax.numpy as jnp
@@ -60,6 +62,17 @@ def test_the_run_goes_on_and_saves_the_next(tmp_path, break_storage, caplog):
     lines = [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
     assert len(lines) == 1
     assert lines[0].endswith("NOT saved: No space left on device")
+
+
+@pytest.mark.parametrize("day", [86400.0, -86400.0])
+def test_a_clock_that_jumps_a_day_fails_no_save(tmp_path, monkeypatch, day):
+    """Whoever looks at the clock twice sees a day between, as he may while it is being set."""
+    honest, looks = time.time, itertools.count()
+    monkeypatch.setattr(time, "time", lambda: honest() + day * next(looks))
+    with CheckpointManager(tmp_path, EVERY) as manager:
+        manager.save(1, make_state(1), {})
+        manager.wait()
+    assert names(tmp_path) == ["1"]
 
 
 def test_what_went_wrong_is_told_for_the_record(tmp_path, break_storage):
