@@ -104,7 +104,8 @@ class Runtime:
     @functools.cached_property
     def abstract_state(self) -> TrainState:
         """The whole state as `ShapeDtypeStruct`s with their shardings, in the structure of a real one."""
-        model = self.program.model
+        # First, so that what does not divide is called by the parameter's name and not by its moment's.
+        model, params = self.program.model, self.abstract_params
         shapes = jax.eval_shape(self._state_of, model.abstract_params())
         axes = self._optimizer.state_axes(model.abstract_params(), model.axes())
         leaves, structure = jax.tree.flatten(shapes.opt_state)
@@ -112,7 +113,7 @@ class Runtime:
         placed = [self._struct(f"opt_state[{i}]", *pair) for i, pair in enumerate(zip(leaves, names, strict=True))]
         return TrainState(
             step=self._struct("step", shapes.step, ()),
-            params=self.abstract_params,
+            params=params,
             opt_state=jax.tree.unflatten(structure, placed),
         )
 
@@ -165,13 +166,19 @@ class Runtime:
           OutOfMemory: it does not fit a device; says how much it needs.
           UserError: the compiler does not know one of its options.
         """
-        record = jax.eval_shape(lambda: make_record(record_rows, self.metric_names))
-        record = jax.ShapeDtypeStruct(record.shape, record.dtype, sharding=self._replicated)
-        lowered = self.train_step.lower(self.abstract_state, self.abstract_batch(rows, length, names), record)
+        lowered = self.train_step.lower(*self._step_arguments(rows, length, record_rows, names))
         try:
             return lowered.compile()
         except jax.errors.JaxRuntimeError as error:
             raise self._said(error, f"a step of {rows} x {length} tokens") from error
+
+    def trace_step(self, rows: int, length: int, record_rows: int, names: Sequence[str] = fields.REQUIRED) -> None:
+        """Traces the training step as compiling it would, on an abstract mesh too: a second, whatever the model.
+
+        Raises:
+          UserError: what layers, kernels and schedules refuse, in the words in which compiling refuses it.
+        """
+        jax.eval_shape(self._constrained(self._step), *self._step_arguments(rows, length, record_rows, names))
 
     @functools.cached_property
     def metric_names(self) -> tuple[str, ...]:
@@ -181,17 +188,8 @@ class Runtime:
     @functools.cached_property
     def train_step(self) -> Callable[[TrainState, Any, jax.Array], tuple[TrainState, jax.Array]]:
         """The compiled `(state, batch, record) -> (state, record)`; the old state's memory is given to the new."""
-        program = self.program
-        axes = program.model.axes()
-        step = make_train_step(
-            program.model,
-            self._optimizer.make(axes),
-            self._optimizer.learning_rate,
-            program.step,
-            functools.partial(stop_frozen, self._optimizer, axes),
-        )
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state)
-        return self._jit(step, out_shardings=(shardings, self._replicated), donate_argnums=0)
+        return self._jit(self._step, out_shardings=(shardings, self._replicated), donate_argnums=0)
 
     @functools.cached_property
     def eval_step(self) -> Callable[[Params, Any], TokenLosses]:
@@ -259,6 +257,24 @@ class Runtime:
             jax.jit(lambda x: x, compiler_options=self.compiler_options).lower(nothing).compile()
         except jax.errors.JaxRuntimeError as error:
             raise self._said(error, "nothing") from error
+
+    @property
+    def _step(self) -> Callable[[TrainState, Any, jax.Array], tuple[TrainState, jax.Array]]:
+        program = self.program
+        axes = program.model.axes()
+        return make_train_step(
+            program.model,
+            self._optimizer.make(axes),
+            self._optimizer.learning_rate,
+            program.step,
+            functools.partial(stop_frozen, self._optimizer, axes),
+        )
+
+    def _step_arguments(self, rows: int, length: int, record_rows: int, names: Sequence[str]) -> tuple[Any, ...]:
+        """State, batch and record of a step, without any bytes."""
+        record = jax.eval_shape(lambda: make_record(record_rows, self.metric_names))
+        record = jax.ShapeDtypeStruct(record.shape, record.dtype, sharding=self._replicated)
+        return self.abstract_state, self.abstract_batch(rows, length, names), record
 
     @property
     def _optimizer(self) -> Optimizer:

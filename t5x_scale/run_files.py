@@ -52,6 +52,15 @@ def check_settings(model_dir: str, **counts: int) -> None:
     """
     if not isinstance(model_dir, str | os.PathLike) or not os.fspath(model_dir).strip():
         raise UserError(f"MODEL_DIR is {model_dir!r}; give the directory of the run")
+    check_counts(**counts)
+
+
+def check_counts(**counts: int) -> None:
+    """Checks whole numbers that must be at least 1.
+
+    Raises:
+      UserError: naming the value.
+    """
     for name, value in counts.items():
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise UserError(f"{name} is {value!r}; it must be a whole number, 1 or more")

@@ -1,7 +1,8 @@
 """`t5x_scale precompile`: the training step through the compiler of a machine that is not here. Does it fit?
 
 A model and a machine are enough: the run that is assumed then is gin/runs/precompile.gin. With `--dry_run` nothing is
-compiled: shapes, divisibility and bytes of state, in seconds, for any machine.
+compiled: the step is traced for the machine, which refuses what the compiler would not even see, and the bytes of its
+state are counted, in seconds.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def precompile(
     mesh = program.mesh
     devices = None if topology is None else topology_devices(topology, mesh.dcn_data * mesh.dcn_stage)
     runtime = program.make(devices)
-    run_files.check_shapes(runtime, data)
+    _check_steps(runtime, data, log_every_steps)
     if assumes_usual_run:
         print("no run file is given; a usual run is assumed (gin/runs/precompile.gin), which flags change:")
     if topology is None:
@@ -69,13 +70,30 @@ def precompile(
     return 0 if fits else EXIT_DOES_NOT_FIT
 
 
-def dry_run(program: Program, data: DataConfig, topology: str | None = None, **_: Any) -> str:
-    """The parameter table and totals, without compiling anything; what train refuses for its shapes is refused.
+def dry_run(
+    program: Program, data: DataConfig, topology: str | None = None, log_every_steps: int = 10, **_: Any
+) -> str:
+    """The parameter table and totals, without compiling anything; what is refused before compiling is refused.
 
     So is a mesh that does not fit the devices of the topology, which are counted by its name.
     """
     mesh = program.mesh
-    devices = None if topology is None else count_devices(topology, mesh.dcn_data * mesh.dcn_stage)
-    runtime = Runtime(program, mesh.make_abstract_mesh(devices))
-    run_files.check_shapes(runtime, data)
+    if topology is None:
+        abstract = mesh.make_abstract_mesh()
+    else:
+        abstract = mesh.make_abstract_mesh(count_devices(topology, mesh.dcn_data * mesh.dcn_stage), "tpu")
+    runtime = Runtime(program, abstract)
+    _check_steps(runtime, data, log_every_steps)
     return run_files.parameter_report(runtime)
+
+
+def _check_steps(runtime: Runtime, data: DataConfig, log_every_steps: int) -> None:
+    """Checks the step of every batch size before the first is compiled, which takes minutes.
+
+    Raises:
+      UserError: a batch, a layer or a schedule does not divide, or a kernel does not exist or cover the case.
+    """
+    run_files.check_counts(log_every_steps=log_every_steps)
+    run_files.check_shapes(runtime, data)
+    for size in dict.fromkeys(data.schedule.sizes()):
+        runtime.trace_step(size, data.sequence_length, log_every_steps, data.field_names)

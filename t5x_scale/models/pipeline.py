@@ -35,6 +35,7 @@ from t5x_scale.models.held import Held, dtypes_of_use, gather_held, hold, map_he
 from t5x_scale.models.layered import is_dear
 from t5x_scale.models.stack import Noted, Rows, Stack, join_rows, split_rows
 from t5x_scale.partitioning.axes import Axes
+from t5x_scale.partitioning.proposals import nearest_parts
 from t5x_scale.partitioning.shardings import activation_rules, constrain, current_rules
 from t5x_scale.partitioning.stages import AXIS, check_rows, num_stages, shift, split_over_stages, to_stages
 
@@ -93,7 +94,13 @@ def make_schedule(config: PipelineConfig, stages: int, num_layers: int) -> Sched
     repeats = max(num_layers // stages, 1) if config.repeats == MODULAR else config.repeats
     if num_layers % (stages * repeats):
         written = f"stage={stages} x repeats={repeats}"
-        raise UserError(f"pipeline: {num_layers} layers do not divide over {written} = {stages * repeats} groups")
+        # None where the layers do not divide over the stages alone.
+        own = 0 if num_layers % stages else num_layers // stages
+        near = " or ".join(f"repeats={number}" for number in nearest_parts(own, repeats, own))
+        raise UserError(
+            f"pipeline: {num_layers} layers do not divide over {written} = {stages * repeats} groups"
+            f"{f'; {near} would do' if near else ''}"
+        )
     if repeats > 1 and config.micro_batches < stages:
         raise UserError(
             f"pipeline: {config.micro_batches} micro-batches are fewer than stage={stages}; with repeats={repeats} "

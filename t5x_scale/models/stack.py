@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from t5x_scale.core.errors import UserError
 from t5x_scale.layers.masks import Mask
+from t5x_scale.partitioning.proposals import nearest_parts
 
 # Auxiliary losses by name: [B] of one layer, [layers, B] of all.
 Noted = dict[str, jax.Array]
@@ -57,7 +58,8 @@ def split_rows(x: jax.Array, parts: int) -> jax.Array:
       UserError: B does not divide.
     """
     if x.shape[0] % parts:
-        raise UserError(f"a batch of {x.shape[0]} rows does not divide into {parts} micro-batches")
+        near = " or ".join(map(str, nearest_parts(x.shape[0], parts, x.shape[0])))
+        raise UserError(f"a batch of {x.shape[0]} rows does not divide into {parts} micro-batches; {near} would do")
     return jnp.swapaxes(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 0, 1)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import jax
 import numpy as np
 from jax.experimental import mesh_utils
-from jax.sharding import AbstractMesh, AxisType, Mesh
+from jax.sharding import AbstractDevice, AbstractMesh, AxisType, Mesh
 
 from t5x_scale.core.errors import UserError
 from t5x_scale.partitioning.axes import MESH_AXES
@@ -51,11 +51,12 @@ class MeshConfig:
         axis_types = (AxisType.Auto,) * len(MESH_AXES)
         return Mesh(_arrange(devices, ici, self._dcn_sizes()), MESH_AXES, axis_types=axis_types)
 
-    def make_abstract_mesh(self, num_devices: int | None = None) -> AbstractMesh:
+    def make_abstract_mesh(self, num_devices: int | None = None, platform: str | None = None) -> AbstractMesh:
         """The same mesh without devices: for tables and shapes of a machine that is not here.
 
         Args:
           num_devices: of that machine; by default just as many as the sizes ask for, a free axis being 1.
+          platform: `tpu`, `gpu` or `cpu`, which decides about kernels; by default that of the devices that are here.
 
         Raises:
           UserError: as `make_mesh`.
@@ -65,7 +66,8 @@ class MeshConfig:
             num_devices = slices * math.prod(max(getattr(self, name), 1) for name in MESH_AXES)
         ici = self._resolve(num_devices, slices)
         sizes = tuple(size * factor for size, factor in zip(ici, self._dcn_sizes(), strict=True))
-        return AbstractMesh(sizes, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
+        device = None if platform is None else AbstractDevice(device_kind="", num_cores=None, platform=platform)
+        return AbstractMesh(sizes, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES), abstract_device=device)
 
     def _dcn_sizes(self) -> tuple[int, ...]:
         return tuple({"data": self.dcn_data, "stage": self.dcn_stage}.get(name, 1) for name in MESH_AXES)

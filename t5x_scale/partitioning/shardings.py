@@ -126,7 +126,11 @@ def current_platform() -> str:
     process's own devices.
     """
     context = current_rules()
-    return jax.default_backend() if context is None else context[0].devices.flat[0].platform
+    if context is None:
+        return jax.default_backend()
+    mesh = context[0]
+    device = mesh.abstract_device if isinstance(mesh, AbstractMesh) else mesh.devices.flat[0]
+    return jax.default_backend() if device is None else device.platform
 
 
 def dividing(mesh: Mesh, spec: PartitionSpec, shape: tuple[int, ...]) -> PartitionSpec:

@@ -239,6 +239,42 @@ def test_a_dry_run_counts_the_devices_of_the_topology(words, message, capsys):
     assert error.count("\n") == 1
 
 
+PIPELINE = ["--gin_file=gin/sharding/pipeline.gin", "--gin.MeshConfig.stage=4", "--gin.MeshConfig.fsdp=16"]
+CONTEXT = ["--gin_file=gin/sharding/context.gin", "--gin.MeshConfig.context=4", "--gin.MeshConfig.fsdp=16"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([*PIPELINE, "--gin.PipelineConfig.repeats=3"], "over stage=4 x repeats=3 = 12 groups; repeats=1 would do"),
+        ([*PIPELINE, "--gin.PipelineConfig.micro_batches=7"], "does not divide into 7 micro-batches; 4 or 8 would do"),
+        ([*PIPELINE, "--gin.PipelineConfig.micro_batches=1024"], "micro-batches of 2 rows do not divide over fsdp=16"),
+        (["--gin.Attention.implementation='splosh'"], "unknown implementation 'splosh' (did you mean 'splash'?)"),
+        (["--gin.Attention.implementation='cudnn'"], "cuDNN is for GPUs, and the platform is tpu; 'auto' does"),
+        ([*CONTEXT, "--gin.Attention.implementation='splash'"], "'splash' does not cover this: the length is stored"),
+        (["--gin.precompile.precompile.log_every_steps=0"], "log_every_steps is 0; it must be"),
+        (["--gin.ModelConfig.embed_dim=100"], "decoder/final_norm/scale: dimension 0 ('embed', size 100) does not"),
+    ],
+)
+def test_a_dry_run_refuses_what_the_compiler_would_not_see(words, message, capsys, monkeypatch):
+    monkeypatch.setattr(jax.stages.Lowered, "compile", None)
+    machine = ["--gin_file=gin/models/palm/tiny.gin", "--gin_file=gin/hardware/v5p_64.gin"]
+    assert main(["precompile", "--dry_run", *machine, *words]) == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_what_a_dry_run_refuses_is_refused_in_the_same_words_before_anything_is_compiled(capsys, monkeypatch):
+    words = [*ALONE, "--gin.BATCH_SIZE=((0, 16), (10, 24))", "--gin_file=gin/sharding/pipeline.gin"]
+    words += ["--gin.MeshConfig.stage=2", "--gin.MeshConfig.data=1", "--gin.PipelineConfig.micro_batches=8"]
+    monkeypatch.setattr(jax.stages.Lowered, "compile", None)
+    assert [main([*words, *more]) for more in ((), ("--dry_run",), ("--search",))] == [1, 1, 1]
+    first, *others = capsys.readouterr().err.splitlines()
+    assert "pipeline: micro-batches of 3 rows do not divide over fsdp=2" in first
+    assert others == [first, first]
+
+
 def test_ul2r_of_palm_540b_on_two_pods_in_a_dry_run(capsys):
     words = ["--gin_file=gin/models/palm/540b.gin", *COMMON[:-1], "--gin_file=gin/runs/ul2r.gin"]
     words += ["--gin_file=gin/hardware/v4_512.gin", "--gin.INITIAL_CHECKPOINT_PATH='palm'"]

@@ -113,8 +113,8 @@ def test_schedule(repeats, groups, turns, share):
 @pytest.mark.parametrize(
     ("config", "stages", "message"),
     [
-        (PipelineConfig(8), 3, r"4 layers do not divide over stage=3 x repeats=1 = 3 groups"),
-        (PipelineConfig(8, 4), 2, r"4 layers do not divide over stage=2 x repeats=4 = 8 groups"),
+        (PipelineConfig(8), 3, r"4 layers do not divide over stage=3 x repeats=1 = 3 groups$"),
+        (PipelineConfig(8, 4), 2, r"stage=2 x repeats=4 = 8 groups; repeats=2 would do$"),
         (PipelineConfig(8, "modular"), 8, r"4 layers do not divide over stage=8 x repeats=1 = 8 groups"),
         (PipelineConfig(1, 2), 2, r"1 micro-batches are fewer than stage=2; with repeats=2 the first must not come"),
     ],
