@@ -12,7 +12,8 @@ from typing import Any
 from t5x_scale import run_files
 from t5x_scale.commands.precompiling.attempt import attempt, describe_setting, setting_text
 from t5x_scale.commands.precompiling.search import Search, Target, find_fastest
-from t5x_scale.core.files import to_path, write_json
+from t5x_scale.core.errors import UserError
+from t5x_scale.core.files import make_directory, to_path, write_json
 from t5x_scale.data.pipeline import DataConfig
 from t5x_scale.partitioning.topologies import count_devices, topology_devices
 from t5x_scale.program import Program, Runtime
@@ -50,6 +51,8 @@ def precompile(
     devices = None if topology is None else topology_devices(topology, mesh.dcn_data * mesh.dcn_stage)
     runtime = program.make(devices)
     _check_steps(runtime, data, log_every_steps)
+    if output is not None:
+        _check_output(output)
     if assumes_usual_run:
         print("no run file is given; a usual run is assumed (gin/runs/precompile.gin), which flags change:")
     if topology is None:
@@ -85,6 +88,18 @@ def dry_run(
     runtime = Runtime(program, abstract)
     _check_steps(runtime, data, log_every_steps)
     return run_files.parameter_report(runtime)
+
+
+def _check_output(output: str) -> None:
+    """Makes the directory of the results, before the minutes whose results they are.
+
+    Raises:
+      UserError: it cannot be written, or `output` is a directory itself.
+    """
+    path = to_path(output)
+    if path.is_dir():
+        raise UserError(f"output {path} is a directory; name a file in it")
+    make_directory(path.parent)
 
 
 def _check_steps(runtime: Runtime, data: DataConfig, log_every_steps: int) -> None:

@@ -8,6 +8,7 @@ A topology is named as its makers do, generation and shape in chips: `v4:4x4x4`,
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import math
 import os
 import re
@@ -17,23 +18,34 @@ from typing import NamedTuple
 import jax
 
 from t5x_scale.core.errors import UserError, did_you_mean
+from t5x_scale.partitioning.proposals import divisors
 
 
 class Generation(NamedTuple):
-    """What the compiler calls a generation, how it joins the cores of a chip, and the devices that a chip then is."""
+    """One generation of chips.
+
+    Attributes:
+      name: what the compiler calls it.
+      chip_config: how the cores of a chip are joined.
+      dimensions: of its torus.
+      devices_per_chip: what a chip then is.
+    """
 
     name: str
     chip_config: str
+    dimensions: int
     devices_per_chip: int = 1
 
 
 GENERATIONS = {
-    "v4": Generation("v4", "megacore"),
-    "v5p": Generation("v5", "megacore"),
-    "v5e": Generation("v5e", "default"),
-    "v6e": Generation("v6e", "default"),
-    "tpu7x": Generation("tpu7x", "default", 2),
+    "v4": Generation("v4", "megacore", 3),
+    "v5p": Generation("v5", "megacore", 3),
+    "v5e": Generation("v5e", "default", 2),
+    "v6e": Generation("v6e", "default", 2),
+    "tpu7x": Generation("tpu7x", "default", 3, 2),
 }
+# No slice has more chips.
+_MOST_CHIPS = 16 * 24 * 24
 # Neither a metadata server nor a device is asked, and nothing is said about what they would have answered: the names of
 # a host and a machine only have to look like some.
 _ENVIRONMENT = {
@@ -45,7 +57,7 @@ _ENVIRONMENT = {
     "TPU_STDERR_LOG_LEVEL": "3",
     "TPU_MIN_LOG_LEVEL": "3",
 }
-_NAME = re.compile(r"([a-z0-9]+):(\d+(?:x\d+)*)")
+_NAME = re.compile(r"([a-z0-9]+):([1-9]\d{0,4}(?:x[1-9]\d{0,4})*)")
 
 
 def count_devices(name: str, num_slices: int = 1) -> int:
@@ -92,4 +104,17 @@ def _parse(name: str) -> tuple[Generation, str]:
     if word not in GENERATIONS:
         near = did_you_mean(word, GENERATIONS) or f"; known are {', '.join(GENERATIONS)}"
         raise UserError(f"TOPOLOGY {name!r}: unknown generation {word!r}{near}")
-    return GENERATIONS[word], shape
+    generation, sizes = GENERATIONS[word], [int(size) for size in shape.split("x")]
+    if len(sizes) != generation.dimensions:
+        chips, dimensions = math.prod(sizes), generation.dimensions
+        meant = f"; {chips} chips are {word}:{_compact(chips, dimensions)}" if chips <= _MOST_CHIPS else ""
+        raise UserError(
+            f"TOPOLOGY is {name!r}: a slice of {word} is a {dimensions}D torus, of {dimensions} sizes{meant}"
+        )
+    return generation, shape
+
+
+def _compact(chips: int, dimensions: int) -> str:
+    """The shape of `chips` whose sizes are the most alike: `4x4x8`."""
+    shapes = itertools.combinations_with_replacement(divisors(chips), dimensions)
+    return "x".join(map(str, min((shape for shape in shapes if math.prod(shape) == chips), key=sum)))

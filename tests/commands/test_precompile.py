@@ -15,7 +15,7 @@ from t5x_scale.core.describe import describe
 from t5x_scale.core.errors import UserError
 from t5x_scale.main import main
 from t5x_scale.partitioning.out_of_memory import OutOfMemory
-from t5x_scale.partitioning.topologies import topology_devices
+from t5x_scale.partitioning.topologies import count_devices, topology_devices
 from t5x_scale.program import Runtime
 
 # A model, a machine, and nothing else but sizes that a test can wait for.
@@ -51,11 +51,11 @@ def test_a_step_is_compiled_and_measured(capsys):
 
 
 def test_a_model_and_a_machine_are_enough(capsys, tmp_path):
-    assert main([*ALONE, f"--output={tmp_path / 'step.json'}"]) == 0
+    assert main([*ALONE, f"--output={tmp_path / 'new' / 'step.json'}"]) == 0
     text = capsys.readouterr().out
     assert text.startswith("no run file is given; a usual run is assumed")
     assert "CausalLm, PalmAdafactor, float32 over float32 parameters, z-loss 0.0001, remat full, 1 micro-batch" in text
-    (step,) = json.loads((tmp_path / "step.json").read_text())["steps"]
+    (step,) = json.loads((tmp_path / "new" / "step.json").read_text())["steps"]
     assert (step["rows"], step["length"], step["fits"], step["optimizer"]) == (16, 64, True, "PalmAdafactor")
     memory = step["memory"]
     # Parameters of two layers and the table in float32, in four parts; the moments are twice as much.
@@ -177,6 +177,18 @@ def test_search_where_nothing_fits(tmp_path, monkeypatch, capsys):
     # With other meshes it might have fitted.
     assert (code, tried) == (1, [("full", 1, 2), ("full", 1, 1), ("full", 1, 4)])
     assert text.endswith("none of these fits: use more devices, or shorter rows\n")
+
+
+@pytest.mark.parametrize(
+    ("output", "message"), [("file/a.json", "cannot write to the directory"), ("", "is a directory; name a file in it")]
+)
+def test_where_results_cannot_be_written_nothing_is_compiled(output, message, capsys, monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(jax.stages.Lowered, "compile", None)
+    assert main([*ALONE, f"--output={tmp_path / output}"]) == 1
+    said = capsys.readouterr()
+    assert message in said.err
+    assert (said.err.count("\n"), said.out) == (1, "")
 
 
 def test_the_flag_alone_asks_for_the_usual_candidates(capsys):
@@ -301,11 +313,18 @@ def raise_errors(words):
         ("v5p", r"expected a generation and a shape"),
         ("v5:4x4x4", r"unknown generation 'v5' \(did you mean"),
         (None, "TOPOLOGY is None"),
+        ("v5p:0x4x4", r"expected a generation and a shape"),
+        ("v5p:8x8", r"a slice of v5p is a 3D torus, of 3 sizes; 64 chips are v5p:4x4x4$"),
+        ("tpu7x:128", r"3D torus, of 3 sizes; 128 chips are tpu7x:4x4x8$"),
+        ("v5e:4x4x4", r"a slice of v5e is a 2D torus, of 2 sizes; 64 chips are v5e:8x8$"),
+        ("v6e:2x4x4", r"2D torus, of 2 sizes; 32 chips are v6e:4x8$"),
+        ("v4:99999x99999", r"3D torus, of 3 sizes$"),
     ],
 )
 def test_a_topology_that_is_none(name, message):
-    with pytest.raises(UserError, match=message):
-        topology_devices(name)
+    for read in (topology_devices, count_devices):
+        with pytest.raises(UserError, match=message):
+            read(name)
 
 
 def test_without_the_compiler_it_says_what_to_install(monkeypatch):
