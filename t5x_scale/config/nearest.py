@@ -39,4 +39,8 @@ def _nearness(name: str, choice: str) -> float:
 
 
 def _ratio(a: str, b: str) -> float:
+    if a.isdecimal() and b.isdecimal():
+        # All numbers are of one kind, and near as they are in size: v5p_63 is v5p_64, and not v5e_16.
+        small, large = sorted((float(a), float(b)))
+        return _THRESHOLD + (1 - _THRESHOLD) * (small / large if large else 1.0)
     return difflib.SequenceMatcher(None, a, b).ratio()

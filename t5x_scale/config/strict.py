@@ -14,10 +14,12 @@ from t5x_scale.config.configuration import (
     Configurable,
     Configuration,
     Key,
+    binding_name,
     described,
     is_builtin,
     is_macro,
     key_name,
+    references,
 )
 from t5x_scale.config.nearest import hint, nearest
 from t5x_scale.config.parse import quoted
@@ -26,6 +28,9 @@ from t5x_scale.config.signature import MISSING, PROVIDED, Parameter, parameters,
 from t5x_scale.config.types import mismatch
 from t5x_scale.config.values import expand, macro_binding
 from t5x_scale.core.errors import UserError
+
+# What run files leave to other files: a macro -> one of the files that define it.
+_LEFT_TO_FILES = {"MODEL": "gin/models/palm/8b.gin", "OPTIMIZER": "gin/optim/palm_adafactor.gin"}
 
 
 def check(configuration: Configuration, command: str, roots: dict[str, Configurable]) -> dict[str, Reached]:
@@ -51,7 +56,7 @@ def check(configuration: Configuration, command: str, roots: dict[str, Configura
             f"none of the gin files says what {command} is to do, so that nothing uses {described(strangers[0])}: "
             "add a run file, one of gin/runs/"
         )
-    _check_reached(ever, strangers)
+    _check_reached(configuration, ever, strangers)
     for binding in configuration.in_force():
         _check_type(configuration, binding)
     _check_required(command, reached[command])
@@ -65,19 +70,40 @@ def _check_defined(configuration: Configuration, reached: Reached, strangers: li
         near = nearest(macro, unused, limit=1)
         if near:
             better = f": {described(unused[near[0]])} is used by nothing; was {macro!r} meant?"
+        elif macro in _LEFT_TO_FILES:
+            example = _LEFT_TO_FILES[macro]
+            better = f": add a file of {'/'.join(example.split('/')[:2])}/, such as --gin_file={example}"
         else:
             better = hint(macro, [b.key.scope for b in configuration.in_force() if is_macro(b.configurable)])
         raise UserError(f"%{macro}, used by {described(user)}, is not defined{better}")
 
 
-def _check_reached(ever: EverReached, strangers: list[Binding]) -> None:
+def _check_reached(configuration: Configuration, ever: EverReached, strangers: list[Binding]) -> None:
     if not strangers:
         return
     # What hangs on an unreachable macro is unreachable too: the macro is the mistake to name.
     first = next((binding for binding in strangers if is_macro(binding.configurable)), strangers[0])
     others = f"; so are {len(strangers) - 1} other bindings" if len(strangers) > 1 else ""
-    near = _near_names(ever, first)
-    raise UserError(f"{described(first)} is used by no command{near}{_reason(ever, first)}{others}")
+    reason = _displaced(configuration, first) or f"{_near_names(ever, first)}{_reason(ever, first)}"
+    raise UserError(f"{described(first)} is used by no command{reason}{others}")
+
+
+def _displaced(configuration: Configuration, macro: Binding) -> str:
+    """That a later value took the place of the macro, and what to bind instead; "" if nothing ever used it."""
+    for *earlier, last in configuration.bindings.values() if is_macro(macro.configurable) else ():
+        if not any(macro.key.scope in _macros(binding) for binding in earlier):
+            continue
+        # A file that sets a parameter aside often has one of the same name in its stead.
+        others = (b for b in configuration.in_force() if b.source == last.source and b.key != last.key)
+        instead = next((b for b in others if b.key.argument == last.key.argument), last)
+        name = binding_name(last)
+        return f": {name} took it until {last.origin} set that; bind {binding_name(instead)} instead"
+    return ""
+
+
+def _macros(binding: Binding) -> set[str]:
+    """The names of the macros in a value."""
+    return {"/".join(reference.scopes) for reference in references(binding.value) if is_macro(reference.configurable)}
 
 
 def _near_names(ever: EverReached, binding: Binding) -> str:

@@ -333,6 +333,25 @@ def test_without_the_compiler_it_says_what_to_install(monkeypatch):
         topology_devices("v5p:4x4x4")
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "is not defined: add a file of gin/models/, such as --gin_file=gin/models/palm/8b.gin"),
+        (["--gin_file=gin/hardware/v5p_64.gin"], "such as --gin_file=gin/models/palm/8b.gin"),
+        (
+            ["--gin_file=gin/hardware/v5p_63.gin"],
+            "no gin file 'gin/hardware/v5p_63.gin' (did you mean 'gin/hardware/v5p_64.gin'?)",
+        ),
+        ([*ALONE[1:3], *PIPELINE, "--gin.MICRO_BATCHES=4"], "bind pipeline.PipelineConfig.micro_batches instead"),
+    ],
+)
+def test_what_is_missing_is_named_with_an_example(words, message, capsys):
+    assert main(["precompile", *words]) == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
 def test_the_same_words_with_train_say_that_a_run_file_is_missing(capsys):
     words = ["--gin_file=gin/models/palm/tiny.gin", "--gin_file=gin/hardware/cpu_8.gin"]
     assert main(["train", *words]) == 1

@@ -28,5 +28,14 @@ def test_nothing_near():
     assert hint("parts.Lion", ["parts.Model", "parts.Layer"]) == ""
 
 
+@pytest.mark.parametrize(
+    ("name", "choice"), [("v5p_63", "v5p_64"), ("v5p_65", "v5p_64"), ("v5p_130", "v5p_128"), ("v5e_255", "v5e_256")]
+)
+def test_numbers_are_near_as_they_are_in_size(name, choice):
+    known = ["v5p_64", "v5p_128", "v5p_512", "v5e_16", "v5e_256", "v4_64", "v4_2x3072"]
+    assert nearest(f"gin/hardware/{name}.gin", [f"gin/hardware/{one}.gin" for one in known])[0].count(choice) == 1
+    assert nearest("v5p_0", ["v5p_0", "v5p_00"]) == ["v5p_00"]
+
+
 def test_text():
     assert hint("trian", ["train", "eval"]) == " (did you mean 'train'?)"

@@ -38,6 +38,16 @@ class TestMistypedMacro:
     def test_never_used(self, cli):
         check_error(cli("train", "--gin.ZEBRA=7"), "--gin.ZEBRA is used by no command: nothing uses %ZEBRA")
 
+    def test_what_used_it_is_set_to_something_else(self, cli):
+        file = "import sample_parts\nsample_parts.Model.scale = %SCALE\nSCALE = 3.0\n"
+        given = {"run.gin": file, "over.gin": "import sample_parts\nsample_parts.Model.scale = 2.0\n"}
+        said = (
+            "used by no command: sample_parts.Model.scale took it until over.gin:2 set that; bind sample_parts.Model."
+        )
+        check_error(cli("train", "--gin.SCALE=4.0", files=given), f"--gin.SCALE is {said}scale instead")
+        # Before it was overridden it led somewhere: no mistake.
+        assert cli("train", files=given).code == 0
+
     def test_used_where_nothing_defines_it(self, cli):
         text = "import sample_parts\nsample_parts.Model.scale = %SCALE\nSCLAE = 3.0\n"
         check_error(
