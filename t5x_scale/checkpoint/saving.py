@@ -21,6 +21,7 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from orbax.checkpoint._src.checkpointers import async_checkpointer as orbax_async
 from orbax.checkpoint._src.futures import future as orbax_futures
 from orbax.checkpoint._src.futures import signaling_client as orbax_signals
 
@@ -38,10 +39,9 @@ BEGIN, END = "begin", "end"
 _PHASES = ("async_write_complete", "async_commit_complete")
 _ORBAX = "/orbax/checkpoint/"
 # Orbax measures by the wall clock, so that a clock which jumps a day would fail a save; a save that hangs is the
-# watchdog's business. The waits whose limit cannot be set are given a clock that does not jump.
+# watchdog's business. Its waits whose limit cannot be set are given a clock that does not jump.
 _TIMEOUT_SECONDS = 10 * 365 * 86400
-_BEGAN = time.time() - time.monotonic()
-_STEADY_CLOCK = types.SimpleNamespace(time=lambda: _BEGAN + time.monotonic())
+_STEADY_CLOCK = types.SimpleNamespace(**vars(time) | {"time": time.monotonic})
 
 Listener = Callable[[int, str], None]
 
@@ -109,7 +109,7 @@ class Saver:
     def _save(self, path: files.Path, arrays: Mapping[str, Any], document: Mapping[str, Any]) -> None:
         if self._checkpointer is None:
             logging.getLogger("absl").addFilter(_is_wanted)
-            orbax_futures.time = orbax_signals.time = _STEADY_CLOCK
+            orbax_async.time = orbax_futures.time = orbax_signals.time = _STEADY_CLOCK
             options = ocp.options.AsyncOptions(barrier_sync_fn=self._meet, timeout_secs=_TIMEOUT_SECONDS)
             self._checkpointer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler(), async_options=options)
         nested = trees.unflatten(arrays)
