@@ -28,6 +28,7 @@ import cloud  # noqa: E402
 import machines  # noqa: E402
 
 from t5x_scale.core.errors import UserError  # noqa: E402
+from t5x_scale.planner.slices import slice_sizes  # noqa: E402
 
 
 @pytest.fixture
@@ -84,6 +85,34 @@ def test_every_hardware_file_can_be_asked_for(name):
     assert len(sizes) == machine.generation.dimensions
     assert machine.chips == sizes[0] * sizes[1] * (sizes[2] if len(sizes) > 2 else 1)
     assert machine.slice_flags()
+
+
+@pytest.mark.parametrize("word", machines.GENERATIONS)
+def test_a_plan_may_ask_for_every_slice_of_a_generation(word):
+    generation = machines.GENERATIONS[word]
+    assert generation.sizes == sorted(set(generation.sizes))
+    planned = {chips for chips in slice_sizes(word) if chips <= generation.sizes[-1]}
+    assert planned <= set(generation.sizes)
+    assert set(generation.shapes) <= set(generation.sizes)
+    for chips in planned:
+        cloud_name = machines.Machine(generation, chips).accelerator_type
+        assert machines.find_machine(cloud_name).chips == machines.find_machine(f"{word}_{chips}").chips == chips
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("v5p_0", "nearest is v5p_4 "),
+        ("v5p-130", "has 65 chips; nearest are v5p_64 .* and v5p_128 "),
+        ("v4_2x3071", "has 3071 chips; nearest are v4_3008 .* and v4_3072 "),
+        ("v5p_6145", "nearest is v5p_6144 .*; two slices are v5p_2x6144$"),
+        ("v5litepod-12", "nearest are v5e_8 .*v5litepod-8.* and v5e_16 "),
+        ("v5p_0x64", "no machine 'v5p_0x64' .did you mean 'v5p_64'"),
+    ],
+)
+def test_a_size_that_cloud_does_not_have(name, said):
+    with pytest.raises(UserError, match=said):
+        machines.find_machine(name)
 
 
 def test_a_shape_that_cloud_does_not_give():
@@ -179,6 +208,20 @@ def test_keep_asks_again(call, monkeypatch, tmp_path, answers, told, code):
     monkeypatch.setattr(time, "sleep", until_there_are_no_more)
     ended, _ = call("keep.py pod v6e_256 --spot")
     assert ended == code
+    assert (tmp_path / "log").read_text().split() == told.split()
+
+
+@pytest.mark.parametrize(
+    ("state", "told"),
+    [("ACTIVE", "list"), ("SUSPENDED", "list delete create"), ("''", "list create"), ("failure", "list")],
+)
+def test_what_keep_shows_does_what_it_does(call, tmp_path, state, told):
+    code, shown = call("keep.py pod v6e_256 --spot --print")
+    assert code == 0
+    (tmp_path / "gcloud").write_text(FAKE.format(log=tmp_path / "log", answers=state))
+    (tmp_path / "gcloud").chmod(0o755)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    subprocess.run(["bash", "-c", shown], env={"PATH": path}, capture_output=True, timeout=30, check=False)
     assert (tmp_path / "log").read_text().split() == told.split()
 
 

@@ -12,7 +12,7 @@ import argparse
 import sys
 import time
 
-from cloud import QUEUED, call, execute, make_parser, render, start, where
+from cloud import QUEUED, call, check_name, execute, make_parser, render, start, where
 from create import add_request, make_request
 from delete import make_deletion
 
@@ -20,13 +20,15 @@ from delete import make_deletion
 _GONE = ("SUSPENDED", "FAILED")
 
 
+def make_look(arguments: argparse.Namespace) -> list[str]:
+    """`gcloud`'s words that say the state of the request, and nothing where there is none."""
+    only = f"--filter=name~/{check_name(arguments.name)}$"
+    return [*QUEUED, "list", *where(arguments), only, "--format=value(state.state)"]
+
+
 def read_state(arguments: argparse.Namespace) -> str | None:
     """The state of the request, empty where there is none; None where Cloud does not answer."""
-    words = [*QUEUED, "list", *where(arguments), f"--filter=name~/{arguments.name}$", "--format=value(state.state)"]
-    if arguments.print:
-        print(render(words))
-        return _GONE[0]
-    looked = start(words, capture_output=True, text=True)
+    looked = start(make_look(arguments), capture_output=True, text=True)
     if looked.returncode:
         print(f"no answer: {looked.stderr.strip()}", file=sys.stderr)
         return None
@@ -44,14 +46,24 @@ def keep(arguments: argparse.Namespace) -> int:
     return 0 if state else execute(arguments, request)
 
 
+def show(arguments: argparse.Namespace) -> str:
+    """`keep` for a shell: as there, only what is gone is deleted."""
+    request, deletion, look = (render(make(arguments)) for make in (make_request, make_deletion, make_look))
+    gone = " | ".join(_GONE)
+    return f'state=$({look}) &&\ncase "$state" in\n{gone})\n{deletion} &&\n{request} ;;\n"")\n{request} ;;\nesac'
+
+
 def main() -> int:
     """The command line; returns the exit code."""
     parser = make_parser(__doc__)
     add_request(parser)
     parser.add_argument("--every_seconds", type=int, default=60, help="between two looks")
     arguments = parser.parse_args()
+    if arguments.print:
+        print(f"# Every {arguments.every_seconds} seconds:\n{show(arguments)}")
+        return 0
     # What fails at once is wrong; what fails later may be the network.
-    if (code := keep(arguments)) or arguments.print:
+    if code := keep(arguments):
         return code
     while True:
         time.sleep(arguments.every_seconds)
