@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 from t5x_scale import __version__
 from t5x_scale.commands import COMMANDS, FLAGS, SUMMARIES, Flag
 from t5x_scale.core import distributed
-from t5x_scale.core.errors import UserError
+from t5x_scale.core.errors import UnavailableError, UserError
 from t5x_scale.core.preemption import EXIT_RESUMABLE
 
 EXIT_DONE = 0
@@ -41,8 +41,9 @@ def main(
       summaries: command -> one line for `--help`.
 
     Returns:
-      The exit code: 0 done, 75 stopped and resumable (told to, or as another process of the run is gone), 1 when the
-      user has something to mend (one line on stderr says what). Any other exception passes through with its traceback.
+      The exit code: 0 done, 75 stopped and resumable (told to, another process of the run is gone, or the storage does
+      not answer), 1 when the user has something to mend (one line on stderr says what). Any other exception passes
+      through with its traceback.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     try:
@@ -68,7 +69,8 @@ def _leave(error: BaseException, line: str = "") -> int:
         print(f"t5x_scale: error: {line}", file=sys.stderr)
     else:
         traceback.print_exception(error)
-    return distributed.leave_run(EXIT_RESUMABLE if is_lost else EXIT_ERROR, waiting=not is_lost)
+    is_resumable = is_lost or isinstance(error, UnavailableError)
+    return distributed.leave_run(EXIT_RESUMABLE if is_resumable else EXIT_ERROR, waiting=not is_lost)
 
 
 def console_entry() -> NoReturn:

@@ -9,8 +9,10 @@ from typing import Any
 import jax
 
 from t5x_scale.beginning import Beginning
+from t5x_scale.checkpoint.layout import DamagedError
 from t5x_scale.checkpoint.manager import CheckpointManager
 from t5x_scale.checkpoint.resume import compare_run_records, make_run_record
+from t5x_scale.checkpoint.together import read_together
 from t5x_scale.core import batch as fields
 from t5x_scale.core.describe import describe
 from t5x_scale.core.environment import describe_environment
@@ -112,13 +114,17 @@ def check_run(model_dir: str, record: dict[str, Any], train_steps: int) -> None:
       train_steps: of the whole run.
 
     Raises:
-      UserError: it holds another run, or this one with more steps than asked for.
+      UserError: it holds another run, or this one with more steps than asked for; in all processes if in one.
     """
-    manager = CheckpointManager(model_dir)
+    what = f"the checkpoints in {model_dir}"
+    read_together(lambda: _check_newest(CheckpointManager(model_dir), model_dir, record, train_steps), what)
+
+
+def _check_newest(manager: CheckpointManager, model_dir: str, record: dict[str, Any], train_steps: int) -> None:
     for step in reversed(manager.steps()):
         try:
             saved = manager.read_metadata(step).get("run")
-        except UserError:
+        except DamagedError:
             continue
         if saved is None:
             raise UserError(

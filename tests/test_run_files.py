@@ -6,6 +6,7 @@ import json
 import logging
 import pathlib
 import sys
+import types
 
 import jax
 import pytest
@@ -15,8 +16,9 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent / "fakes"))
 from gin_files import load_files, load_program
 
 from t5x_scale import run_files
+from t5x_scale.checkpoint import together
 from t5x_scale.config.load import make_arguments
-from t5x_scale.core.errors import UserError
+from t5x_scale.core.errors import UnavailableError, UserError
 from t5x_scale.partitioning.compiler_flags import CompilerFlags
 from t5x_scale.partitioning.mesh import MeshConfig
 from t5x_scale.partitioning.rules import fsdp_model, make_rules
@@ -71,3 +73,24 @@ def test_compiler_options_are_on_record():
     record = run_files.make_record(program.make(jax.devices()[:1]), made["data"], train_steps=10)
     assert record["environment"]["compiler_options"] == {"xla_cpu_enable_fast_min_max": True}
     json.dumps(record)
+
+
+def test_what_one_process_refuses_ends_all(tmp_path, monkeypatch):
+    """Here there is nothing to refuse; whoever went on would wait for the other."""
+    seen = UserError("another holds a converted checkpoint (process 1 of 2)")
+    monkeypatch.setattr(together.multihost, "share_error", lambda error: error or seen)
+    with pytest.raises(UserError, match="process 1 of 2"):
+        run_files.check_run(str(tmp_path), {"refused": {}}, train_steps=10)
+
+
+def test_a_run_is_not_passed_over_as_its_storage_is_away(tmp_path, monkeypatch):
+    """What belongs to another run would be written to."""
+
+    def read_metadata(step):
+        raise UnavailableError("away")
+
+    manager = types.SimpleNamespace(steps=lambda: [1], read_metadata=read_metadata)
+    monkeypatch.setattr(run_files, "CheckpointManager", lambda path: manager)
+    monkeypatch.setattr(together.time, "sleep", lambda seconds: None)
+    with pytest.raises(UnavailableError, match="away; nothing was changed"):
+        run_files.check_run(str(tmp_path), {"refused": {}}, train_steps=10)

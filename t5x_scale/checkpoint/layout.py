@@ -29,12 +29,15 @@ import dataclasses
 import hashlib
 import json
 import logging
+import os
 import re
+import stat
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 
+from t5x_scale.checkpoint.storage_errors import find_absence
 from t5x_scale.core import files, trees
 from t5x_scale.core.errors import OneLineError, UserError, describe_unreadable
 
@@ -122,7 +125,12 @@ def is_committed(path: files.Path) -> bool:
         return False
     if files.is_remote(path):
         return (path / COMMIT_MARKER).exists()
-    return path.is_dir()
+    try:
+        return stat.S_ISDIR(os.stat(path).st_mode)
+    except (OSError, ValueError) as error:
+        if find_absence(error):
+            raise
+        return False
 
 
 def set_aside(directory: files.Path, step: int) -> files.Path:
@@ -269,7 +277,13 @@ def _canonical(content: Any) -> str:
 
 
 def _list(directory: files.Path) -> list[files.Path]:
-    return list(directory.iterdir()) if directory.exists() else []
+    try:
+        return list(directory.iterdir())
+    except (OSError, ValueError) as error:
+        # Nothing exists on a file system that is away.
+        if find_absence(error) or directory.exists():
+            raise
+        return []
 
 
 def _key_name(key: Any) -> str:

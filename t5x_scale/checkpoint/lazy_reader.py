@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -17,8 +16,8 @@ from typing import NamedTuple
 from t5x_scale.checkpoint import integrity, layout, plain_form, restore
 from t5x_scale.checkpoint.layout import DamagedError, Document
 from t5x_scale.checkpoint.plain_files import check_plain_files
+from t5x_scale.checkpoint.together import read_alone
 from t5x_scale.core import files, lazy, parallel
-from t5x_scale.core.errors import describe_unreadable
 from t5x_scale.core.lazy import LazyArray, Region
 from t5x_scale.core.zarr_arrays import open_arrays
 
@@ -49,17 +48,22 @@ def read_lazily(
       The directory of the step, its document, and its leaves by path, in the order of the document.
 
     Raises:
-      UserError: nothing is there, or no step can be trusted. A damaged step is left for the one before it, loudly.
+      UserError: nothing is there, no step can be trusted, or the storage does not answer. A damaged step is left for
+        the one before it, loudly.
     """
-    directory, steps = layout.find_step_directory(path)
+    directory, steps = read_alone(lambda: layout.find_step_directory(path), os.fspath(path))
 
     def read(step: int) -> tuple[files.Path, Document, dict[str, LazyArray]]:
         step_path = layout.step_directory(directory, step)
-        document = layout.read_document(step_path)
-        leaves = open_leaves(step_path, document, prefix)
-        if verify:
-            verify_lazily(leaves, document, on_progress)
-        return step_path, document, leaves
+
+        def read_step() -> tuple[files.Path, Document, dict[str, LazyArray]]:
+            document = layout.read_document(step_path)
+            leaves = open_leaves(step_path, document, prefix)
+            if verify:
+                verify_lazily(leaves, document, on_progress)
+            return step_path, document, leaves
+
+        return read_alone(read_step, f"the checkpoint {step_path}")
 
     return restore.first_that_verifies(directory, steps, read)[1]
 
@@ -130,7 +134,8 @@ def open_leaves(step_path: files.Path, document: Document, prefix: str = "") -> 
     check_plain_files(step_path)
     state = step_path / layout.STATE_ITEM
     names = {path: plain_form.array_name(path) for path in document.leaves if path.startswith(prefix)}
-    leaves = open_arrays(state, names, _damage, driver=_read_driver(state))
+    driver = "zarr3" if plain_form.read_tree(state).get("use_zarr3") else "zarr"
+    leaves = open_arrays(state, names, _damage, driver=driver)
     for path, leaf in leaves.items():
         record = document.leaves[path]
         if (leaf.shape, leaf.dtype) != (record.shape, lazy.to_dtype(record.dtype)):
@@ -140,11 +145,3 @@ def open_leaves(step_path: files.Path, document: Document, prefix: str = "") -> 
 
 def _damage(path: str, reason: str) -> DamagedError:
     return DamagedError(f"its leaf '{path}' cannot be read ({reason})")
-
-
-def _read_driver(state: files.Path) -> str:
-    try:
-        tree = json.loads((state / plain_form.TREE_FILE).read_text())
-        return "zarr3" if tree.get("use_zarr3") else "zarr"
-    except (OSError, ValueError, AttributeError) as error:
-        raise DamagedError(f"its tree cannot be read: {describe_unreadable(error)}") from error

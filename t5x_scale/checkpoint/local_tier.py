@@ -27,6 +27,8 @@ import jax
 from t5x_scale.checkpoint import layout, multihost, restore, timeline
 from t5x_scale.checkpoint.layout import LOGGER, DamagedError, Document
 from t5x_scale.checkpoint.shard_files import ShardReader, copy_shards, write_shards
+from t5x_scale.checkpoint.storage_errors import find_absence
+from t5x_scale.checkpoint.together import list_together, read_together
 from t5x_scale.core import files
 from t5x_scale.core.errors import UserError
 
@@ -58,9 +60,10 @@ class LocalTier:
         There are none before MODEL_DIR holds a checkpoint: there must be something to fall back to.
         """
         own = self._find_own(create=False)
-        if not multihost.share_steps(layout.list_steps(self._directory)):
+        if not list_together(self._directory):
             return []
-        interventions = timeline.load_interventions(self._directory.parent)
+        run = self._directory.parent
+        interventions = read_together(lambda: timeline.load_interventions(run), str(timeline.interventions_path(run)))
         steps = [] if own is None else _list_steps(own)
         return multihost.common_steps([step for step in steps if not self._is_stale(step, interventions)])
 
@@ -85,8 +88,8 @@ class LocalTier:
             reader = ShardReader(layout.step_directory(self._own, step))
         except DamagedError as error:
             failure = error
-        if not multihost.all_agree(failure is None):
-            raise failure or DamagedError("another process cannot read its part")
+        if (error := multihost.share_error(failure)) is not None:
+            raise error
         restore.check_same(reader.document)
         return reader.document, restore.read_verified_leaves(reader.read, reader.document, abstract)
 
@@ -126,7 +129,12 @@ class LocalTier:
     def _find_own(self, create: bool) -> files.Path | None:
         """This process's directory of this run; None where the run has none yet."""
         if self._own is None:
-            word = multihost.share_word(_read_run(self._directory, create) if multihost.is_primary() else 0)
+
+            def read() -> int:
+                return _read_run(self._directory, create) if multihost.is_primary() else 0
+
+            # What is saved is saved elsewhere too; what is restored would be an older step.
+            word = multihost.share_word(read() if create else read_together(read, os.fspath(self._directory)))
             if word:
                 self._own = self._root / f"{word:016x}" / str(jax.process_index())
         return self._own
@@ -156,7 +164,10 @@ def _list_steps(own: files.Path) -> list[int]:
 
 
 def _read_run(directory: files.Path, create: bool) -> int:
-    """The number by which this run is known to its machines; 0 if it has none. A new MODEL_DIR has another one."""
+    """The number by which this run is known to its machines; 0 if it has none. A new MODEL_DIR has another one.
+
+    Where it shall not be created, the storage being away is an error.
+    """
     path = directory / _RUN_FILE
     try:
         if path.exists():
@@ -166,6 +177,8 @@ def _read_run(directory: files.Path, create: bool) -> int:
             directory.mkdir(parents=True, exist_ok=True)
             files.write_text(path, f"{number:016x}")
             return number
-    except (OSError, ValueError) as error:
+    except Exception as error:
+        if not create and find_absence(error):
+            raise
         LOGGER.warning("%s cannot be used, and so no local checkpoints: %s", os.fspath(path), error)
     return 0

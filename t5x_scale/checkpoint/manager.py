@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Collection, Mapping
 from typing import Any
 
-import jax
-
-from t5x_scale.checkpoint import integrity, layout, multihost, restore
+from t5x_scale.checkpoint import integrity, layout, multihost, tiers
 from t5x_scale.checkpoint.config import CheckpointConfig
 from t5x_scale.checkpoint.events import DAMAGED, FALLBACK, NOT_SAVED, Events, Tell
 from t5x_scale.checkpoint.keeping import Keeper, remove_leftover
-from t5x_scale.checkpoint.layout import LOGGER, DamagedError, Document
+from t5x_scale.checkpoint.layout import LOGGER
 from t5x_scale.checkpoint.local_tier import LocalTier
 from t5x_scale.checkpoint.read_back import ReadBack
 from t5x_scale.checkpoint.save_clock import SaveClock
 from t5x_scale.checkpoint.saving import Listener, Saver, make_document, to_arrays
-from t5x_scale.checkpoint.storage_errors import describe_write
+from t5x_scale.checkpoint.storage_errors import describe_write, explained, find_absence
 from t5x_scale.core import files
-from t5x_scale.core.errors import UserError
+from t5x_scale.core.errors import UnavailableError, UserError
 
 __all__ = ["CheckpointConfig", "CheckpointManager", "Restored"]
 
@@ -77,13 +74,17 @@ class CheckpointManager:
             self._local = LocalTier(self.config.local_directory, self.directory, self.config.local_keep)
 
     def steps(self) -> list[int]:
-        """The committed steps, ascending."""
-        return layout.list_steps(self.directory)
+        """The committed steps, ascending.
+
+        Raises:
+          UserError: they cannot be listed.
+        """
+        with explained(f"the list of checkpoints in {self.directory}"):
+            return layout.list_steps(self.directory)
 
     def latest(self) -> int | None:
         """The newest committed step of either tier, or None. Whether it verifies is found out by `restore`."""
-        local = self._local.steps() if self._local else []
-        return max((*multihost.share_steps(self.steps()), *local), default=None)
+        return tiers.find_newest(self.directory, self._local)
 
     def is_due(self, step: int) -> bool:
         """Whether `save` would save `step` without being forced. All processes ask before the same steps."""
@@ -108,19 +109,31 @@ class CheckpointManager:
 
         What the run goes on from has to be restored, or begun, afterwards. All processes name the same steps.
 
+        Raises:
+          UserError: they cannot be renamed; in all processes.
         """
         if not steps:
             return
         self.wait(is_last=False)
         for step in steps:
             self._keeper.disprove(step)
-        if multihost.is_primary():
-            for step in steps:
-                layout.set_aside(self.directory, step)
-        multihost.synchronise("steps set aside")
+        failure = self._set_aside(steps) if multihost.is_primary() else None
+        if (error := multihost.share_error(failure)) is not None:
+            raise error
         if self._local:
             self._local.drop_from(min(steps))
         self._position, self._is_prepared = None, False
+
+    def _set_aside(self, steps: Collection[int]) -> Exception | None:
+        try:
+            for step in steps:
+                layout.set_aside(self.directory, step)
+        except Exception as error:
+            kind = UnavailableError if find_absence(error) else UserError
+            failure = kind(f"step {step} in {self.directory} cannot be set aside: {describe_write(error)}")
+            failure.__cause__ = error
+            return failure
+        return None
 
     def save(self, step: int, state: Any, metadata: Mapping[str, Any], force: bool = False) -> bool:
         """Saves `state` with `metadata` if `step` is due; returns once the state may be donated or overwritten.
@@ -190,62 +203,31 @@ class CheckpointManager:
 
         Raises:
           UserError: there is none, or none verifies; or a leaf is missing, unexpected, or of another shape or
-            dtype, which is found from the metadata before anything is read.
+            dtype, which is found from the metadata before anything is read; or the storage does not answer.
         """
         self._settle(is_last=False)
-        steps = multihost.share_steps(self.steps())[::-1]
-        if not steps:
-            raise UserError(f"{self.directory} holds no finished checkpoint")
-        if step is not None and step not in steps:
-            raise UserError(f"{self.directory} has no checkpoint of step {step}; it has {_render_steps(steps)}")
-        local = self._local.steps() if self._local and step is None else []
         wanted = layout.flatten_leaves(abstract_state)
-        from_local = False
-
-        def read(candidate: int) -> tuple[Document, dict[str, jax.Array]]:
-            nonlocal from_local
-            if candidate in local:
-                try:
-                    result = self._local.restore(candidate, wanted)
-                    from_local = True
-                    return result
-                except DamagedError as error:
-                    if candidate not in steps:
-                        raise DamagedError(f"of the local copies {error}") from error
-                    LOGGER.warning("the local copies of step %d are NOT used: %s", candidate, error)
-            return self._read(candidate, wanted)
-
-        candidates = sorted({*steps, *local}, reverse=True) if step is None else [step]
-        found, (document, arrays) = restore.first_that_verifies(
-            self.directory, candidates, read, self._events.of(FALLBACK)
-        )
-        self._position, self._is_prepared, self._is_only_local = found, False, found not in steps
-        if not from_local:
-            self._keeper.prove(found)
+        found = tiers.restore_newest(self.directory, self._local, wanted, step, self._events.of(FALLBACK))
+        document = found.document
+        self._position, self._is_prepared, self._is_only_local = document.step, False, not found.is_in_directory
+        if not found.is_from_machines:
+            self._keeper.prove(document.step)
         return Restored(
-            state=layout.unflatten_leaves(abstract_state, arrays),
+            state=layout.unflatten_leaves(abstract_state, found.arrays),
             metadata=document.metadata,
-            step=found,
+            step=document.step,
             fingerprints={path: integrity.from_text(leaf.fingerprint) for path, leaf in document.leaves.items()},
         )
-
-    def _read(self, step: int, wanted: Mapping[str, Any]) -> tuple[Document, dict[str, jax.Array]]:
-        path = layout.step_directory(self.directory, step)
-        document = restore.read_document(path)
-        layout.check_leaves(document, wanted, str(path))
-        return document, restore.read_verified_leaves(functools.partial(restore.read_leaves, path), document, wanted)
 
     def read_metadata(self, step: int) -> dict[str, Any]:
         """The metadata that was saved with a step, without its arrays.
 
         Raises:
-          UserError: the step is not there, or its metadata is damaged.
+          DamagedError: the step is not there, or its metadata cannot be trusted.
+          UserError: it may not be read, or the storage does not answer.
         """
-        path = layout.step_directory(self.directory, step)
-        try:
-            return layout.read_document(path).metadata
-        except DamagedError as error:
-            raise UserError(f"the checkpoint {path} cannot be used: {error}") from error
+        with explained(f"the metadata of step {step} in {self.directory}"):
+            return layout.read_document(layout.step_directory(self.directory, step)).metadata
 
     def wait(self, is_last: bool = True) -> None:
         """Waits until the save in progress is committed and read back, and until what the policy lets go is deleted.
@@ -326,7 +308,7 @@ class CheckpointManager:
         try:
             files.make_directory(self.directory)
             steps = self.steps()
-        except (OSError, UserError) as failure:
+        except Exception as failure:
             error = failure
         newer = [saved for saved in multihost.share_steps(steps) if saved >= step]
         if newer and position is None:
@@ -337,7 +319,7 @@ class CheckpointManager:
         try:
             if error is None and multihost.is_primary():
                 self._clear(newer)
-        except OSError as failure:
+        except Exception as failure:
             error = failure
         self._is_prepared = multihost.all_agree(error is None)
         return None if self._is_prepared else error or OSError("another process cannot write there")
@@ -347,7 +329,3 @@ class CheckpointManager:
             remove_leftover(leftover)
         for saved in newer:
             layout.set_aside(self.directory, saved)
-
-
-def _render_steps(steps: list[int]) -> str:
-    return ", ".join(map(str, steps[:10])) + (", ..." if len(steps) > 10 else "")

@@ -9,11 +9,18 @@ import numpy as np
 from jax._src import distributed
 from jax.experimental import multihost_utils
 
+from t5x_scale.checkpoint.layout import DamagedError
 from t5x_scale.core.distributed import wait_for_all
+from t5x_scale.core.errors import UnavailableError, UserError
+from t5x_scale.core.zarr_arrays import first_line
 
 # Newest steps that process 0 tells the others about; a collective needs a fixed size.
 MAX_STEPS = 1024
 _PREFIX = "t5x_scale"
+# Errors that all processes of a run can have alike, from the least to the worst; the first that fits counts.
+_KINDS = (DamagedError, UnavailableError, UserError)
+_OTHER = len(_KINDS) + 1
+_TEXT_BYTES = 1 << 14
 _numbers = itertools.count()
 
 
@@ -34,11 +41,36 @@ def all_agree(ok: bool) -> bool:
     return bool(np.all(multihost_utils.process_allgather(np.asarray(ok))))
 
 
-def worst(rank: int) -> int:
-    """The largest `rank` of all processes. All must call it."""
+def share_error(error: Exception | None) -> Exception | None:
+    """The worst error of all processes, in the same words in all of them; None where none has one. All must call it.
+
+    Damage is the least, then storage that is away, then what somebody has to mend. An error of another kind stays what
+    it is where it was raised, and is a `UserError` in the other processes.
+    """
     if is_alone():
-        return rank
-    return int(np.max(multihost_utils.process_allgather(np.asarray(rank, np.int32))))
+        return error
+    own = 0 if error is None else next((rank for rank, kind in enumerate(_KINDS, 1) if isinstance(error, kind)), _OTHER)
+    ranks = np.ravel(multihost_utils.process_allgather(np.asarray(own, np.int32)))
+    worst, first = int(ranks.max()), int(ranks.argmax())
+    if not worst:
+        return None
+    text = _share_text(f"{type(error).__name__}: {first_line(error)}" if own == _OTHER else str(error), first)
+    if not ranks.min():
+        text += f" (process {first} of {len(ranks)})"
+    if own == worst == _OTHER:
+        return error
+    shared = UserError(text) if worst == _OTHER else _KINDS[worst - 1](text)
+    shared.__cause__ = error
+    return shared
+
+
+def _share_text(text: str, source: int) -> str:
+    """The text of process `source`, cut where nobody reads on, on every process."""
+    data = np.zeros(_TEXT_BYTES, np.uint8)
+    encoded = text.encode("utf-8", "replace")[:_TEXT_BYTES]
+    data[: len(encoded)] = np.frombuffer(encoded, np.uint8)
+    shared = np.asarray(multihost_utils.broadcast_one_to_all(data, jax.process_index() == source))
+    return shared.astype(np.uint8).tobytes().rstrip(b"\0").decode("utf-8", "replace")
 
 
 def share_steps(steps: list[int]) -> list[int]:

@@ -15,20 +15,25 @@ bfloat16's) at 0.77 GB/s a core, half of what a whole conversion needs.
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from t5x_scale.checkpoint import layout
+from t5x_scale.checkpoint.layout import DamagedError
+from t5x_scale.core import files
+from t5x_scale.core.errors import describe_unreadable
 
 ARRAY_FILE = ".zarray"
 TREE_FILE = "_METADATA"
 STEP_FILE = "_CHECKPOINT_METADATA"
 _HANDLERS = "orbax.checkpoint._src.handlers"
-# How Orbax calls a key of a dict.
+# How Orbax calls a key of a dict, and an array.
 DICT_KEY = 2
+_ARRAYS = ("jax.Array", "np.ndarray")
 
 
 def array_name(path: str) -> str:
@@ -89,6 +94,50 @@ def render_step(began: int, ended: int) -> dict[str, Any]:
         "commit_timestamp_nsecs": ended,
         "custom_metadata": {},
     }
+
+
+def read_tree(state: files.Path) -> dict[str, Any]:
+    """The `_METADATA` document below `state`.
+
+    Raises:
+      DamagedError: naming it: it cannot be read.
+    """
+    with _naming_tree():
+        return dict(json.loads((state / TREE_FILE).read_text()))
+
+
+def list_leaves(state: files.Path) -> set[str]:
+    """The paths of the leaves that the `_METADATA` document below `state` names.
+
+    Raises:
+      DamagedError: naming it: it cannot be read, or a leaf would not be restored as an array in dicts.
+    """
+    tree = read_tree(state)
+    with _naming_tree():
+        return {_to_path(leaf) for leaf in tree["tree_metadata"].values()}
+
+
+@contextlib.contextmanager
+def _naming_tree() -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        name = f"{layout.STATE_ITEM}/{TREE_FILE}"
+        raise DamagedError(f"its {name} cannot be read: {describe_unreadable(error)}") from error
+
+
+def _to_path(leaf: Mapping[str, Any]) -> str:
+    """The path of a leaf from what Orbax notes of it.
+
+    Raises:
+      ValueError: it would not be restored as an array in dicts.
+    """
+    keys, value = leaf["key_metadata"], leaf["value_metadata"]
+    if value["value_type"] not in _ARRAYS or value["skip_deserialize"] is not False:
+        raise ValueError(f"a leaf of the kind {value['value_type']!r}")
+    if any(key["key_type"] != DICT_KEY for key in keys):
+        raise ValueError("a key that is not of a dict")
+    return "/".join(key["key"] for key in keys)
 
 
 def to_bytes(document: Mapping[str, Any]) -> bytes:

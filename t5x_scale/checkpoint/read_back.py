@@ -16,6 +16,7 @@ import jax
 from t5x_scale.checkpoint import integrity, layout, lazy_reader, multihost
 from t5x_scale.checkpoint.keeping import Keeper
 from t5x_scale.checkpoint.layout import LOGGER, DamagedError
+from t5x_scale.checkpoint.storage_errors import explained
 from t5x_scale.core import files
 from t5x_scale.core.zarr_arrays import first_line
 
@@ -77,12 +78,13 @@ class ReadBack:
     def _run(self, step: int, name: str) -> None:
         path = layout.step_directory(self._directory, step)
         try:
-            found = self._read(path)
-            if not multihost.is_alone():
-                found = self._gather(found, name)
-            if found is not None:
-                lazy_reader.check_fingerprints(found, layout.read_document(path))
-                self._keeper.prove(step)
+            with explained(f"step {step}"):
+                found = self._read(path)
+                if not multihost.is_alone():
+                    found = self._gather(found, name)
+                if found is not None:
+                    lazy_reader.check_fingerprints(found, layout.read_document(path))
+                    self._keeper.prove(step)
         except DamagedError as error:
             self._keeper.disprove(step)
             LOGGER.error(

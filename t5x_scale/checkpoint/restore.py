@@ -12,22 +12,21 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any, NoReturn
+from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 
-from t5x_scale.checkpoint import integrity, layout, multihost
+from t5x_scale.checkpoint import integrity, layout, multihost, plain_form
 from t5x_scale.checkpoint.layout import DamagedError, Document
 from t5x_scale.checkpoint.plain_files import check_plain_files
-from t5x_scale.checkpoint.storage_errors import describe_read, find_refusal
+from t5x_scale.checkpoint.storage_errors import describe_read
+from t5x_scale.checkpoint.together import read_together
 from t5x_scale.core import files, trees
 from t5x_scale.core.errors import UserError, did_you_mean
 from t5x_scale.core.leaves import Origin, OriginLine, render_lines
 
 PARAMETERS = "params"
-# What reading came to, from the best to the worst.
-_READ, _DAMAGED, _UNKNOWN = range(3)
 _ORBAX, _CLOSED = "orbax", "Event loop is closed"
 
 
@@ -91,15 +90,7 @@ def _origin(source: str, saved: Any, wanted: Any) -> Origin:
 
 def _find_steps(path: str | os.PathLike) -> tuple[files.Path, list[int]]:
     """`layout.find_step_directory`, with one outcome for all processes of a run: a listing may race with a save."""
-    directory, steps, failure = None, [], None
-    try:
-        directory, steps = layout.find_step_directory(path)
-    except UserError as error:
-        failure = error
-    if not multihost.all_agree(failure is None):
-        raise failure or UserError(
-            f"another process finds no checkpoint in {path}; it must be where every process sees it"
-        )
+    directory, steps = read_together(lambda: layout.find_step_directory(path), os.fspath(path))
     return directory, multihost.share_steps(steps[::-1])[::-1]
 
 
@@ -152,19 +143,14 @@ def read_document(step_path: files.Path) -> Document:
 
     Raises:
       DamagedError: some process could not read it or does not trust it.
-      UserError: some process may not read it, which says nothing of what it holds.
+      UserError: some process may not read it, or its storage is away, which says nothing of what it holds.
     """
-    document, failure = None, None
-    try:
+
+    def read() -> Document:
         check_plain_files(step_path)
-        document = layout.read_document(step_path)
-    except DamagedError as error:
-        failure = error
-    outcome = multihost.worst(_rank(failure))
-    if outcome == _UNKNOWN:
-        _raise_unknown(failure, f"the metadata of step {step_path.name}")
-    if outcome == _DAMAGED:
-        raise failure or DamagedError("another process cannot read its metadata")
+        return layout.read_document(step_path)
+
+    document = read_together(read, f"the metadata of step {step_path.name}")
     check_same(document)
     return document
 
@@ -195,24 +181,23 @@ def read_verified_leaves(
 
     Raises:
       DamagedError: a leaf cannot be read, or its bits are not those that were saved, in some process.
-      UserError: some process may not read them, or has no memory for them, which says nothing of their bits.
+      UserError: some process may not read them, has no memory for them, or its storage is away, which says nothing of
+        their bits.
     """
     _mute_orbax()
-    arrays, failure = {}, None
-    try:
-        arrays = read(abstract)
-    except Exception as error:
-        # The storage library raises a dozen types for bytes it cannot make sense of.
-        failure = error
-    outcome = multihost.worst(_rank(failure))
-    if outcome == _UNKNOWN:
-        _raise_unknown(failure, f"the arrays of step {document.step}")
-    if outcome == _DAMAGED:
-        _end_reads(failure)
-        if isinstance(failure, DamagedError):
-            raise failure
-        reason = describe_read(failure) if failure else "another process cannot read them"
-        raise DamagedError(f"its arrays cannot be read: {reason}") from failure
+
+    def read_once() -> dict[str, jax.Array]:
+        try:
+            return read(abstract)
+        except (DamagedError, MemoryError, jax.errors.JaxRuntimeError) as error:
+            _end_reads(error)
+            raise
+        except Exception as error:
+            # The storage library raises a dozen types for bytes it cannot make sense of.
+            _end_reads(error)
+            raise DamagedError(f"its arrays cannot be read: {describe_read(error)}") from error
+
+    arrays = read_together(read_once, f"the arrays of step {document.step}")
     expected = {path: integrity.from_text(document.leaves[path].fingerprint) for path in abstract}
     different = integrity.find_differences(expected, integrity.fingerprint_leaves(arrays))
     if not multihost.all_agree(not different):
@@ -222,24 +207,6 @@ def read_verified_leaves(
             raise DamagedError("another process finds that leaves lost their bits")
         raise DamagedError(f"{len(different)} of {len(expected)} leaves lost their bits, the first is '{different[0]}'")
     return arrays
-
-
-def _rank(failure: Exception | None) -> int:
-    """What a failure says of the bits."""
-    if failure is None:
-        return _READ
-    if isinstance(failure, MemoryError) or "RESOURCE_EXHAUSTED" in str(failure) or find_refusal(failure):
-        return _UNKNOWN
-    return _DAMAGED
-
-
-def _raise_unknown(failure: Exception | None, what: str) -> NoReturn:
-    """Raises where some process cannot tell: what this one has met, or that it was another."""
-    refusal = failure and find_refusal(failure)
-    if _rank(failure) == _UNKNOWN and not refusal:
-        raise failure
-    reason = describe_read(refusal or failure) if failure else "another process cannot"
-    raise UserError(f"{what} cannot be read, and may be sound: {reason}") from failure
 
 
 def read_leaves(step_path: files.Path, abstract: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:
@@ -257,13 +224,16 @@ def read_leaves(step_path: files.Path, abstract: Mapping[str, jax.ShapeDtypeStru
     handler = ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
     # Each process reads for itself, and waits in there for none whose reading has failed: they agree afterwards.
     alone = ocp.options.MultiprocessingOptions(primary_host=jax.process_index(), active_processes={jax.process_index()})
-    with ocp.Checkpointer(handler, multiprocessing_options=alone) as checkpointer:
-        nested = checkpointer.restore(
-            step_path / layout.STATE_ITEM,
-            args=ocp.args.PyTreeRestore(
-                item=trees.unflatten(abstract), restore_args=trees.unflatten(arguments), partial_restore=True
-            ),
-        )
+    state = step_path / layout.STATE_ITEM
+    arguments = ocp.args.PyTreeRestore(
+        item=trees.unflatten(abstract), restore_args=trees.unflatten(arguments), partial_restore=True
+    )
+    try:
+        with ocp.Checkpointer(handler, multiprocessing_options=alone) as checkpointer:
+            nested = checkpointer.restore(state, args=arguments)
+    except Exception:
+        plain_form.list_leaves(state)  # Names that file, where it is the reason; Orbax names none.
+        raise
     found = trees.flatten(nested)
     return {path: found[path] for path in abstract}
 
@@ -281,10 +251,9 @@ def _mute_orbax() -> None:
     sys.unraisablehook = say
 
 
-def _end_reads(failure: Exception | None) -> None:
+def _end_reads(failure: Exception) -> None:
     """Has Orbax's reads that were under way end here, and not whenever Python happens to look for garbage."""
-    if failure is not None:
-        traceback.clear_frames(failure.__traceback__)
+    traceback.clear_frames(failure.__traceback__)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
         gc.collect()

@@ -25,6 +25,7 @@ from t5x_scale.checkpoint.block_files import commit_directory, describe_failures
 from t5x_scale.checkpoint.layout import DamagedError, Document
 from t5x_scale.checkpoint.plain_files import check_plain_files
 from t5x_scale.core import files, lazy
+from t5x_scale.core.errors import describe_unreadable
 
 _SHARDS = "shards"
 _STAGING_SUFFIX = ".orbax-checkpoint-tmp"
@@ -100,7 +101,7 @@ class ShardReader:
         """Leaves by path, in the shardings of `abstract`; not verified.
 
         Raises:
-          DamagedError: a shard that a device of this process needs is not here.
+          DamagedError: a shard that a device of this process needs is not here, or cannot be read.
         """
         for path, leaf in abstract.items():
             record = self.document.leaves.get(path)
@@ -116,7 +117,11 @@ class ShardReader:
             box = to_box(index, leaf.shape)
             shape, dtype = tuple(stop - start for start, stop in box), lazy.to_dtype(str(leaf.dtype))
             count = math.prod(shape)
-            values = np.fromfile(self._file, dtype, count, offset=self._offsets[path, box])
+            try:
+                values = np.fromfile(self._file, dtype, count, offset=self._offsets[path, box])
+            except OSError as error:
+                # Whatever keeps it from being read: there is another copy, where it does not matter.
+                raise DamagedError(f"its {_SHARDS} cannot be read: {describe_unreadable(error)}") from None
             if values.size != count:
                 raise DamagedError(f"its leaf '{path}' ends early")
             return values.reshape(shape)

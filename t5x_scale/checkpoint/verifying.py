@@ -7,19 +7,18 @@ import itertools
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
 
 from t5x_scale.checkpoint import layout, lazy_reader, plain_form
 from t5x_scale.checkpoint.layout import DamagedError, Document
 from t5x_scale.checkpoint.plain_files import check_plain_files
+from t5x_scale.checkpoint.storage_errors import find_absence, find_refusal
+from t5x_scale.checkpoint.together import read_alone
 from t5x_scale.core import files
 from t5x_scale.core.errors import describe_unreadable
 from t5x_scale.core.lazy import LazyArray
 from t5x_scale.core.zarr_arrays import OCDBT_MANIFEST, is_database, list_extents
 
 _MAX_NAMED = 3
-# What Orbax calls an array.
-_ARRAYS = ("jax.Array", "np.ndarray")
 # What Orbax writes and no restore of ours reads: a restore says itself which shards and chunks it wants.
 _SPARE = ("_sharding", "array_metadatas/", layout.COMMIT_MARKER)
 
@@ -57,23 +56,37 @@ class Verdict:
 
 
 def verify_step(step_path: files.Path, on_progress: lazy_reader.Progress | None = None) -> Verdict:
-    """Reads every leaf of a step, block by block, and compares it with its fingerprint."""
-    step = int(step_path.name)
+    """Reads every leaf of a step, block by block, and compares it with its fingerprint.
+
+    Raises:
+      UserError: it may not be read, or its storage does not answer: nothing is known of it then.
+    """
     try:
-        check_plain_files(step_path)
-        document = layout.read_document(step_path)
-        check_tree(step_path, document)
-        leaves = lazy_reader.open_leaves(step_path, document)
-        try:
-            lazy_reader.verify_lazily(leaves, document, on_progress)
-        except DamagedError:
-            raise DamagedError(_describe_leaves(_find_damaged(leaves, document))) from None
-        read, known = _find_read(step_path, document)
+        return read_alone(lambda: _verify(step_path, on_progress), f"the checkpoint {step_path}")
     except DamagedError as error:
-        return Verdict(step, str(error))
+        return Verdict(int(step_path.name), str(error))
+
+
+def _verify(step_path: files.Path, on_progress: lazy_reader.Progress | None) -> Verdict:
+    """What is found of a step that verifies.
+
+    Raises:
+      DamagedError: it does not.
+    """
+    check_plain_files(step_path)
+    document = layout.read_document(step_path)
+    check_tree(step_path, document)
+    leaves = lazy_reader.open_leaves(step_path, document)
+    try:
+        lazy_reader.verify_lazily(leaves, document, on_progress)
+    except DamagedError as error:
+        if find_absence(error) or find_refusal(error):
+            raise
+        raise DamagedError(_describe_leaves(_find_damaged(leaves, document))) from None
+    read, known = _find_read(step_path, document)
     sizes = dict(_list_files(step_path))
     return Verdict(
-        step,
+        int(step_path.name),
         leaves=len(leaves),
         nbytes=sum(leaf.nbytes for leaf in leaves.values()),
         unread=sum(size - read.get(name, 0) for name, size in sizes.items()),
@@ -87,28 +100,10 @@ def check_tree(step_path: files.Path, document: Document) -> None:
     Raises:
       DamagedError: it cannot be read, or names others.
     """
-    try:
-        tree = json.loads((step_path / layout.STATE_ITEM / plain_form.TREE_FILE).read_text())
-        paths = {_to_path(leaf) for leaf in tree["tree_metadata"].values()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise DamagedError(f"its tree cannot be read: {describe_unreadable(error)}") from error
+    paths = plain_form.list_leaves(step_path / layout.STATE_ITEM)
     different = sorted(paths ^ document.leaves.keys())
     if different:
         raise DamagedError(f"its tree is not that of its leaves: {_name_some(different)}")
-
-
-def _to_path(leaf: Mapping[str, Any]) -> str:
-    """The path of a leaf from what Orbax notes of it.
-
-    Raises:
-      ValueError: it would not be restored as an array in dicts.
-    """
-    keys, value = leaf["key_metadata"], leaf["value_metadata"]
-    if value["value_type"] not in _ARRAYS or value["skip_deserialize"] is not False:
-        raise ValueError(f"a leaf of the kind {value['value_type']!r}")
-    if any(key["key_type"] != plain_form.DICT_KEY for key in keys):
-        raise ValueError("a key that is not of a dict")
-    return "/".join(key["key"] for key in keys)
 
 
 def render_bytes(number: int) -> str:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+
 from t5x_scale.checkpoint import layout
+from t5x_scale.checkpoint.together import read_alone
 from t5x_scale.checkpoint.verifying import Verdict, verify_step
 from t5x_scale.core import files
 from t5x_scale.core.errors import UserError
@@ -21,9 +24,9 @@ def verify(model_dir: str, step: int | None = None) -> int:
       0 when everything that was looked at verifies, otherwise 1.
 
     Raises:
-      UserError: no finished checkpoint is there.
+      UserError: no finished checkpoint is there, or the storage refuses or does not answer, so that nothing is known.
     """
-    directory, steps = layout.find_step_directory(model_dir)
+    directory, steps = read_alone(lambda: layout.find_step_directory(model_dir), os.fspath(model_dir))
     if step is not None and step not in steps:
         raise UserError(f"{directory} has no checkpoint of step {step}; it has {', '.join(map(str, steps[:10]))}")
     verdicts = []

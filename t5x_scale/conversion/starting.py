@@ -159,8 +159,8 @@ def _open_together(path: str, architecture: Architecture | None, parameters_only
             steps = [int(files.to_path(source.place).name)] if source.is_own else []
         except UserError as error:
             failure = error
-    if not multihost.all_agree(failure is None):
-        raise failure or UserError(f"process 0 cannot read {path}, or does not trust it")
+    if (error := multihost.share_error(failure)) is not None:
+        raise error
     steps = multihost.share_steps(steps)
     if source is None:
         place = str(layout.step_directory(layout.find_step_directory(path)[0], steps[0])) if steps else path

@@ -31,6 +31,10 @@ class UserError(OneLineError):
     """
 
 
+class UnavailableError(UserError):
+    """The storage does not answer, which says nothing of what it holds: the command line exits with 75, resumable."""
+
+
 def to_one_line(text: str) -> str:
     """`text` with spaces for ends of lines, other control characters escaped, and cut where nobody reads on."""
     text = " ".join(text[:_LONGEST].splitlines()) + ("..." if len(text) > _LONGEST else "")

@@ -11,8 +11,10 @@ import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from t5x_scale.checkpoint import multihost, together
 from t5x_scale.checkpoint.config import CheckpointConfig
 from t5x_scale.checkpoint.manager import CheckpointManager
+from t5x_scale.core import files
 from t5x_scale.core.errors import UserError
 
 
@@ -90,6 +92,55 @@ def test_damage_falls_back_to_the_one_before(tmp_path, run, config, victim, how,
     assert restored.step == 14
     jax.tree.map(np.testing.assert_array_equal, restored.state, make_state(14))
     assert "of step 16" in caplog.text
+
+
+def test_shards_that_may_not_be_read_are_passed_over(run, config, monkeypatch, caplog):
+    """There is another copy: whatever keeps this one from being read does not matter."""
+
+    def read(file, *unused, **named):
+        raise PermissionError(13, "Permission denied", str(file))
+
+    monkeypatch.setattr(np, "fromfile", read)
+    assert restore(run, config).step == 10
+    said = [line for line in caplog.messages if "Permission denied" in line]
+    assert len(said) == 2, "a line for each copy"
+    assert "the checkpoint of step 16" in said[0]
+    assert "of the local copies its shards cannot be read: Permission denied. Falling back to step 14" in said[0]
+
+
+def test_local_copies_are_not_forgotten_as_model_dir_is_away(run, config, monkeypatch):
+    kind, calls = type(files.to_path("/a")), []
+    usual = kind.read_text
+
+    def read(path, *given, **named):
+        calls.append(path.name)
+        if len(calls) == 1:
+            raise ConnectionResetError(104, "Connection reset by peer")
+        return usual(path, *given, **named)
+
+    monkeypatch.setattr(kind, "read_text", read)
+    monkeypatch.setattr(together.time, "sleep", lambda seconds: None)
+    assert restore(run, config).step == 16
+    assert calls[:2] == ["run_id", "run_id"]
+
+
+def test_damaged_interventions_end_all(run, config, monkeypatch):
+    """In another process, too, which would wait for this one's list."""
+    seen = UserError("line 1 is damaged (process 1 of 2)")
+    lists = []
+    monkeypatch.setattr(multihost, "common_steps", lambda steps: lists.append(steps) or steps)
+    manager = CheckpointManager(run, config)
+    assert manager.latest() == 16
+    lists.clear()
+    (run / "interventions.jsonl").write_text("{}\n")
+    with pytest.raises(UserError, match=r"line 1 of .* is damaged"):
+        manager.latest()
+    (run / "interventions.jsonl").unlink()
+    answers = [None, seen]  # To the list of MODEL_DIR, and to the lines.
+    monkeypatch.setattr(multihost, "share_error", lambda error: answers.pop(0))
+    with pytest.raises(UserError, match="process 1 of 2"):
+        manager.latest()
+    assert not lists
 
 
 def test_all_local_ones_damaged(tmp_path, run, config):

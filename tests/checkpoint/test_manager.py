@@ -238,5 +238,5 @@ def test_metadata_can_be_read_alone(tmp_path):
     save_steps(tmp_path, [1])
     assert CheckpointManager(tmp_path).read_metadata(1)["row"] == 8
     (tmp_path / "checkpoints" / "1" / layout.METADATA_ITEM / "metadata").write_text("")
-    with pytest.raises(UserError, match="cannot be used"):
+    with pytest.raises(layout.DamagedError, match="its metadata cannot be read: it is no JSON"):
         CheckpointManager(tmp_path).read_metadata(1)

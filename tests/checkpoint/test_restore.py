@@ -93,8 +93,9 @@ def test_processes_read_the_steps_of_the_first(model_dir, monkeypatch):
 
 
 def test_a_checkpoint_that_another_process_does_not_see_stops_all(model_dir, monkeypatch):
-    monkeypatch.setattr(multihost, "all_agree", lambda ok: False)
-    with pytest.raises(UserError, match="another process finds no checkpoint"):
+    seen = UserError("it does not exist (process 1 of 2)")
+    monkeypatch.setattr(multihost, "share_error", lambda error: error or seen)
+    with pytest.raises(UserError, match="process 1 of 2"):
         restore_parameters(model_dir, make_abstract())
     with pytest.raises(UserError, match="does not exist"):
         restore_parameters(model_dir / "absent", make_abstract())

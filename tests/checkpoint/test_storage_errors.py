@@ -50,7 +50,6 @@ def largest(step):
         (lambda step: [blank(path) for path in step.glob("state/d/*")], r"d/[0-9a-f]{32} is damaged"),
         (lambda step: cut(largest(step)), "kernel/0.0 is cut short"),
         (lambda step: largest(step).unlink(), "kernel/0.0 is not what was written"),
-        (lambda step: cut(step / "state" / "_METADATA"), "it is no JSON: "),
     ],
 )
 def test_damage_is_named_by_its_file(step, damage, said):
@@ -60,6 +59,14 @@ def test_damage_is_named_by_its_file(step, damage, said):
     line = str(caught.value)
     assert line.endswith("; put a copy of one back, or begin anew in another directory")
     assert not any(word in line for word in ("Error", "Exception", "bound method", "tensorstore"))
+
+
+@pytest.mark.parametrize(("content", "said"), [("{", "it is no JSON"), ("{}", "it has no 'tree_metadata'")])
+def test_a_damaged_tree_is_named_by_its_file(step, content, said):
+    """Orbax names none."""
+    (step / "state" / "_METADATA").write_text(content)
+    with pytest.raises(UserError, match=rf"can be trusted: step 1: its state/_METADATA cannot be read: {said}"):
+        CheckpointManager(step.parents[1]).restore(ABSTRACT)
 
 
 def test_what_may_not_be_read_is_not_taken_for_damaged(step, monkeypatch):

@@ -6,12 +6,14 @@ import types
 
 import pytest
 
+from t5x_scale.checkpoint import together
+from t5x_scale.checkpoint.layout import DamagedError
 from t5x_scale.checkpoint.manager import Restored
 from t5x_scale.checkpoint.resume import make_run_record
 from t5x_scale.checkpoint.timeline import Intervention, append_intervention, interventions_path, load_interventions
 from t5x_scale.commands.training import course
 from t5x_scale.commands.training.course import Course
-from t5x_scale.core.errors import UserError
+from t5x_scale.core.errors import UnavailableError, UserError
 from t5x_scale.monitor.spikes import Spike, SpikeGuard
 
 SPIKE = Spike(1100, "a reason")
@@ -67,7 +69,7 @@ class Manager:
 
     def read_metadata(self, step):
         if self.saved[step] is None:
-            raise UserError("damaged")
+            raise DamagedError("damaged")
         return self.saved[step]
 
     def restore(self, abstract):
@@ -98,6 +100,51 @@ def make_course(tmp_path, monkeypatch):
 def write(tmp_path, *pairs):
     for number, (spike, back) in enumerate(pairs, 1):
         append_intervention(tmp_path, Intervention(number, spike, "", back, ((8 * spike, 8 * spike + 80),), 0.0))
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_an_error_of_one_process_ends_all(make_course, tmp_path, monkeypatch, number):
+    """In reading the lines, the list of stale checkpoints, and the rows; before anything is set aside."""
+    write(tmp_path, (1100, 1000))
+    manager = Manager(_1000=saved(1000), _1200=saved(1200, 0))
+    answers = [None] * number + [UserError("seen by another")]
+    monkeypatch.setattr(together.multihost, "share_error", lambda error: answers.pop(0))
+    with pytest.raises(UserError, match="seen by another"):
+        make_course(manager).start()
+    assert not manager.aside
+
+
+def test_storage_that_is_away_leaves_no_stale_checkpoint_in_the_run(make_course, tmp_path, monkeypatch):
+    """What is not known to be stale would be gone on from."""
+    write(tmp_path, (1100, 1000))
+    manager, asked = Manager(_1000=saved(1000), _1200=saved(1200, 0)), []
+    usual = manager.read_metadata
+
+    def read(step):
+        asked.append(step)
+        if is_away(len(asked)):
+            raise UnavailableError("away")
+        return usual(step)
+
+    monkeypatch.setattr(manager, "read_metadata", read)
+    monkeypatch.setattr(together.time, "sleep", lambda seconds: None)
+    is_away = lambda count: count > 1  # noqa: E731  (the first question is of the lines)
+    with pytest.raises(UnavailableError, match="away; nothing was changed"):
+        make_course(manager).start()
+    assert not manager.aside
+    asked.clear()
+    is_away = lambda count: count == 2  # noqa: E731
+    assert make_course(manager).start().step == 1000
+    assert manager.aside == [1200]
+
+
+def test_a_decision_that_cannot_be_written_ends_all(make_course, tmp_path, monkeypatch):
+    manager = Manager(_1000=saved(1000))
+    answers = [None, None, UserError("the disk of process 0 is full")]  # To the lines, the list, and the decision.
+    monkeypatch.setattr(together.multihost, "share_error", lambda error: answers.pop(0))
+    with pytest.raises(UserError, match="the disk of process 0 is full"):
+        make_course(manager).go_back(SPIKE, Source())
+    assert not answers
 
 
 def test_a_run_begins(make_course):

@@ -12,7 +12,7 @@ from command_runner import free_address
 SCRIPT = """
 import json, logging, sys
 import jax, numpy as np
-from t5x_scale.checkpoint import restore
+from t5x_scale.checkpoint import restore, together
 from t5x_scale.checkpoint.manager import CheckpointConfig, CheckpointManager
 from t5x_scale.core.distributed import join_run
 from t5x_scale.core.errors import UserError
@@ -30,6 +30,17 @@ def make_state(step):
 def forbid(*unused):
     raise PermissionError(13, "Permission denied", "/somewhere/state/manifest.ocdbt")
 
+def fail(*unused):
+    raise ConnectionResetError(104, "Connection reset by peer", "/somewhere/state/d/1")
+
+answers = [fail]
+
+def fail_once(*given):
+    return (answers.pop() if answers else usual)(*given)
+
+READS = {"forbidden": forbid, "away": fail, "away_once": fail_once}
+together.WAITS_SECONDS = (0.1,)
+
 if not cases:
     with CheckpointManager(f"{place}/run", CheckpointConfig(save_every_steps=1, keep=None)) as manager:
         for step in (1, 2):
@@ -37,16 +48,18 @@ if not cases:
 said = {}
 for case in cases:
     usual = restore.read_leaves
-    if case == "forbidden" and index == 1:
-        restore.read_leaves = forbid
+    if case in READS and index == 1:
+        restore.read_leaves = READS[case]
+    local = f"{place}/local_{index}" if case == "lines" else None
     abstract = {"kernel": jax.ShapeDtypeStruct((256, 256), np.float32, sharding=sharding)}
     try:
-        restored = CheckpointManager(f"{place}/{case}_{index}").restore(abstract)
+        config = CheckpointConfig(local_directory=local)
+        restored = CheckpointManager(f"{place}/{case}_{index}", config).restore(abstract)
         box = restored.state["kernel"].addressable_shards[0].data
         assert (np.asarray(box) == np.asarray(make_state(restored.step)["kernel"].addressable_shards[0].data)).all()
         said[case] = restored.step
     except UserError as error:
-        said[case] = str(error)
+        said[case] = f"{type(error).__name__}: {error}"
     restore.read_leaves = usual
 print(json.dumps(said), flush=True)
 """
@@ -111,21 +124,31 @@ def test_both_go_back_together(tmp_path):
         if case == "other":
             write_other(steps)
         damage(steps / "2")
+    for case in ("forbidden", "away", "away_once"):
+        for index in range(2):
+            (tmp_path / f"{case}_{index}").symlink_to(tmp_path / "run")
     for index in range(2):
-        (tmp_path / f"forbidden_{index}").symlink_to(tmp_path / "run")
-    (first, second), errors = start(tmp_path, *CASES, "forbidden")
+        shutil.copytree(tmp_path / "run", tmp_path / f"lines_{index}")
+    (tmp_path / "lines_1" / "interventions.jsonl").write_text("{}\n")
+    (first, second), errors = start(tmp_path, *CASES, "forbidden", "away", "away_once", "lines")
     undone = {case: 1 for case in CASES if case != "all"}
     assert {case: first[case] for case in undone} == undone, errors
-    assert {case: second[case] for case in undone} == undone
-    assert "another process cannot read them" in errors[0]
-    assert "state/manifest.ocdbt is damaged" in errors[1]
-    assert "the processes have different ones" in errors[0]
-    assert "Exception" not in errors[0] + errors[1]
-    # Nothing is left, or nothing is known: each says why as far as it knows.
-    assert "step 2: its arrays cannot be read: another process cannot read them" in first["all"]
-    assert "put a copy of one back" in second["all"]
-    assert "step 2 cannot be read, and may be sound: another process" in first["forbidden"]
-    assert "state/manifest.ocdbt: Permission denied" in second["forbidden"]
+    assert first["away_once"] == 2
+    words = [{case: str(word).replace("_1/", "_0/") for case, word in said.items()} for said in (first, second)]
+    assert words[0] == words[1], "but for the place of each"
+    for error in errors:
+        assert "state/manifest.ocdbt is damaged (process 1 of 2)" in error
+        assert "the processes have different ones" in error
+        assert "d/1: Connection reset by peer (process 1 of 2); trying again in 0.1 s" in error
+        assert "Exception" not in error
+    assert "is missing (process 1 of 2); put a copy of one back" in first["all"]
+    # Nothing is known: the step before it is not taken.
+    assert first["forbidden"].startswith("UserError: the arrays of step 2 cannot be read, and may be sound: state/man")
+    assert first["forbidden"].endswith("manifest.ocdbt: Permission denied (process 1 of 2)")
+    assert first["away"].startswith("UnavailableError: the arrays of step 2 cannot be read, as the storage does not")
+    assert "(process 1 of 2); nothing was changed" in first["away"]
+    assert first["lines"].startswith("UserError: line 1 of ")
+    assert first["lines"].endswith("(process 1 of 2)")
 
 
 def write_other(steps):

@@ -9,6 +9,7 @@ from typing import Any
 
 from t5x_scale.beginning import Beginning, begin
 from t5x_scale.checkpoint import multihost
+from t5x_scale.checkpoint.layout import DamagedError
 from t5x_scale.checkpoint.manager import CheckpointManager, Restored
 from t5x_scale.checkpoint.resume import compare_run_records
 from t5x_scale.checkpoint.timeline import (
@@ -23,6 +24,7 @@ from t5x_scale.checkpoint.timeline import (
     known_interventions,
     load_interventions,
 )
+from t5x_scale.checkpoint.together import read_together
 from t5x_scale.commands.training.rewinding import plan_rewind
 from t5x_scale.core.errors import UserError
 from t5x_scale.data.batch_source import BatchSource
@@ -62,16 +64,20 @@ class Start:
 def check_interventions(manager: CheckpointManager, model_dir: str) -> tuple[Intervention, ...]:
     """The interventions of a run, which its checkpoints know nothing other of. Nothing is written.
 
-    The newest checkpoint that can be read knows all that older ones do.
+    The newest checkpoint that can be read knows all that older ones do. All processes of the run must call this.
 
     Raises:
-      UserError: a line is damaged, or lines that a checkpoint knows are lost.
+      UserError: a line is damaged, or lines that a checkpoint knows are lost; in all processes if in one.
     """
-    interventions = load_interventions(model_dir)
-    step, metadata = _read_newest(manager, manager.steps())
-    if metadata is not None:
-        check_known(metadata, step, interventions, interventions_path(model_dir))
-    return interventions
+
+    def read() -> tuple[Intervention, ...]:
+        interventions = load_interventions(model_dir)
+        step, metadata = _read_newest(manager, manager.steps())
+        if metadata is not None:
+            check_known(metadata, step, interventions, interventions_path(model_dir))
+        return interventions
+
+    return read_together(read, f"what was done about the run in {model_dir}")
 
 
 def _read_newest(manager: CheckpointManager, steps: Sequence[int]) -> tuple[int, dict[str, Any] | None]:
@@ -79,8 +85,8 @@ def _read_newest(manager: CheckpointManager, steps: Sequence[int]) -> tuple[int,
     for step in sorted(steps, reverse=True):
         try:
             return step, manager.read_metadata(step)
-        except UserError:
-            continue  # Damaged: the restore will say so.
+        except DamagedError:
+            continue  # The restore will say so.
     return 0, None
 
 
@@ -165,7 +171,7 @@ class Course:
                 f"{interventions_path(self.model_dir)} has changed since this process began: put back a copy of it, "
                 "and the same command goes on"
             )
-        saved = multihost.share_steps(self.manager.steps())
+        saved = multihost.share_steps(read_together(self.manager.steps, self._checkpoints()))
         intervention = plan_rewind(self.guard, spike, saved, interventions, source.row_interval)
         try:
             source.skipping(intervention.skip_rows).check_enough(self.train_steps)
@@ -174,13 +180,29 @@ class Course:
                 f"stopped by a spike that began at step {spike.step}: {spike.reason}; jumping over the batches around "
                 f"it needs more data than there is: {error}"
             ) from error
-        if multihost.is_primary():
-            append_intervention(self.model_dir, intervention)
-        multihost.synchronise("intervention written")
+        self._append(intervention)
         back = intervention.rewind_to
         where = f"step {back}" if back else "its beginning, which no checkpoint is nearer to"
         logger.warning("the run goes back to %s and jumps over the global rows %s", where, intervention.skip_rows)
         return intervention
+
+    def _append(self, intervention: Intervention) -> None:
+        """Writes an intervention down, from process 0; returns, or raises, in all processes when that is done.
+
+        Raises:
+          UserError: it cannot be written.
+        """
+        failure = None
+        if multihost.is_primary():
+            try:
+                append_intervention(self.model_dir, intervention)
+            except UserError as error:
+                failure = error
+        if (error := multihost.share_error(failure)) is not None:
+            raise error
+
+    def _checkpoints(self) -> str:
+        return f"the checkpoints in {self.model_dir}"
 
     def _load(self) -> tuple[Intervention, ...]:
         interventions = check_interventions(self.manager, self.model_dir)
@@ -197,12 +219,16 @@ class Course:
         """
         if not interventions:
             return
-        # Process 0 looks, for all: while another one reads, the first of them may already be renamed.
-        steps = self.manager.steps() if multihost.is_primary() else []
-        stale = multihost.share_steps([step for step in steps if self._is_stale(step, interventions)])
-        left = multihost.share_steps([step for step in steps if step not in stale])
+
+        def look() -> tuple[list[int], list[int]]:
+            # Process 0 looks, for all: while another one reads, the first of them may already be renamed.
+            steps = self.manager.steps() if multihost.is_primary() else []
+            stale = [step for step in steps if self._is_stale(step, interventions)]
+            return stale, [step for step in steps if step not in stale]
+
+        stale, left = map(multihost.share_steps, read_together(look, self._checkpoints()))
         if stale:
-            self._check_rows(source, left)
+            read_together(lambda: self._check_rows(source, left), self._checkpoints())
             self.manager.set_aside(stale)
 
     def _check_rows(self, source: BatchSource, left: Sequence[int]) -> None:
@@ -219,8 +245,8 @@ class Course:
             return False
         try:
             return is_stale(step, known_interventions(self.manager.read_metadata(step)), interventions)
-        except UserError:
-            return False  # Damaged: it will not be restored, and the restore will say so.
+        except DamagedError:
+            return False  # It will not be restored, and the restore will say so.
 
     def _compare(self, restored: Restored) -> tuple[dict[str, Any], bool]:
         """The run's record from now on, if the policy allows this command to go on, and whether anything changes."""
