@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import json
+import logging
 import os
 import re
 import stat
@@ -20,6 +21,11 @@ os.environ.setdefault("FSSPEC_GS", '{"use_listings_cache": false}')
 from etils import epath
 
 from t5x_scale.core.errors import UserError
+
+# What goes wrong in the clients of object stores is raised as well, and told in a line; GCSFS_DEBUG brings their pages
+# about it back.
+for _library in ("gcsfs", "fsspec"):
+    logging.getLogger(_library).setLevel(logging.CRITICAL)
 
 Path = epath.Path
 # Of JSON and its like: the metadata of a checkpoint of a million leaves.

@@ -1,5 +1,6 @@
 """Paths, whole writes and logs that grow."""
 
+import logging
 import os
 import pathlib
 import resource
@@ -18,6 +19,11 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "fakes"))
 from gcs import FakeStorage
 
 LINES = st.lists(st.text(st.characters(exclude_characters="\n", exclude_categories=["Cs"])), max_size=20)
+
+
+@pytest.mark.parametrize("name", ["gcsfs", "fsspec.prefetcher"])
+def test_clients_of_object_stores_write_no_pages_about_what_they_raise(name):
+    assert not logging.getLogger(name).isEnabledFor(logging.ERROR)
 
 
 def test_write_text_replaces_whole_and_leaves_no_temporary(tmp_path):
