@@ -7,8 +7,7 @@ import logging
 
 import jax
 
-from t5x_scale.checkpoint.layout import read_document
-from t5x_scale.checkpoint.restore import OriginReport, restore_parameters
+from t5x_scale.checkpoint.restore import OriginReport, read_document, restore_parameters
 from t5x_scale.conversion.sources import is_own, open_source, recorded_architecture
 from t5x_scale.conversion.starting import (
     Surgery,

@@ -37,7 +37,7 @@ from typing import Any
 
 import jax
 
-from t5x_scale.checkpoint.storage_errors import find_absence
+from t5x_scale.checkpoint.storage_errors import explained, find_absence
 from t5x_scale.core import files, trees
 from t5x_scale.core.errors import OneLineError, UserError, describe_unreadable
 
@@ -187,12 +187,13 @@ def read_newest(path: str) -> tuple[files.Path, Document]:
     Raises:
       UserError: nothing is there, or its metadata is damaged.
     """
-    directory, steps = find_step_directory(path)
-    where = step_directory(directory, steps[0])
-    try:
-        return where, read_document(where)
-    except DamagedError as error:
-        raise UserError(f"the checkpoint {where} cannot be used: {error}") from error
+    with explained(path):
+        directory, steps = find_step_directory(path)
+        where = step_directory(directory, steps[0])
+        try:
+            return where, read_document(where)
+        except DamagedError as error:
+            raise UserError(f"the checkpoint {where} cannot be used: {error}") from error
 
 
 def combine_digest(document: Document) -> str:

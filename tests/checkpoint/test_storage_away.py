@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tensorstore as ts
+from gcsfs.retry import HttpError
 
 from t5x_scale.checkpoint import lazy_reader, restore, together
 from t5x_scale.checkpoint.config import CheckpointConfig
@@ -145,14 +146,8 @@ def test_what_cannot_be_read_back_now_is_not_damaged(tmp_path, monkeypatch, capl
     assert "could not be read back: step 1 cannot be read, as the storage does not answer" in caplog.text
 
 
-class HttpError(Exception):
-    """As gcsfs raises it."""
-
-    __module__ = "gcsfs.retry"
-
-    def __init__(self, code):
-        super().__init__(f"message, {code}")
-        self.code = code
+def http_error(code):
+    return HttpError({"code": code, "message": "message"})
 
 
 AWAY, REFUSED, DAMAGED = UnavailableError, UserError, DamagedError
@@ -165,12 +160,12 @@ AWAY, REFUSED, DAMAGED = UnavailableError, UserError, DamagedError
         (ValueError("FAILED_PRECONDITION: Error reading local file \"x\": [os_error_code='107']"), AWAY),
         (OSError(errno.ESTALE, "Stale file handle"), AWAY),
         (socket.gaierror(-3, "Temporary failure in name resolution"), AWAY),
-        (HttpError(503), AWAY),
-        (HttpError("429"), AWAY),
-        (HttpError(None), AWAY),
+        (http_error(503), AWAY),
+        (http_error("429"), AWAY),
+        (http_error(None), AWAY),
         (google.auth.exceptions.TransportError("x"), AWAY),
-        (HttpError(401), REFUSED),
-        (HttpError(400), REFUSED),
+        (http_error(401), REFUSED),
+        (http_error(400), REFUSED),
         (google.auth.exceptions.RefreshError("x"), REFUSED),
         (OSError("Forbidden: https://storage/b/x\nno"), REFUSED),
         (ValueError("PERMISSION_DENIED: x"), REFUSED),
