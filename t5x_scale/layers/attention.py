@@ -12,7 +12,7 @@ from flax import linen as nn
 from t5x_scale.layers.initializers import FanIn, Initializer
 from t5x_scale.layers.linear import Linear
 from t5x_scale.layers.masks import Mask
-from t5x_scale.layers.ops.attention import attention
+from t5x_scale.layers.ops.attention import BLOCK, attention
 from t5x_scale.layers.positions import Rope
 from t5x_scale.layers.tensor_names import ATTENTION_OUT, KEY, QUERY, VALUE, named
 from t5x_scale.partitioning.shardings import constrain
@@ -32,6 +32,8 @@ class Attention(nn.Module):
       logit_scale: multiplies the logits; `head_dim ** -0.5` by default.
       implementation: which kernel attends while a model is trained or evaluated: a key of
         `layers.ops.attention.IMPLEMENTATIONS`, or `auto`. Cached keys are always attended to by the reference.
+      block: queries and keys of a block of the TPU's splash kernel. The larger, the less is spent between blocks, and
+        the more a causal mask or packed documents are computed in vain; Trillium has vector memory for 1,024.
     """
 
     embed_dim: int
@@ -47,6 +49,7 @@ class Attention(nn.Module):
     soft_cap: float | None = None
     logit_scale: float | None = None
     implementation: str = "auto"
+    block: int = BLOCK
     kernel_init: Initializer = FanIn()
     output_init: Initializer = FanIn()
     dtype: Any = jnp.float32
@@ -95,6 +98,7 @@ class Attention(nn.Module):
             "soft_cap": self.soft_cap,
             "bias_BNLS": bias,
             "implementation": "reference" if is_plain else self.implementation,
+            "block": self.block,
         }
         q = named(constrain(q, ("batch", "length", "act_heads", None)), QUERY)
         out = attention(q, k, v, mask, **options)

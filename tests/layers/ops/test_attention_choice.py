@@ -10,7 +10,7 @@ import pytest
 from t5x_scale.core.errors import UserError
 from t5x_scale.layers.attention import Attention
 from t5x_scale.layers.masks import NO_WINDOW, Mask, make_mask
-from t5x_scale.layers.ops.attention import IMPLEMENTATIONS, choose
+from t5x_scale.layers.ops.attention import BLOCK, IMPLEMENTATIONS, attention, choose
 from t5x_scale.layers.ops.attention.case import Case
 from t5x_scale.partitioning.axes import MESH_AXES
 from t5x_scale.partitioning.rules import fsdp_model
@@ -28,7 +28,7 @@ def mesh_of(platform, **sizes):
 
 def case(mask=None, window=None, soft_cap=None, has_bias=False, length=256, keys=None, dtype=jnp.bfloat16):
     mask = Mask() if mask is None else mask
-    return Case((2, length, 4, 64), (2, keys or length, 2, 64), dtype, mask, window, soft_cap, has_bias)
+    return Case((2, length, 4, 64), (2, keys or length, 2, 64), dtype, mask, window, soft_cap, has_bias, BLOCK)
 
 
 def on(platform, *args, **sizes):
@@ -97,6 +97,26 @@ def test_unknown_names():
 
 def test_the_reference_covers_everything():
     assert all(IMPLEMENTATIONS["reference"].unsupported(made) is None for made in UNCOVERED.values())
+
+
+@pytest.mark.parametrize(("block", "blocks"), [(128, 8), (512, 2), (1024, 1)])
+def test_the_kernel_has_blocks_of_the_size_asked_for(block, blocks):
+    q = jnp.zeros((1, 1024, 2, 64))
+    program = jax.make_jaxpr(lambda q: attention(q, q, q, Mask(), scale=1.0, implementation="splash", block=block))(q)
+    assert f"grid=(2, 1, {blocks}, {blocks})" in str(program)
+
+
+@pytest.mark.parametrize("block", [0, 64, 200, -128, 512.0, "512"])
+def test_blocks_that_cannot_be(block):
+    layer = Attention(embed_dim=8, num_heads=2, num_kv_heads=1, head_dim=4, block=block)
+    with pytest.raises(UserError, match=f"Attention.block is {block!r}: a multiple of 128"):
+        layer.init(jax.random.key(0), jnp.ones((1, 3, 8)), Mask(), jnp.arange(3)[None])
+
+
+def test_smaller_blocks_have_longer_plans():
+    long = case(length=1 << 17)
+    assert on("tpu", long) == "splash"
+    assert on("tpu", long._replace(block=128)) == "reference"
 
 
 def test_the_layer_takes_a_name_and_decodes_with_any(monkeypatch):

@@ -10,7 +10,7 @@ import pytest
 
 from t5x_scale.core.errors import UserError
 from t5x_scale.layers.masks import Mask, make_mask
-from t5x_scale.layers.ops.attention import attention, choose, cudnn
+from t5x_scale.layers.ops.attention import BLOCK, attention, choose, cudnn
 from t5x_scale.layers.ops.attention.case import make_case
 from t5x_scale.layers.ops.attention.reference import attention_reference
 
@@ -23,7 +23,7 @@ def on_gpu(monkeypatch):
 
 def _case(dtype=jnp.bfloat16, heads=4, kv_heads=2, size=16, mask=Mask(), window=None, soft_cap=None, bias=None):
     q, k = jnp.zeros((2, 8, heads, size), dtype), jnp.zeros((2, 8, kv_heads, size), dtype)
-    return make_case(q, k, mask, window, soft_cap, bias)
+    return make_case(q, k, mask, window, soft_cap, bias, BLOCK)
 
 
 @pytest.mark.parametrize("kv_heads", [1, 2, 4])

@@ -16,6 +16,7 @@ from t5x_scale.layers.masks import Mask
 from t5x_scale.layers.ops.attention import cudnn, reference, ring, splash
 from t5x_scale.layers.ops.attention.case import SAVED as SAVED
 from t5x_scale.layers.ops.attention.case import Case, make_case
+from t5x_scale.layers.ops.attention.splash import BLOCK
 from t5x_scale.partitioning.shardings import current_platform
 
 
@@ -26,17 +27,19 @@ class Implementation(NamedTuple):
       unsupported: why a case is not covered, in words that follow "because", or None.
       attend: the arguments of `attention`.
       platforms: where `auto` takes it if it covers the case.
+      has_blocks: whether `attend` takes `block`, too.
     """
 
     unsupported: Callable[[Case], str | None]
     attend: Callable[..., jax.Array]
     platforms: tuple[str, ...] = ()
+    has_blocks: bool = False
 
 
 # `auto` takes the first that is made for the platform and covers the case, else the reference.
 IMPLEMENTATIONS = {
     "ring": Implementation(ring.unsupported, ring.attention_ring, ("cpu", "gpu", "tpu")),
-    "splash": Implementation(splash.unsupported, splash.attention_splash, ("tpu",)),
+    "splash": Implementation(splash.unsupported, splash.attention_splash, ("tpu",), has_blocks=True),
     "cudnn": Implementation(cudnn.unsupported, cudnn.attention_cudnn, ("gpu",)),
     "reference": Implementation(reference.unsupported, reference.attention_reference, ("cpu", "gpu", "tpu")),
 }
@@ -53,6 +56,7 @@ def attention(
     soft_cap: float | None = None,
     bias_BNLS: jax.Array | None = None,
     implementation: str = "auto",
+    block: int = BLOCK,
 ) -> jax.Array:
     """`softmax(scale * q k^T + bias, over the keys the mask allows) v`, softmax in float32.
 
@@ -68,19 +72,24 @@ def attention(
       bias_BNLS: added to the scaled logits, for relative positions.
       implementation: a key of `IMPLEMENTATIONS`, or `auto`: the fastest on the platform for which the program is
         traced (`current_platform`) that covers the case.
+      block: queries and keys of a block of the splash kernel, at most; a multiple of 128.
 
     Returns:
       [B, L, N, H] in the dtype of `q_BLNH`.
 
     Raises:
-      UserError: the named implementation does not exist, or does not cover the case.
+      UserError: the named implementation does not exist, or does not cover the case; or a block cannot be.
     """
+    splash.check_block(block)
     N, K = q_BLNH.shape[2], k_BSKH.shape[2]
     if N % K:
         raise ValueError(f"attention: {N} query heads do not divide over {K} kv heads")
-    case = make_case(q_BLNH, k_BSKH, mask, window, soft_cap, bias_BNLS)
+    case = make_case(q_BLNH, k_BSKH, mask, window, soft_cap, bias_BNLS, block)
     options = {"scale": scale, "window": window, "soft_cap": soft_cap, "bias_BNLS": bias_BNLS}
-    return IMPLEMENTATIONS[choose(case, implementation)].attend(q_BLNH, k_BSKH, v_BSKH, mask, **options)
+    chosen = IMPLEMENTATIONS[choose(case, implementation)]
+    if chosen.has_blocks:
+        options["block"] = block
+    return chosen.attend(q_BLNH, k_BSKH, v_BSKH, mask, **options)
 
 
 def choose(case: Case, implementation: str = "auto") -> str:

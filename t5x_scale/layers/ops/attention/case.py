@@ -23,6 +23,7 @@ class Case(NamedTuple):
       mask: which keys each query sees; its arrays may be traced, and whether they are there is what matters.
       window, soft_cap: as in `attention`.
       has_bias: whether something is added to the logits.
+      block: of kernels that go by blocks.
     """
 
     query_shape: tuple[int, ...]
@@ -32,6 +33,7 @@ class Case(NamedTuple):
     window: int | None
     soft_cap: float | None
     has_bias: bool
+    block: int
 
     @property
     def is_cached(self) -> bool:
@@ -47,6 +49,7 @@ def make_case(
     window: int | None,
     soft_cap: float | None,
     bias_BNLS: jax.Array | None,
+    block: int,
 ) -> Case:
     """The case of a call with these arguments."""
-    return Case(q_BLNH.shape, k_BSKH.shape, q_BLNH.dtype, mask, window, soft_cap, bias_BNLS is not None)
+    return Case(q_BLNH.shape, k_BSKH.shape, q_BLNH.dtype, mask, window, soft_cap, bias_BNLS is not None, block)

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from t5x_scale.core.errors import UserError
 from t5x_scale.layers.masks import Mask
 from t5x_scale.layers.ops.attention.blocks import PADDING, Span, plan_by_keys, plan_by_queries
 from t5x_scale.layers.ops.attention.case import SAVED, Case
@@ -37,6 +38,14 @@ _LAST_BITS = 16
 LONGEST_PACKED = 1 << 15
 
 
+def check_block(block: int) -> None:
+    """Raises:
+    UserError: no block of the kernel has this size.
+    """
+    if not isinstance(block, int) or block < LANES or block % LANES:
+        raise UserError(f"Attention.block is {block!r}: a multiple of {LANES}, such as {BLOCK}")
+
+
 def unsupported(case: Case) -> str | None:
     """Why splash does not cover `case`."""
     if current_platform() == "gpu":
@@ -55,7 +64,7 @@ def unsupported(case: Case) -> str | None:
     if _packs_both_ends(case.mask, case.window) and length > LONGEST_PACKED:
         what = "a window that differs from layer to layer" if case.mask.window is not None else "a window and a prefix"
         return f"{what} at length {length}: beyond {LONGEST_PACKED} only a window of all layers without prefixes"
-    if table_bytes(1, length, BLOCK) > TABLE_BYTES:
+    if table_bytes(1, length, case.block) > TABLE_BYTES:
         return f"the plan of the blocks of a row of {length} does not fit into scalar memory"
     return None
 
