@@ -74,7 +74,7 @@ PUBLISHED: dict[str, Published] = {
         ),
     )
 }
-# What is compared when nothing is named. The row on v6e takes the compiler longest, 17 minutes on busy cores.
+# What is compared when nothing is named.
 COMPARABLE = tuple(PUBLISHED)
 
 
