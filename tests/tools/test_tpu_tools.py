@@ -157,7 +157,7 @@ def test_detached_on_a_worker(worker, tmp_path):
     started = worker(line)
     assert (started.returncode, started.stdout, started.stderr) == (0, "", "")
     log, deadline = tmp_path / "log", time.monotonic() + 20
-    while not log.read_text() and time.monotonic() < deadline:
+    while not log.read_text().endswith("\n") and time.monotonic() < deadline:
         time.sleep(0.01)
     assert log.read_text().startswith(f"{tmp_path}/code {odd} {tmp_path}/venv/bin:")
     pid = int((tmp_path / "pid").read_text())

@@ -158,7 +158,8 @@ def test_many_short_pieces_hold_their_shares(lengths, share):
     shares = [share + (index % 2) / PERIOD for index in range(len(starts))]
     schedule = MixtureSchedule([(row, {"a": one, "b": 1 - one}) for row, one in zip(starts, shares, strict=True)])
     rows = sum(lengths)
-    assert abs(schedule.rows_before(rows)[0] - share * rows) < 3
+    # Each piece is off by less than one row, and one way as often as the other.
+    assert abs(schedule.rows_before(rows)[0] - share * rows) < len(lengths) ** 0.5
 
 
 def test_a_cut_between_equal_rates_is_no_cut():
