@@ -34,6 +34,8 @@ CONFIDENCES = tuple(_RANKS)
 
 # From there on a range that begins at nothing is taken to have begun.
 _FAR_BELOW = 1e-3
+# What no law was fitted over: from where on it is far from any run.
+_ANY_RUN = (1e-3, 1e15)
 
 
 def worst_confidence(*confidences: str) -> str:
@@ -191,6 +193,7 @@ class Law(abc.ABC):
       may_be_zero: quantities that need not be positive.
       quantities: the names it takes; those in `required` must be given.
       known: the names that any law takes, predicts or is limited in, and those of what optima hold beside them.
+      seen: the widest range of each quantity that the laws were fitted over, taken together.
     """
 
     name: ClassVar[str]
@@ -207,6 +210,7 @@ class Law(abc.ABC):
     known: ClassVar[set[str]] = {
         "params", "active_params", "tokens", "flops", "epochs", "unique_tokens", "domain_ratio", "loss", "cap",
     }  # fmt: skip
+    seen: ClassVar[dict[str, tuple[float, float]]] = {}
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -214,6 +218,10 @@ class Law(abc.ABC):
         cls.quantities = tuple(p.name for p in parameters)
         cls.required = tuple(p.name for p in parameters if p.default is p.empty)
         Law.known.update(cls.quantities, cls.domain.ranges, (cls.predicts,))
+        for name in cls.domain.ranges:
+            begin, end = cls._known_range(name)
+            lowest, highest = Law.seen.get(name, (begin, end))
+            Law.seen[name] = (min(begin, lowest), max(end, highest))
 
     @abc.abstractmethod
     def _value(self, **quantities: Any) -> Values:
@@ -346,21 +354,33 @@ class Law(abc.ABC):
         try:
             yield
         except (ArithmeticError, NoNumber) as error:
-            away = {name: self._orders_away(name, value) for name, value in quantities.items()}
-            name = max(away, key=away.__getitem__)
-            value = float(np.asarray(quantities[name], dtype=float).flat[0])
+            away = {name: self._farthest(name, value) for name, value in quantities.items()}
+            name = max(away, key=lambda name: away[name][0])
             ends = self.domain.ranges.get(name)
             fitted = f"; it was fitted from {ends[0]:.4g} to {ends[1]:.4g}" if ends else ""
-            raise UserError(f"the law {self.name} says no number for {name} = {value:.4g}{fitted}") from error
+            raise UserError(f"the law {self.name} says no number for {name} = {away[name][1]:.4g}{fitted}") from error
 
-    def _orders_away(self, name: str, value: Any) -> float:
-        """Orders of magnitude between a quantity and its domain, or 1 where it has none."""
-        low, high = self.domain.ranges.get(name, (1.0, 1.0))
-        number = float(np.asarray(value, dtype=float).flat[0])
+    def _farthest(self, name: str, value: Any) -> tuple[float, float]:
+        """Of a quantity the number that is farthest from where it is known, and by how many orders of magnitude."""
+        numbers = np.asarray(value, dtype=float)
+        return max((self._orders_away(name, float(end)), float(end)) for end in (np.min(numbers), np.max(numbers)))
+
+    def _orders_away(self, name: str, number: float) -> float:
+        """Orders of magnitude between a number and the law's own range of the quantity; where it has none, the range
+        that others saw."""
+        if number == 0 and name in self.may_be_zero and self.domain.ranges.get(name, (0.0, 1.0))[0] == 0:
+            return 0.0
+        low, high = self._known_range(name)
         if min(number, high) <= 0:
             return math.inf
-        start = low if low > 0 else high * _FAR_BELOW
-        return max(math.log10(start) - math.log10(number), math.log10(number) - math.log10(high), 0.0)
+        return max(math.log10(low) - math.log10(number), math.log10(number) - math.log10(high), 0.0)
+
+    @classmethod
+    def _known_range(cls, name: str) -> tuple[float, float]:
+        if name not in cls.domain.ranges:
+            return Law.seen.get(name, _ANY_RUN)
+        low, high = cls.domain.ranges[name]
+        return (low if low > 0 else high * _FAR_BELOW), high
 
     def _checked(self, quantities: Mapping[str, Any]) -> dict[str, Values]:
         given = {name: value for name, value in quantities.items() if value is not None}

@@ -221,3 +221,23 @@ def test_laws_are_quick_to_import_and_bring_neither_a_backend_nor_solvers():
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == "[]"
+
+
+STEEP = {"E": 1.0, "A": 2.0, "alpha": 93.0, "B": 1.0, "eta": 0.3, "beta": 0.3, "C": 0.1, "epsilon": 0.1, "gamma": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("law", "quantities", "off"),
+    [
+        # Two quantities with ranges, and of an array not its first number.
+        (LAWS["growth_timing"], {"params": 1e9, "flops": 1.0}, "flops = 1; it was fitted from 8e"),
+        (LAWS["vocabulary_parametric"], {"params": np.array([1e9, 1e-300])}, "params = 1e-300; it was fitted from 3"),
+        # What the law has no range of is usual among others, and further from one than the other from its range.
+        (type(LAWS["dcpt"])(**STEEP), {"params": 1e5, "tokens": 6e12, "ratio": 0.5}, "params = 1e.05; it was fitted"),
+        (type(LAWS["dcpt"])(**STEEP), {"params": 1e5, "tokens": 6e12, "ratio": 0.0}, "params = 1e.05; it was fitted"),
+        (LAWS["vocabulary_parametric"], {"params": 1e-3, "embed_dim": 4096.0, "flops": 1e21}, "params = 0.001; it"),
+    ],
+)
+def test_each_quantity_is_judged_by_its_own_range(law, quantities, off):
+    with pytest.raises(UserError, match=f"says no number for {off}"):
+        law.predict(**quantities)
