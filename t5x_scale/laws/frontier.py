@@ -46,9 +46,18 @@ def solve(function: Callable[[float], float], low: float, high: float) -> float:
 
     _check_ends(low, high)
     start, end = function(low), function(high)
-    if not np.isfinite([start, end]).all() or start * end > 0:
+    if not np.isfinite([start, end]).all() or np.sign(start) * np.sign(end) > 0:
         raise NoNumber(f"nothing between {low:.3g} and {high:.3g} reaches what was asked for")
-    return float(np.exp(optimize.brentq(lambda x: function(np.exp(x)), np.log(low), np.log(high), xtol=1e-13)))
+    first, last = float(np.log(low)), float(np.log(high))
+
+    def number(x: float) -> float:
+        # The exponential of a logarithm is not quite the number, and the sign at an end may hang on that.
+        return low if x == first else high if x == last else float(np.exp(x))
+
+    try:
+        return number(optimize.brentq(lambda x: function(number(x)), first, last, xtol=1e-13))
+    except ValueError as error:
+        raise NoNumber(f"between {low:.3g} and {high:.3g} there is what is no number") from error
 
 
 def _check_ends(low: float, high: float) -> None:

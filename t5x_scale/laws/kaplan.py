@@ -12,8 +12,9 @@ import dataclasses
 
 import numpy as np
 
+from t5x_scale.core.errors import UserError
 from t5x_scale.laws.frontier import solve
-from t5x_scale.laws.interface import Domain, Law, Optimum, Values, constant
+from t5x_scale.laws.interface import Domain, Law, NoNumber, Optimum, Values, constant
 from t5x_scale.laws.power import OfParams, ParamsForFlops
 from t5x_scale.laws.units import FLOPS_PER_PARAM_TOKEN, PF_DAY
 
@@ -132,16 +133,25 @@ class KaplanLearningCurve(Law):
         """S_min of a run of `steps` at a batch: S = S_min·(1 + B_crit(L)/B), L the loss that it ends at (equation 5.4).
 
         Raises:
-          UserError: what is given are no positive numbers.
+          UserError: what is given are no positive numbers, or no S_min leads to these steps.
         """
         critical = KaplanCriticalBatch()
-        steps, batch_tokens = self.checked("steps", steps), critical.checked("batch_tokens", batch_tokens)
+        params, steps = self.checked("params", params), self.checked("steps", steps)
+        batch_tokens = critical.checked("batch_tokens", batch_tokens)
 
         def excess(fewest: float) -> float:
-            loss = self.predict(params=params, steps=fewest)
-            return fewest * (1 + critical.predict(loss=loss) / batch_tokens) - steps
+            # As numpy's: of a step or less a loss may be infinite, and its critical batch is nothing.
+            with np.errstate(all="ignore"):
+                loss = self._value(params=np.float64(params), steps=np.float64(fewest))
+                return float(fewest * (1 + critical._value(loss=loss) / batch_tokens) - steps)
 
-        return solve(excess, steps * _FEWEST, steps)
+        try:
+            return solve(excess, steps * _FEWEST, steps)
+        except NoNumber:
+            raise UserError(
+                f"the law {self.name} knows of no fewest steps for {steps:.4g} of {batch_tokens:.4g} tokens with "
+                f"{params:.4g} parameters"
+            ) from None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,5 +1,7 @@
 """Optima and inverses against closed forms."""
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -57,3 +59,16 @@ def test_the_lowest_of_several_valleys_is_found_and_ends_count():
     assert np.log(found) == pytest.approx(-5.5041, abs=0.01)
     assert frontier.minimise(lambda x: x, 1e-3, 1e3) == pytest.approx(1e-3)
     assert frontier.minimise(lambda x: -x, 1e-3, 1e3) == pytest.approx(1e3)
+
+
+@pytest.mark.parametrize("high", np.geomspace(1.0, 1e7, 40))
+def test_a_root_at_an_end_is_found_whatever_its_logarithm_is_rounded_to(high):
+    assert frontier.solve(lambda x: x - high, high * 1e-9, high) == pytest.approx(high, rel=1e-12)
+    assert frontier.solve(lambda x: high - x, high, high * 1e9) == pytest.approx(high, rel=1e-12)
+
+
+def test_where_a_function_has_no_root_or_no_number_there_is_a_line():
+    with pytest.raises(UserError, match="nothing between 1 and 10 reaches"):
+        frontier.solve(lambda x: 1e-200 * x, 1.0, 10.0)
+    with pytest.raises(UserError, match="between 1 and 10 there is what is no number"):
+        frontier.solve(lambda x: x - 5 if x in (1.0, 10.0) else math.nan, 1.0, 10.0)

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from t5x_scale.core.errors import UserError
 from t5x_scale.laws import LAWS, data_constrained, deepseek, kaplan, porian, time_transfer, units, vocabulary
 from t5x_scale.laws.chinchilla import Chinchilla
 from t5x_scale.laws.repeated_sampling import Coverage
@@ -118,6 +119,25 @@ def test_kaplans_laws_contradict_each_other_about_where_the_paper_says():
 def test_steps_and_compute_at_the_critical_batch_are_twice_the_least():
     assert kaplan.fewest_steps(2e4, 1e6, 1e6) == 1e4
     assert kaplan.least_compute(2e20, 1e6, 1e6) == 1e20
+
+
+@pytest.mark.parametrize(
+    ("constants", "params", "steps", "batch_tokens"),
+    # A batch so far above the critical one that both numbers are one; losses of the first steps beyond any float.
+    [({}, 1e9, 1e5, 5e5), ({}, 1.0, 7, 1e15), ({"alpha_S": 67.0, "S_c": 1.8e4}, 1e9, 1e5, 5e5)],
+)
+def test_the_fewest_steps_lead_to_those_of_the_run(constants, params, steps, batch_tokens):
+    law = kaplan.KaplanLearningCurve(**constants)
+    fewest = law.fewest_steps(params, steps, batch_tokens)
+    critical = kaplan.KaplanCriticalBatch().predict(loss=law.predict(params=params, steps=fewest))
+    assert fewest * (1 + critical / batch_tokens) == pytest.approx(steps, rel=1e-9)
+    assert fewest <= steps
+
+
+def test_no_fewest_steps_are_a_line_that_names_the_run():
+    law = kaplan.KaplanLearningCurve(N_c=1e-9, S_c=1e-9)
+    with pytest.raises(UserError, match=r"kaplan_learning_curve knows of no fewest steps for 1e\+05 of 5e\+05 tokens"):
+        law.fewest_steps(1e9, 1e5, 5e5)
 
 
 @pytest.mark.parametrize(("params", "flops", "tokens"), TABLE_3)
