@@ -10,7 +10,7 @@ from t5x_scale.laws import Law
 from t5x_scale.laws.units import FLOPS_PER_PARAM_TOKEN, training_flops
 from t5x_scale.planner.amounts import count_text
 from t5x_scale.planner.budgets import Budget
-from t5x_scale.planner.choices import Opinion, make_opinion
+from t5x_scale.planner.choices import Opinion, gather, make_opinion
 from t5x_scale.planner.law_table import Laws, is_fitted, present
 
 # Laws with a frontier of sizes and tokens over FLOPs, the default first: the refit of Chinchilla's data agrees with
@@ -39,6 +39,7 @@ class Allocation:
       opinions: about the best size at these FLOPs.
       counts_tables: whether `params` are all; otherwise the tables come on top.
       notes: what a person should know of it.
+      left_out: a line for each law that has no frontier there.
     """
 
     params: float
@@ -49,6 +50,7 @@ class Allocation:
     opinions: tuple[Opinion, ...]
     counts_tables: bool = True
     notes: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
 
 
 def allocate(budget: Budget, laws: Laws, law_name: str | None = None) -> Allocation:
@@ -78,12 +80,12 @@ def allocate(budget: Budget, laws: Laws, law_name: str | None = None) -> Allocat
             f"{count_text(tokens)} tokens, {tokens / params:.2g} a parameter; the best size for them is about "
             f"{count_text(best)}"
         )
-    opinions = _opinions(laws, training_flops(params, tokens))
+    opinions, left_out = gather(present(laws, FRONTIERS), lambda law: _opinion(law, training_flops(params, tokens)))
     if followed == DATA_CONSTRAINED:
         opinions = (_opinion_on_repeating(laws, params, tokens, budget.unique_tokens), *opinions)
     follows_size = followed and budget.params is None
     counts_tables = not (follows_size and laws[followed].with_embeddings is False)
-    return Allocation(params, tokens, compute, reason, followed, opinions, counts_tables, tuple(notes))
+    return Allocation(params, tokens, compute, reason, followed, opinions, counts_tables, tuple(notes), left_out)
 
 
 def frontier_at(law: Law, name: str, value: float) -> tuple[float, float]:
@@ -196,11 +198,8 @@ def _of_data(unique: float, law: Law) -> tuple[float, float, float | None, str, 
     return best, tokens, None, reason, law.name
 
 
-def _opinions(laws: Laws, flops: float) -> tuple[Opinion, ...]:
-    found = []
-    for law in present(laws, FRONTIERS):
-        params, tokens = frontier_at(law, "flops", flops)
-        opinion = make_opinion(law, params, flops=flops, params=params, tokens=tokens)
-        unit = "parameters without tables" if law.with_embeddings is False else "parameters"
-        found.append(dataclasses.replace(opinion, unit=unit))
-    return tuple(found)
+def _opinion(law: Law, flops: float) -> Opinion:
+    params, tokens = frontier_at(law, "flops", flops)
+    opinion = make_opinion(law, params, flops=flops, params=params, tokens=tokens)
+    unit = "parameters without tables" if law.with_embeddings is False else "parameters"
+    return dataclasses.replace(opinion, unit=unit)

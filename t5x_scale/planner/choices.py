@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
+from t5x_scale.core.errors import UserError
 from t5x_scale.laws import Law
 from t5x_scale.planner.law_table import is_fitted
 
@@ -44,6 +45,7 @@ class Choice:
       reason: why it is that; which law moved it, or which convention.
       opinions: of all laws that speak about it.
       law: the one that was followed; "" where none was.
+      left_out: a line for each law that would speak about it and has no number here.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Choice:
     reason: str
     opinions: tuple[Opinion, ...] = ()
     law: str = ""
+    left_out: tuple[str, ...] = ()
 
     @property
     def outside(self) -> tuple[str, ...]:
@@ -88,6 +91,23 @@ def make_opinion(law: Law, value: float, **quantities: float) -> Opinion:
     outside = tuple(law.outside(**quantities)) if law.domain.ranges else (NO_DOMAIN,)
     confidence = "fitted" if is_fitted(law) else law.confidence
     return Opinion(law.name, float(value), confidence, law.source, outside, law.unit)
+
+
+def gather(laws: Iterable[Law], opinion_of: Callable[[Law], Opinion]) -> tuple[tuple[Opinion, ...], tuple[str, ...]]:
+    """The opinions of the laws that have one, and a line for each that has none: a plan stands without it.
+
+    Args:
+      laws: in the order of their opinions.
+      opinion_of: asks one; it raises what laws raise.
+    """
+    opinions, left_out = [], []
+    for law in laws:
+        try:
+            opinions.append(opinion_of(law))
+        except (UserError, ArithmeticError) as error:
+            why = str(error) if isinstance(error, UserError) else "its numbers leave the range of a float"
+            left_out.append(f"{law.name} is left out: {why.replace(f'the law {law.name} ', 'it ')}")
+    return tuple(opinions), tuple(left_out)
 
 
 def spread(values: Iterable[float]) -> float:

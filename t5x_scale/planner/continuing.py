@@ -7,13 +7,13 @@ import math
 from collections.abc import Iterator
 
 from t5x_scale.core.errors import UserError, check_choice
-from t5x_scale.laws import cmr, dcpt, replay, upcycling
+from t5x_scale.laws import Law, cmr, dcpt, replay, upcycling
 from t5x_scale.models.accounting import train_flops_per_token
 from t5x_scale.planner import batches, machines, rates
 from t5x_scale.planner.amounts import count_text
 from t5x_scale.planner.batches import BatchPlan
 from t5x_scale.planner.budgets import Budget
-from t5x_scale.planner.choices import Choice, Opinion, ask, make_opinion
+from t5x_scale.planner.choices import Choice, Opinion, ask, gather, make_opinion
 from t5x_scale.planner.known_models import KnownModel
 from t5x_scale.planner.law_table import Laws, is_fitted
 from t5x_scale.planner.machines import Cost, Site
@@ -144,37 +144,41 @@ def _choose_share(laws: Laws, shape: Shape, amounts: Amounts, shift: str) -> tup
                 f"four epochs of the {count_text(amounts.general)} tokens of old data that there are",
             )
     share = 1 - kept
-    opinions = tuple(_shares(laws, shape, amounts, share))
+    opinions, left_out = _shares(laws, shape, amounts, share)
     text = f"{share:.0%} new, {kept:.0%} old"
     if math.isfinite(share) and share <= 0:
         raise UserError("--general_tokens leave no room for the domain")
-    return Choice("domain share", share, text, reason, opinions), share
+    return Choice("domain share", share, text, reason, opinions, left_out=left_out), share
 
 
-def _shares(laws: Laws, shape: Shape, amounts: Amounts, share: float) -> Iterator[Opinion]:
-    """The largest shares of the domain at which others call general text unharmed."""
-    total = amounts.domain / share
-    params = shape.non_embedding
-    law = cmr.nearest(params)
+def _shares(laws: Laws, shape: Shape, amounts: Amounts, share: float) -> tuple[tuple[Opinion, ...], tuple[str, ...]]:
+    """The largest shares of the domain at which others call general text unharmed, and who has none."""
+    asked = {"params": shape.non_embedding, "tokens": amounts.domain / share}
+    law = cmr.nearest(shape.non_embedding)
     law = laws.get(law.name, law)
-    critical = make_opinion(law, law.predict(tokens=total), params=params, tokens=total)
-    bounded = min(max(critical.value, 0.0), 1.0)
-    unit = f"largest share that costs general text {cmr.TOLERANCE:g} nats"
-    yield dataclasses.replace(critical, value=bounded, unit=unit)
+    critical, silent = gather([law], lambda law: _critical_share(law, asked))
     fitted = laws.get("dcpt")
     if fitted is not None and is_fitted(fitted):
-        base = fitted.loss(params=params, tokens=total, ratio=1.0)
-        best = fitted.optimum(params=params, tokens=total, cap=1.03 * base)
-        yield dataclasses.replace(
-            make_opinion(fitted, best["domain_ratio"], params=params, tokens=total),
-            unit="largest share that costs general text 3 %",
-        )
-    else:
-        row = dcpt.PUBLISHED_ROW
-        yield Opinion(
-            "dcpt, a measured row", row.chosen, "medium", "Que et al. 2024, table 5",
-            ("chemistry, 1.8B parameters, 10B tokens only",), "largest share that costs general text 3 %",
-        )  # fmt: skip
+        capped, without = gather([fitted], lambda law: _capped_share(law, asked))
+        return critical + capped, silent + without
+    row = dcpt.PUBLISHED_ROW
+    measured = Opinion(
+        "dcpt, a measured row", row.chosen, "medium", "Que et al. 2024, table 5",
+        ("chemistry, 1.8B parameters, 10B tokens only",), "largest share that costs general text 3 %",
+    )  # fmt: skip
+    return (*critical, measured), silent
+
+
+def _critical_share(law: Law, asked: dict[str, float]) -> Opinion:
+    said = make_opinion(law, law.predict(tokens=asked["tokens"]), **asked)
+    unit = f"largest share that costs general text {cmr.TOLERANCE:g} nats"
+    return dataclasses.replace(said, value=min(max(said.value, 0.0), 1.0), unit=unit)
+
+
+def _capped_share(law: Law, asked: dict[str, float]) -> Opinion:
+    best = law.optimum(**asked, cap=1.03 * law.loss(**asked, ratio=1.0))
+    said = make_opinion(law, best["domain_ratio"], **asked)
+    return dataclasses.replace(said, unit="largest share that costs general text 3 %")
 
 
 def _about_base(base: KnownModel, amounts: Amounts) -> Choice:
@@ -230,22 +234,31 @@ def _upcycling(laws: Laws, shape: Shape, amounts: Amounts, tokens: float) -> Ite
     dense = laws.get("upcycling_dense", upcycling.ParentDense())
     scratch = laws.get("upcycling_scratch", upcycling.MoeFromScratch())
     sparse = laws.get("upcycling", upcycling.Upcycled())
-    asked = {"params": params, "tokens": tokens, "dense_tokens": seen}
     fewer = tokens / ratio
-    opinions = (
-        dataclasses.replace(ask(dense, params=params, tokens=seen + tokens), unit="dense, continued"),
-        make_opinion(sparse, sparse.loss(**{**asked, "tokens": fewer}), **asked),
-        dataclasses.replace(ask(scratch, params=params, tokens=fewer), unit="as many FLOPs, experts from scratch"),
+    asked = {
+        dense.name: ("dense, continued", {"tokens": seen + tokens}),
+        sparse.name: ("as many FLOPs, upcycled", {"tokens": fewer, "dense_tokens": seen}),
+        scratch.name: ("as many FLOPs, experts from scratch", {"tokens": fewer}),
+    }
+
+    def opinion_of(law: Law) -> Opinion:
+        unit, quantities = asked[law.name]
+        return dataclasses.replace(ask(law, params=params, **quantities), unit=unit)
+
+    opinions, left_out = gather((dense, sparse, scratch), opinion_of)
+    reason = (
+        f"eight experts, two a token, cost {ratio:.2f} times the FLOPs a token; seen {count_text(seen)} dense tokens"
     )
-    opinions = (opinions[0], dataclasses.replace(opinions[1], unit="as many FLOPs, upcycled"), opinions[2])
+    if left_out:
+        value = {"best": None, "pays_until_tokens": None, "beats_dense_from_tokens": None}
+        text = "not known: not every law that is compared has a number"
+        yield Choice("dense or upcycled", value, text, reason, opinions, left_out=left_out)
+        return
     best = min(opinions, key=lambda opinion: opinion.value)
     until = sparse.break_even_tokens(params, seen, scratch)
     against_dense = sparse.dense_break_even_tokens(params, seen, ratio, dense)
     value = {"best": best.unit, "pays_until_tokens": until, "beats_dense_from_tokens": against_dense}
     text = f"{best.unit} is best; upcycling pays {_until(until)} against experts from scratch, {_from(against_dense)}"
-    reason = (
-        f"eight experts, two a token, cost {ratio:.2f} times the FLOPs a token; seen {count_text(seen)} dense tokens"
-    )
     yield Choice("dense or upcycled", value, text, reason, opinions, best.law)
 
 

@@ -7,10 +7,11 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from t5x_scale.core.errors import UserError
 from t5x_scale.laws import Law
 from t5x_scale.laws.kaplan import KaplanLearningCurve
 from t5x_scale.planner.allocations import DATA_CONSTRAINED
-from t5x_scale.planner.choices import Choice, Opinion, ask, spread
+from t5x_scale.planner.choices import Choice, Opinion, ask, gather, spread
 from t5x_scale.planner.law_table import Laws, is_fitted, present
 
 # Laws of dense models on natural text, as they are asked first. Corpora and tokenizers differ, and so do nats a token.
@@ -63,7 +64,7 @@ class Question:
 def choose_loss(laws: Laws, question: Question, law_name: str) -> Choice:
     """The loss at the end, and what each law says."""
     speaking = (law for law in present(laws, (*LOSSES, *_OTHERS)) if _can_speak(law, question))
-    opinions = tuple(_ask(laws, law, question) for law in speaking)
+    opinions, left_out = gather(speaking, lambda law: _ask(laws, law, question))
     followed = _followed(laws, question, law_name)
     value = next(opinion.value for opinion in opinions if opinion.law == followed.name)
     reason = f"by {followed.name}; on another corpus or tokenizer compare shapes, not values"
@@ -72,10 +73,10 @@ def choose_loss(laws: Laws, question: Question, law_name: str) -> Choice:
     if value >= question.guessing:
         text = f"at most {question.guessing:.3f}, that of guessing: no law speaks of so small a run"
         reason = f"{followed.name} promises {value:.3f}, and guessing among {question.vocab_size:,} has their logarithm"
-        return Choice("expected loss", question.guessing, text, reason, opinions, followed.name)
+        return Choice("expected loss", question.guessing, text, reason, opinions, followed.name, left_out)
     comparable = [opinion for opinion in opinions if opinion.law not in _OTHERS and opinion.value < question.guessing]
     text = f"{value:.3f} {followed.unit}; {_between([opinion.value for opinion in comparable])}"
-    return Choice("expected loss", value, text, reason, opinions, followed.name)
+    return Choice("expected loss", value, text, reason, opinions, followed.name, left_out)
 
 
 def _between(values: Sequence[float]) -> str:
@@ -102,8 +103,11 @@ def make_curve(laws: Laws, question: Question, law_name: str) -> dict[str, Any]:
     rows = []
     for point in range(_POINTS):
         there = dataclasses.replace(question, tokens=math.exp(first + point * step))
-        said = [min(_ask(laws, law, there).value, question.guessing) for law in comparable]
-        rows.append((there.tokens, said[0], min(said) * (1 - below), max(said) * (1 + above)))
+        # Of the first steps a law may have no number where it has one of the last.
+        found, _ = gather(comparable, lambda law, there=there: _ask(laws, law, there))
+        said = [min(opinion.value, question.guessing) for opinion in found]
+        if found and found[0].law == followed.name:
+            rows.append((there.tokens, said[0], min(said) * (1 - below), max(said) * (1 + above)))
     tokens, loss, low, high = (list(column) for column in zip(*rows, strict=True))
     about = {"law": followed.name, "unit": followed.unit, "outside": list(_ask(laws, followed, question).outside)}
     return {**about, "tokens": tokens, "loss": loss, "low": low, "high": high}
@@ -112,16 +116,26 @@ def make_curve(laws: Laws, question: Question, law_name: str) -> dict[str, Any]:
 def _followed(laws: Laws, question: Question, law_name: str) -> Law:
     """For repeated data the law that knows of it, unless the one that is asked for was fitted to one's own runs.
 
-    It does not change with the budget: laws of several corpora are no one curve.
+    It does not change with the budget, laws of several corpora being no one curve, unless it has no number.
+
+    Raises:
+      UserError: no law has one.
     """
     first = laws[law_name if law_name in LOSSES else LOSSES[0]]
-    return laws[DATA_CONSTRAINED] if question.repeats and not is_fitted(first) else first
+    if question.repeats and not is_fitted(first):
+        first = laws[DATA_CONSTRAINED]
+    wanted = (first, *(law for law in present(laws, LOSSES) if law != first))
+    speaking, left_out = gather(wanted, lambda law: _ask(laws, law, question))
+    if not speaking:
+        raise UserError(f"no law expects a loss here: {left_out[0]}")
+    return laws[speaking[0].law]
 
 
 def _agrees(laws: Laws, law: Law, question: Question) -> bool:
     """Whether a law speaks about such runs: it was fitted on some, or reaches as far as any does."""
-    said = _ask(laws, law, question)
-    return not said.outside or (law.with_embeddings is True and question.params > _LARGE)
+    found, _ = gather([law], lambda law: _ask(laws, law, question))
+    reaches = law.with_embeddings is True and question.params > _LARGE
+    return any(reaches or not said.outside for said in found)
 
 
 def _can_speak(law: Law, question: Question) -> bool:

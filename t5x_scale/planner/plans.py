@@ -144,7 +144,7 @@ def _rows(budget: Budget, laws: Laws, shape: Shape, tokens: float) -> tuple[int,
 def _about_model(division: allocations.Allocation, shape: Shape, site: Site, tokens: float) -> Iterator[Choice]:
     total, config = shape.count.total, shape.config
     text = f"{count_text(total)} parameters, {count_text(shape.non_embedding)} without tables"
-    yield Choice("parameters", total, text, division.reason, division.opinions, division.law)
+    yield Choice("parameters", total, text, division.reason, division.opinions, division.law, division.left_out)
     value = {
         name: getattr(config, name)
         for name in ("num_layers", "embed_dim", "mlp_dim", "num_heads", "num_kv_heads", "head_dim", "vocab_size")
@@ -222,13 +222,15 @@ def about_machine(site: Site, cost: Cost) -> Iterator[Choice]:
 
 
 def warnings_about(choices: Sequence[Choice]) -> Iterator[str]:
-    """What of the followed laws is extrapolated, or not sure."""
+    """What of the followed laws is extrapolated, or not sure; which laws have nothing to say."""
     for choice in choices:
         if choice.outside:
             yield f"{choice.name}: {choice.law}: {range_text(choice.outside)}"
     for choice in choices:
         if choice.confidence in ("medium", "low"):
             yield f"{choice.name}: {choice.law} is of {choice.confidence} confidence"
+    for choice in choices:
+        yield from (f"{choice.name}: {line}" for line in choice.left_out)
 
 
 def warnings_about_cost(budget: Budget, cost: Cost) -> Iterator[str]:

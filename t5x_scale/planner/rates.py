@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 
+from t5x_scale.core.errors import UserError
 from t5x_scale.models.accounting import attention_flops_per_token
 from t5x_scale.planner.amounts import count_text
-from t5x_scale.planner.choices import Choice, ask
+from t5x_scale.planner.choices import Choice, ask, gather
 from t5x_scale.planner.law_table import Laws, present
 from t5x_scale.planner.shapes import Shape
 
@@ -83,19 +84,25 @@ def choose_growth(laws: Laws, training: Training, num_layers: int) -> Iterator[C
     the layers are not four times as many as others."""
     if GROWTH not in laws or num_layers % _GROWTH_FACTOR:
         return
-    opinion = ask(laws[GROWTH], params=training.params, flops=training.flops)
-    if not 0 < opinion.value < training.tokens:
+    asked = {"params": training.params, "flops": training.flops}
+    opinions, left_out = gather([laws[GROWTH]], lambda law: ask(law, **asked))
+    if left_out:
+        yield Choice("growth", None, "not known", "the law that says when has no number", left_out=left_out)
+    if not opinions or not 0 < opinions[0].value < training.tokens:
         return
+    (opinion,) = opinions
     text = (
         f"instead of all layers at once: a quarter of them for {count_text(opinion.value)} tokens, stacked four times"
     )
     value = {"growth_factor": _GROWTH_FACTOR, "growth_tokens": opinion.value}
     reason = f"{GROWTH}; runs grown so reached the loss of 31 to 55 % longer ones (Du et al. 2024, 410M to 7B)"
-    yield Choice("growth", value, text, reason, (opinion,), GROWTH)
+    yield Choice("growth", value, text, reason, opinions, GROWTH)
 
 
 def _follow_first(name: str, laws: Laws, names: tuple[str, ...], training: Training) -> Choice:
-    opinions = tuple(ask(law, **dataclasses.asdict(training)) for law in present(laws, names))
+    opinions, left_out = gather(present(laws, names), lambda law: ask(law, **dataclasses.asdict(training)))
     # A law may leave the positive numbers where it extrapolates, as Kaplan's rate does.
-    first = next(opinion for opinion in opinions if opinion.value > 0)
-    return Choice(name, first.value, count_text(first.value), f"by {first.law}", opinions, first.law)
+    first = next((opinion for opinion in opinions if opinion.value > 0), None)
+    if first is None:
+        raise UserError(f"no law has a {name} for {training.params:.3g} parameters on {training.tokens:.3g} tokens")
+    return Choice(name, first.value, count_text(first.value), f"by {first.law}", opinions, first.law, left_out)
