@@ -28,6 +28,9 @@ _FAR = 1e3
 # What data do not fix runs away, and must stay a number.
 _LARGEST_LOG = 700.0
 
+# What moves predictions by less than this share of the residuals, the data cannot tell.
+_UNTOLD = 1e-3
+
 _TIGHT = {"ftol": 1e-12, "xtol": 1e-12, "gtol": 1e-12}
 
 L = TypeVar("L", bound=Law)
@@ -132,15 +135,18 @@ def fit_law(
     found = {name: np.array([getattr(end, name) for end in ends]) for name in space.names}
     tails = (50 * (1 - level), 50 * (1 + level))
     result = space.to_law(best)
+    intervals = {name: np.percentile(x, tails) for name, x in found.items()} if samples else {}
+    bounds = {name: _bound(space, best, name, getattr(result, name), fitted) for name in space.names}
     return Fit(
         law=result,
-        intervals={name: tuple(map(float, np.percentile(x, tails))) for name, x in found.items()} if samples else {},
+        intervals={name: _to_bounds(space, best, name, ends, fitted) for name, ends in intervals.items()},
         level=level,
         objective=objective,
         rows=len(fitted),
         domain=Domain(**{name: (float(x.min()), float(x.max())) for name, x in fitted.quantities.items()}),
         held_out_error=float(np.sqrt(np.mean(_residuals(result, kept) ** 2))) if len(kept) else None,
         samples=found if samples else {},
+        at_bound={name: bound for name, bound in bounds.items() if bound is not None},
     )
 
 
@@ -213,6 +219,35 @@ def _cost(residuals: np.ndarray, delta: float | None) -> float:
         return float(0.5 * np.sum(residuals**2))
     size = np.abs(residuals)
     return float(np.sum(np.where(size <= delta, 0.5 * size**2, delta * (size - 0.5 * delta))))
+
+
+def _bound(space: _Space, best: np.ndarray, name: str, value: float, rows: _Rows) -> float | None:
+    """The end of its range, 0 or infinity, that the data cannot tell a value of one constant from, if there is one.
+
+    None too for a constant that the data do not depend on at all.
+    """
+    index = space.names.index(name)
+    if space.signed[index]:
+        return None
+
+    def predicted(log: float) -> np.ndarray:
+        vector = best.copy()
+        vector[index] = log
+        return space.residuals(vector, rows)
+
+    here = predicted(math.log(value) if value > 0 else -_LARGEST_LOG)
+    noise = float(np.sqrt(np.mean(space.residuals(best, rows) ** 2)))
+    is_untold = [
+        bool(np.max(np.abs(predicted(log) - here)) <= _UNTOLD * noise) for log in (-_LARGEST_LOG, _LARGEST_LOG)
+    ]
+    return {(True, False): 0.0, (False, True): math.inf}.get(tuple(is_untold))
+
+
+def _to_bounds(space: _Space, best: np.ndarray, name: str, ends: np.ndarray, rows: _Rows) -> tuple[float, float]:
+    """The ends of an interval, of which those that the data cannot tell from a bound are at it."""
+    bounds = [_bound(space, best, name, float(end), rows) for end in ends]
+    low, high = (float(end) if bound is None else bound for end, bound in zip(ends, bounds, strict=True))
+    return low, high
 
 
 def _minimum(

@@ -155,7 +155,8 @@ class Fit(Generic[L]):
 
     Attributes:
       law: the law with fitted constants.
-      intervals: (low, high) for each fitted constant, percentiles of a bootstrap over rows; empty without one.
+      intervals: (low, high) for each fitted constant, percentiles of a bootstrap over rows; empty without one. An end
+        that the data cannot tell from 0 or from infinity is 0 or infinite.
       level: share of the bootstrap between the two ends.
       objective: what was minimised, at the minimum.
       rows: rows of data that were fitted.
@@ -163,6 +164,7 @@ class Fit(Generic[L]):
       held_out_error: root mean square of the residuals (of logarithms, for a law of `log`) on rows kept away from the
         fit; None where none were kept.
       samples: the constants of each bootstrap, [samples] each.
+      at_bound: the constants that the fit drove to the end of their range, 0 or infinity, as far as the data can tell.
     """
 
     law: L
@@ -173,6 +175,7 @@ class Fit(Generic[L]):
     domain: Domain
     held_out_error: float | None = None
     samples: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict, repr=False, compare=False)
+    at_bound: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
 class Law(abc.ABC):

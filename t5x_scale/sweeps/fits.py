@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -90,7 +91,8 @@ def to_json(fitted: Fitted) -> dict[str, Any]:
     return {
         "law": law.name,
         "constants": {name: getattr(law, name) for name in law.published()},
-        "intervals": {name: list(ends) for name, ends in fit.intervals.items()},
+        "intervals": {name: list(map(_plain, ends)) for name, ends in fit.intervals.items()},
+        "at_bound": {name: _plain(bound) for name, bound in fit.at_bound.items()},
         "level": fit.level,
         "rows": fit.rows,
         "objective": fit.objective,
@@ -109,11 +111,24 @@ def to_text(fitted: Fitted) -> str:
     lines = [head, f"  {'':12}{'fitted':>12}   {f'{fitted.fit.level:.0%} interval':^25}   {'published':>10}"]
     for name in published:
         ends = fitted.fit.intervals.get(name)
-        interval = "-" if ends is None else f"{ends[0]:.4g} to {ends[1]:.4g}"
+        interval = "-" if ends is None else _interval(ends)
         paper = published[name].value
         shown = "unknown" if np.isnan(paper) else f"{paper:.4g}"
-        lines.append(f"  {name:12}{getattr(law, name):>12.4g}   {interval:^25}   {shown:>10}")
+        value = fitted.fit.at_bound.get(name, getattr(law, name))
+        lines.append(f"  {name:12}{value:>12.4g}   {interval:^25}   {shown:>10}")
+    for name, bound in fitted.fit.at_bound.items():
+        lines.append(f"  {name} is at its bound: these data cannot tell it from {'0' if bound == 0 else 'infinity'}")
     errors = np.abs(fitted.errors)
     held = "none kept away" if fitted.held_out_error is None else f"{fitted.held_out_error:.2%} on rows kept away"
     lines.append(f"  error: {np.sqrt(np.mean(errors**2)):.2%}, at most {errors.max():.2%}; {held}")
     return "\n".join(lines)
+
+
+def _interval(ends: tuple[float, float]) -> str:
+    low, high = (f"{end:.4g}" if 0 < abs(end) < math.inf else f"{end:g} (bound)" for end in ends)
+    return "at its bound" if ends[0] == ends[1] and ends[0] in (0, math.inf) else f"{low} to {high}"
+
+
+def _plain(number: float) -> float | str:
+    """JSON has no infinity."""
+    return number if math.isfinite(number) else "infinity"

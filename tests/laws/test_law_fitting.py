@@ -1,6 +1,7 @@
 """Fits find again what made the data, say how sure they are, and do not stop early."""
 
 import dataclasses
+import math
 
 import numpy as np
 import pytest
@@ -88,6 +89,22 @@ def test_repetition_is_fitted_after_the_rest_as_published():
     assert pytest.approx(law.R_D, rel=0.05) == fit.law.R_D
     assert fit.intervals["R_D"][0] * 0.98 < law.R_D < fit.intervals["R_D"][1] * 1.02
     assert fit.intervals.keys() == {"R_D", "R_N"}
+
+
+def test_constants_that_data_cannot_tell_from_an_end_are_at_it():
+    """Repetition that costs nothing has no half-life; what the data do not depend on is at no end."""
+    law = LAWS["data_constrained"]
+    random = np.random.default_rng(0)
+    unique = random.uniform(1e9, 2e9, 40)
+    data = {"params": random.uniform(1e8, 1e9, 40), "tokens": unique * random.uniform(1, 20, 40)}
+    data["loss"] = law.loss(**data) * np.exp(random.normal(0, 3e-3, 40))
+    known = {name: getattr(law, name) for name in ("E", "A", "B", "alpha")}
+    repeated = DataConstrained.fit({**data, "unique_tokens": unique}, fixed=known, samples=3)
+    assert repeated.at_bound["R_D"] == math.inf
+    assert repeated.intervals["R_D"] == (math.inf, math.inf)
+    fresh = DataConstrained.fit({**data, "unique_tokens": 2 * data["tokens"]}, fixed=known, samples=3)
+    assert "R_D" not in fresh.at_bound
+    assert np.isfinite(fresh.intervals["R_D"]).all()
 
 
 def test_losses_below_zero_are_fitted_by_their_differences():

@@ -62,6 +62,22 @@ def test_what_is_printed(fitted):
     assert "on rows kept away" in text
 
 
+def test_what_ends_at_its_bound_says_so():
+    """Losses that fall faster than any power leave nothing of E; in some bootstraps only, of what is small."""
+    rows = [{**row, "loss": row["loss"] - 1.1} for row in make_rows()]
+    fitted = fit_rows("chinchilla", rows, samples=20)
+    assert fitted.fit.at_bound == {"E": 0.0}
+    lines = to_text(fitted).splitlines()
+    assert lines[2].split()[:5] == ["E", "0", "at", "its", "bound"]
+    assert "  E is at its bound: these data cannot tell it from 0" in lines
+    assert to_json(fitted)["at_bound"] == {"E": 0.0}
+    assert to_json(fitted)["intervals"]["E"] == [0.0, 0.0]
+    noisy = fit_rows("chinchilla", [{**row, "loss": row["loss"] - 0.87} for row in make_rows(0.01)], samples=20)
+    assert " 0 (bound) to 0." in to_text(noisy).splitlines()[2]
+    assert "at its bound" not in to_text(noisy)
+    assert "bound" not in to_text(fit_rows("chinchilla", make_rows(), samples=3))
+
+
 def test_the_tool(tmp_path, capsys):
     table, laws = tmp_path / "table.csv", tmp_path / "out" / "laws.json"
     rows = [{**row, "bare_params": row["params"]} for row in make_rows() if row["tokens"] == make_rows()[0]["tokens"]]
