@@ -41,7 +41,8 @@ from t5x_scale.laws import (
     upcycling,
     vocabulary,
 )
-from t5x_scale.laws.interface import Constant, Domain, Fit, Law, Optimum
+from t5x_scale.laws.constants import Constant
+from t5x_scale.laws.interface import Domain, Fit, Law, Optimum
 
 _MODULES = (
     kaplan,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 
 from t5x_scale.laws.chinchilla import Chinchilla
-from t5x_scale.laws.interface import constant
+from t5x_scale.laws.constants import constant
 
 
 @dataclasses.dataclass(frozen=True)

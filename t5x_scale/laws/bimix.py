@@ -16,7 +16,8 @@ import numpy as np
 
 from t5x_scale.core.errors import UserError
 from t5x_scale.laws.bounded import SHARE, BoundedLaw
-from t5x_scale.laws.interface import Domain, Fit, Values, unpublished
+from t5x_scale.laws.constants import unpublished
+from t5x_scale.laws.interface import Domain, Fit, Values
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from typing import ClassVar
 
 from t5x_scale.laws.bounded import SHARE, BoundedLaw
-from t5x_scale.laws.interface import Domain, Law, Values, constant, unpublished
+from t5x_scale.laws.constants import constant, unpublished
+from t5x_scale.laws.interface import Domain, Law, Values
 
 _SOURCE = "Gu et al. 2024 (2407.17467), table 5"
 _TRANSCRIBED = "medium"

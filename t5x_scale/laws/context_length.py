@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from t5x_scale.laws.interface import Domain, Law, Values, constant
+from t5x_scale.laws.constants import constant
+from t5x_scale.laws.interface import Domain, Law, Values
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,8 +11,9 @@ import dataclasses
 from collections.abc import Sequence
 
 from t5x_scale.laws.bounded import COUNT, BoundedLaw
+from t5x_scale.laws.constants import constant
 from t5x_scale.laws.frontier import checked_budget, minimise
-from t5x_scale.laws.interface import Domain, Law, Optimum, Values, constant
+from t5x_scale.laws.interface import Domain, Law, Optimum, Values
 
 EXPANSION = 64.0
 

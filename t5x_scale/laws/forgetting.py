@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from t5x_scale.laws.interface import Law, Values, unpublished
+from t5x_scale.laws.constants import unpublished
+from t5x_scale.laws.interface import Law, Values
 
 _SOURCE = "Kalajdzievski 2024 (2401.05605)"
 

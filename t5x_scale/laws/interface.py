@@ -24,13 +24,10 @@ from typing import Any, ClassVar, Generic, Self, TypeVar
 
 import numpy as np
 
-from t5x_scale.core.errors import UserError, check_choice, did_you_mean
+from t5x_scale.core.errors import UserError, did_you_mean
+from t5x_scale.laws.constants import Constant, worst_confidence
 
 Values = float | np.ndarray
-
-# From the best to the worst; `recomputed` follows from stated constants, `fitted` comes from somebody's own runs.
-_RANKS = {"recomputed": 0, "fitted": 0, "high": 0, "medium": 1, "low": 2}
-CONFIDENCES = tuple(_RANKS)
 
 # From there on a range that begins at nothing is taken to have begun.
 _FAR_BELOW = 1e-3
@@ -38,53 +35,8 @@ _FAR_BELOW = 1e-3
 _ANY_RUN = (1e-3, 1e15)
 
 
-def worst_confidence(*confidences: str) -> str:
-    """The least sure of some confidences; of equally sure ones the first."""
-    return max(confidences, key=_RANKS.__getitem__)
-
-
 class NoNumber(UserError):
     """A quantity is no number that a law takes, or leads to none."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Constant:
-    """A number from a paper.
-
-    Attributes:
-      value: the number.
-      source: paper and section or table.
-      confidence: one of `CONFIDENCES`: how sure we are that the paper says so.
-      error: its standard error, where the source gives one.
-    """
-
-    value: float
-    source: str
-    confidence: str = "high"
-    error: float | None = None
-
-    def __post_init__(self) -> None:
-        check_choice("Constant.confidence", self.confidence, CONFIDENCES)
-
-    def __float__(self) -> float:
-        return self.value
-
-
-def constant(
-    value: float, source: str = "", confidence: str = "high", error: float | None = None, *, signed: bool = False
-) -> Any:
-    """A field of a law: its default, and where that is from (the law's own `source` unless given).
-
-    With `signed` a fit moves the constant itself; without, its logarithm, which keeps it positive.
-    """
-    entry = Constant(value, source, confidence, error)
-    return dataclasses.field(default=value, metadata={"constant": entry, "start": value, "signed": signed})
-
-
-def unpublished(start: float, *, signed: bool = False) -> Any:
-    """A field of a law for a constant that its paper does not state: fitted, from about `start`, before it is used."""
-    entry = Constant(math.nan, "not published: fit it to runs", "low")
-    return dataclasses.field(default=math.nan, metadata={"constant": entry, "start": start, "signed": signed})
 
 
 class Domain:

@@ -13,8 +13,9 @@ import dataclasses
 import numpy as np
 
 from t5x_scale.core.errors import UserError
+from t5x_scale.laws.constants import constant
 from t5x_scale.laws.frontier import solve
-from t5x_scale.laws.interface import Domain, Law, NoNumber, Optimum, Values, constant
+from t5x_scale.laws.interface import Domain, Law, NoNumber, Optimum, Values
 from t5x_scale.laws.power import OfParams, ParamsForFlops
 from t5x_scale.laws.units import FLOPS_PER_PARAM_TOKEN, PF_DAY
 

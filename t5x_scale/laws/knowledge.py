@@ -14,7 +14,8 @@ import numpy as np
 
 from t5x_scale.core.errors import UserError
 from t5x_scale.laws.bounded import COUNT, BoundedLaw
-from t5x_scale.laws.interface import Domain, Values, constant
+from t5x_scale.laws.constants import constant
+from t5x_scale.laws.interface import Domain, Values
 
 _SOURCE = "Allen-Zhu & Li 2024 (2404.05405)"
 _NOTES = "medium"

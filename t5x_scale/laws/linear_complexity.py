@@ -9,8 +9,9 @@ from __future__ import annotations
 import dataclasses
 from typing import ClassVar
 
+from t5x_scale.laws.constants import constant
 from t5x_scale.laws.frontier import checked_budget
-from t5x_scale.laws.interface import Domain, Optimum, constant
+from t5x_scale.laws.interface import Domain, Optimum
 from t5x_scale.laws.power import OfFlops
 from t5x_scale.laws.units import FLOPS_PER_PARAM_TOKEN, PF_DAY
 

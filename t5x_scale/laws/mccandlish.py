@@ -15,7 +15,8 @@ import dataclasses
 import numpy as np
 
 from t5x_scale.core.errors import UserError
-from t5x_scale.laws.interface import Law, Values, unpublished
+from t5x_scale.laws.constants import unpublished
+from t5x_scale.laws.interface import Law, Values
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,7 +13,8 @@ import zlib
 import numpy as np
 
 from t5x_scale.core.errors import UserError
-from t5x_scale.laws.interface import Domain, Law, Values, unpublished
+from t5x_scale.laws.constants import unpublished
+from t5x_scale.laws.interface import Domain, Law, Values
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,7 +13,8 @@ from __future__ import annotations
 import dataclasses
 
 from t5x_scale.laws.bounded import SHARE, BoundedLaw
-from t5x_scale.laws.interface import Domain, Values, constant
+from t5x_scale.laws.constants import constant
+from t5x_scale.laws.interface import Domain, Values
 
 _SOURCE = "form and constants ours, fitted to rows of Ibrahim et al. 2024 (2403.08763)"
 

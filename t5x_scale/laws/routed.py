@@ -13,7 +13,8 @@ import dataclasses
 import numpy as np
 
 from t5x_scale.laws.bounded import COUNT, BoundedLaw
-from t5x_scale.laws.interface import Domain, Law, Values, constant
+from t5x_scale.laws.constants import constant
+from t5x_scale.laws.interface import Domain, Law, Values
 
 _SOURCE = "Clark et al. 2022 (2202.01169)"
 

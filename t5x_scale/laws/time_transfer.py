@@ -13,7 +13,8 @@ import dataclasses
 
 import numpy as np
 
-from t5x_scale.laws.interface import Law, Values, unpublished
+from t5x_scale.laws.constants import unpublished
+from t5x_scale.laws.interface import Law, Values
 
 REGIMES = ("above", "around", "below")
 

@@ -12,8 +12,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from t5x_scale.laws.constants import constant
 from t5x_scale.laws.frontier import quantity_for
-from t5x_scale.laws.interface import Law, Values, constant
+from t5x_scale.laws.interface import Law, Values
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,7 +12,8 @@ import dataclasses
 import numpy as np
 
 from t5x_scale.core.errors import UserError
-from t5x_scale.laws.interface import Domain, Law, Values, unpublished
+from t5x_scale.laws.constants import unpublished
+from t5x_scale.laws.interface import Domain, Law, Values
 
 _SOURCE = "Isik et al. 2024 (2402.04177)"
 

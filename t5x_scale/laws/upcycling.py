@@ -15,8 +15,9 @@ from collections.abc import Callable
 
 import numpy as np
 
+from t5x_scale.laws.constants import constant
 from t5x_scale.laws.frontier import solve
-from t5x_scale.laws.interface import Domain, Law, Values, constant
+from t5x_scale.laws.interface import Domain, Law, Values
 
 _SOURCE = "Liew et al. 2025 (2502.03009), table 2"
 _UNIT = "nats a token of SlimPajama"

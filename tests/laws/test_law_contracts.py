@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from t5x_scale.core.errors import UserError
 from t5x_scale.laws import LAWS, Domain, Law, find_law
 from t5x_scale.laws.chinchilla import Chinchilla
-from t5x_scale.laws.interface import CONFIDENCES, Constant, worst_confidence
+from t5x_scale.laws.constants import CONFIDENCES, Constant, worst_confidence
 
 # A plausible value of every quantity that a law of this repository may take; laws that take another say so here.
 PLAUSIBLE = {
