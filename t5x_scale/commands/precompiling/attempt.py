@@ -21,8 +21,8 @@ from t5x_scale.roofline.hlo import parse
 from t5x_scale.roofline.memory import measure_memory
 from t5x_scale.run_files import bytes_text
 
-# Near its limit the compiler gives up hiding what is exchanged: of a step at 95 % of the memory of 64 v5p it hid no
-# permutation, and a token was predicted to take a third longer than at 83 %.
+# Near its limit the compiler gives up hiding what is exchanged: of a step at its limit on 64 v5p it hid no permutation,
+# and a token was predicted to take a third longer than with 15 % of the memory free.
 CROWDED_MEMORY, CROWDED_EXPOSED = 0.9, 0.15
 
 
