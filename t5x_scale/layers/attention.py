@@ -32,8 +32,8 @@ class Attention(nn.Module):
       logit_scale: multiplies the logits; `head_dim ** -0.5` by default.
       implementation: which kernel attends while a model is trained or evaluated: a key of
         `layers.ops.attention.IMPLEMENTATIONS`, or `auto`. Cached keys are always attended to by the reference.
-      block: queries and keys of a block of the TPU's splash kernel. The larger, the less is spent between blocks, and
-        the more a causal mask or packed documents are computed in vain; Trillium has vector memory for 1,024.
+      block: queries and keys of a block of the TPU's splash kernel, in a ring too. The larger, the less is spent between
+        blocks, and the more a causal mask or packed documents are computed in vain; Trillium has vector memory for 1,024.
     """
 
     embed_dim: int

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from t5x_scale.layers.masks import make_mask
-from t5x_scale.layers.ops.attention import ring, ring_splash, tiles
+from t5x_scale.layers.ops.attention import BLOCK, attention, ring, ring_splash, tiles
 from t5x_scale.partitioning import rules
 from t5x_scale.partitioning.length_order import places
 from t5x_scale.partitioning.mesh import MeshConfig
@@ -165,9 +166,26 @@ def test_tiles_are_no_longer_than_halves():
 
 def test_parts_that_splash_takes():
     lengths = (64, 128, 640, 768, 8192, 32768, 65536)
-    assert [length for length in lengths if ring_splash.is_fit(1, length)] == [128, 768, 8192, 32768]
+    assert [length for length in lengths if ring_splash.is_fit(1, length, BLOCK)] == [128, 768, 8192, 32768]
     # The plan of so many blocks does not fit into scalar memory.
-    assert not ring_splash.is_fit(64, 32768)
+    assert not ring_splash.is_fit(64, 32768, BLOCK)
+    assert [ring_splash.is_fit(16, 32768, block) for block in (BLOCK, 2 * BLOCK)] == [False, True]
+
+
+@pytest.mark.parametrize(("block", "blocks"), [(128, 8), (512, 2), (1024, 1)])
+def test_the_kernel_of_each_device_has_blocks_of_the_size_asked_for(block, blocks):
+    mesh = MeshConfig(fsdp=1, context=4).make_abstract_mesh(4, "tpu")
+    q = jnp.zeros((1, 4096, 2, 64))
+
+    def loss(q):
+        options = {"scale": 1.0, "implementation": "ring", "block": block}
+        return jnp.sum(attention(q, q, q, make_mask(), **options))
+
+    with activation_rules(mesh, rules.context()):
+        program = str(jax.make_jaxpr(jax.grad(loss))(q))
+    # Forward, keys and values, queries: heads, then blocks.
+    expected = [f"grid=(2, 1, {blocks}, {blocks})", f"grid=(2, {blocks}, 1, {blocks})"]
+    assert sorted(re.findall(r"grid=\([\d, ]*\)", program)) == sorted([*expected, expected[0]])
 
 
 def test_heads_that_devices_share_unevenly():

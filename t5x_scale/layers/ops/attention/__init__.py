@@ -38,7 +38,7 @@ class Implementation(NamedTuple):
 
 # `auto` takes the first that is made for the platform and covers the case, else the reference.
 IMPLEMENTATIONS = {
-    "ring": Implementation(ring.unsupported, ring.attention_ring, ("cpu", "gpu", "tpu")),
+    "ring": Implementation(ring.unsupported, ring.attention_ring, ("cpu", "gpu", "tpu"), has_blocks=True),
     "splash": Implementation(splash.unsupported, splash.attention_splash, ("tpu",), has_blocks=True),
     "cudnn": Implementation(cudnn.unsupported, cudnn.attention_cudnn, ("gpu",)),
     "reference": Implementation(reference.unsupported, reference.attention_reference, ("cpu", "gpu", "tpu")),
@@ -72,7 +72,7 @@ def attention(
       bias_BNLS: added to the scaled logits, for relative positions.
       implementation: a key of `IMPLEMENTATIONS`, or `auto`: the fastest on the platform for which the program is
         traced (`current_platform`) that covers the case.
-      block: queries and keys of a block of the splash kernel, at most; a multiple of 128.
+      block: queries and keys of a block of the splash kernel, in a ring too, at most; a multiple of 128.
 
     Returns:
       [B, L, N, H] in the dtype of `q_BLNH`.

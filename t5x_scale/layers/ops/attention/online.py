@@ -33,6 +33,13 @@ class Vectors(NamedTuple):
     key_segments: Any
 
 
+class Settings(NamedTuple):
+    """What is the same for all keys: the bound of the logits or None, and the size of blocks where a kernel has any."""
+
+    soft_cap: float | None
+    block: int
+
+
 class Queries(NamedTuple):
     """Queries and which keys they see, as in `Vectors`; each kernel has an order of its own for the dimensions."""
 

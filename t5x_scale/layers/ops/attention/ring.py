@@ -23,7 +23,8 @@ from t5x_scale.core.errors import UserError
 from t5x_scale.layers.masks import Mask
 from t5x_scale.layers.ops.attention import ring_splash, tiles
 from t5x_scale.layers.ops.attention.case import SAVED, Case
-from t5x_scale.layers.ops.attention.online import Vectors
+from t5x_scale.layers.ops.attention.online import Settings, Vectors
+from t5x_scale.layers.ops.attention.splash import BLOCK
 from t5x_scale.partitioning.length_order import length_axis
 from t5x_scale.partitioning.shardings import current_platform, current_rules, dividing, to_spec
 
@@ -41,7 +42,7 @@ class _Layout(NamedTuple):
     ring: str
     heads: Entry
     kv_heads: Entry
-    soft_cap: float | None
+    settings: Settings
     part: str
 
     @property
@@ -82,6 +83,7 @@ def attention_ring(
     window: int | None = None,
     soft_cap: float | None = None,
     bias_BNLS: None = None,
+    block: int = BLOCK,
     part: str | None = None,
 ) -> jax.Array:
     """`attention` of a sequence to itself, its length split over a mesh axis; the arguments are those of `attention`.
@@ -89,6 +91,7 @@ def attention_ring(
     A query that sees no key gets 0.
 
     Args:
+      block: queries and keys of a block of the splash kernel, at most; a multiple of 128. Tiles have their own size.
       part: a key of `PARTS`; by default splash on TPUs, for parts of a length that it takes.
 
     Returns:
@@ -97,12 +100,12 @@ def attention_ring(
     Raises:
       UserError: the length does not divide over the axis.
     """
-    layout = _layout(q_BLNH.shape, k_BLKH.shape[2], soft_cap, part)
+    layout = _layout(q_BLNH.shape, k_BLKH.shape[2], Settings(soft_cap, block), part)
     q = (q_BLNH * scale).astype(q_BLNH.dtype)
     return _attend(layout, q, k_BLKH, v_BLKH, _vectors(mask, q.shape[1], window))
 
 
-def _layout(shape: tuple[int, ...], kv_heads: int, soft_cap: float | None, part: str | None) -> _Layout:
+def _layout(shape: tuple[int, ...], kv_heads: int, settings: Settings, part: str | None) -> _Layout:
     mesh, rules = current_rules()
     ring = length_axis(mesh, rules)
     if shape[1] % mesh.shape[ring]:
@@ -112,9 +115,9 @@ def _layout(shape: tuple[int, ...], kv_heads: int, soft_cap: float | None, part:
     of_keys = dividing(mesh, P(heads), (kv_heads,))[0]
     if part is None:
         rows, length = NamedSharding(mesh, P(batch, ring)).shard_shape(shape[:2])
-        is_fit = current_platform() == "tpu" and ring_splash.is_fit(rows, length)
+        is_fit = current_platform() == "tpu" and ring_splash.is_fit(rows, length, settings.block)
         part = "splash" if is_fit else "tiles"
-    return _Layout(mesh, batch, ring, heads, of_keys, soft_cap, part)
+    return _Layout(mesh, batch, ring, heads, of_keys, settings, part)
 
 
 def _vectors(mask: Mask, length: int, window: int | None) -> Vectors:
@@ -175,7 +178,7 @@ def _forward_shard(layout: _Layout, q: jax.Array, k: jax.Array, v: jax.Array, ve
         keys, seen = carry
         # Does not wait for the attention below. The last turn brings everything home, where nobody needs it.
         following = _pass_on(layout, keys)
-        return (following, part.attend(layout.soft_cap, queries, keys, seen)), None
+        return (following, part.attend(layout.settings, queries, keys, seen)), None
 
     (_, seen), _ = jax.lax.scan(step, (keys, part.nothing_seen(queries)), length=layout.mesh.shape[layout.ring])
     return part.finish(queries, seen)
@@ -200,7 +203,7 @@ def _backward_shard(
         # Gradients follow their keys one turn behind, so that they too need not wait for the attention below.
         so_far = _pass_on(layout, jax.tree.map(jnp.add, so_far, made))
         following = _pass_on(layout, keys)
-        d_q, made = part.attend_backward(layout.soft_cap, queries, saved, keys, d_q)
+        d_q, made = part.attend_backward(layout.settings, queries, saved, keys, d_q)
         return (following, d_q, made, so_far), None
 
     none = tuple(jnp.zeros(x.shape, jnp.float32) for x in (keys.k, keys.v))

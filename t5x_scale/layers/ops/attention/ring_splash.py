@@ -14,9 +14,8 @@ import numpy as np
 
 from t5x_scale.layers.ops.attention import online
 from t5x_scale.layers.ops.attention.blocks import PADDING, Span, plan_by_keys, plan_by_queries
-from t5x_scale.layers.ops.attention.online import MASKED, Keys, Queries, Seen, Vectors
+from t5x_scale.layers.ops.attention.online import MASKED, Keys, Queries, Seen, Settings, Vectors
 from t5x_scale.layers.ops.attention.splash import (
-    BLOCK,
     LANES,
     LONGEST_PACKED,
     TABLE_BYTES,
@@ -37,10 +36,10 @@ class Saved(NamedTuple):
     d_out: Any
 
 
-def is_fit(rows: int, length: int) -> bool:
-    """Whether the kernel takes a device's rows and its part of their length."""
-    is_whole = length % LANES == 0 and length % fitting_block(length) == 0
-    return is_whole and length <= LONGEST_PACKED and table_bytes(rows, length, BLOCK) <= TABLE_BYTES
+def is_fit(rows: int, length: int, block: int) -> bool:
+    """Whether the kernel takes a device's rows and its part of their length, in blocks of at most `block`."""
+    is_whole = length % LANES == 0 and length % fitting_block(length, block) == 0
+    return is_whole and length <= LONGEST_PACKED and table_bytes(rows, length, block) <= TABLE_BYTES
 
 
 def prepare(q_BLNH: jax.Array, k_BLKH: jax.Array, v_BLKH: jax.Array, vectors: Vectors) -> tuple[Queries, Keys]:
@@ -72,9 +71,9 @@ def save(queries: Queries, out: jax.Array, log_z: jax.Array, d_out: jax.Array) -
     return Saved(_by_head(out), log_z, _by_head(d_out))
 
 
-def attend(soft_cap: float | None, queries: Queries, keys: Keys, seen: Seen) -> Seen:
+def attend(settings: Settings, queries: Queries, keys: Keys, seen: Seen) -> Seen:
     """Adds what the queries see of these keys."""
-    kernel = _Kernel(soft_cap, queries, keys)
+    kernel = _Kernel(settings, queries, keys)
 
     def add() -> Seen:
         out, log_z = kernel.forward()
@@ -91,10 +90,10 @@ def attend(soft_cap: float | None, queries: Queries, keys: Keys, seen: Seen) -> 
 
 
 def attend_backward(
-    soft_cap: float | None, queries: Queries, saved: Saved, keys: Keys, d_q: jax.Array
+    settings: Settings, queries: Queries, saved: Saved, keys: Keys, d_q: jax.Array
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     """Adds to the gradient of the queries, and makes those of these keys and values, float32."""
-    kernel = _Kernel(soft_cap, queries, keys)
+    kernel = _Kernel(settings, queries, keys)
 
     def add() -> Any:
         more, d_k, d_v = (x.astype(jnp.float32) for x in kernel.backward(saved))
@@ -112,13 +111,13 @@ def restore(queries: Queries, d_q: jax.Array, d_k: jax.Array, d_v: jax.Array) ->
 class _Kernel:
     """The kernels for one turn: these queries, those keys."""
 
-    def __init__(self, soft_cap: float | None, queries: Queries, keys: Keys):
+    def __init__(self, settings: Settings, queries: Queries, keys: Keys):
         from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
 
         self._splash, self._queries, self._keys = splash, queries, keys
         B, L = queries.last.shape
         span = _in_shard(queries, keys)
-        block = fitting_block(L)
+        block = fitting_block(L, settings.block)
         by_queries = plan_by_queries(span, block, block, None)
         by_keys = plan_by_keys(span, block, block, None)
         self.is_live = jnp.any(by_queries.live > 0)
@@ -141,7 +140,7 @@ class _Kernel:
             "block_sizes": splash.BlockSizes(**dict.fromkeys(names, block)),
             "residual_checkpoint_name": None,
             "mask_function": self._sees,
-            "attn_logits_soft_cap": soft_cap,
+            "attn_logits_soft_cap": settings.soft_cap,
             "interpret": current_platform() != "tpu",
         }
 

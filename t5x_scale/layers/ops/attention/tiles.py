@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from t5x_scale.layers.ops.attention import online
-from t5x_scale.layers.ops.attention.online import MASKED, Keys, Queries, Seen, Vectors
+from t5x_scale.layers.ops.attention.online import MASKED, Keys, Queries, Seen, Settings, Vectors
 
 # What a tile is to be no smaller than, and no larger than where the length divides so.
 _SMALLEST, _LARGEST = 128, 512
@@ -67,7 +67,7 @@ def restore(queries: Queries, d_q: jax.Array, d_k: jax.Array, d_v: jax.Array) ->
     return _to_rows(_join(d_q, 3)), *(jnp.swapaxes(_join(x, 2), 1, 2) for x in (d_k, d_v))
 
 
-def attend(soft_cap: float | None, queries: Queries, keys: Keys, seen: Seen) -> Seen:
+def attend(settings: Settings, queries: Queries, keys: Keys, seen: Seen) -> Seen:
     """Adds what the queries see of these keys."""
     live = _live(queries, keys)
 
@@ -76,7 +76,7 @@ def attend(soft_cap: float | None, queries: Queries, keys: Keys, seen: Seen) -> 
 
         def column(seen: Seen, own: Any) -> tuple[Seen, None]:
             keys, live = own
-            return jax.lax.cond(live, lambda: _add(soft_cap, queries, keys, seen), lambda: seen), None
+            return jax.lax.cond(live, lambda: _add(settings.soft_cap, queries, keys, seen), lambda: seen), None
 
         return None, jax.lax.scan(column, seen, (keys, live))[0]
 
@@ -84,7 +84,7 @@ def attend(soft_cap: float | None, queries: Queries, keys: Keys, seen: Seen) -> 
 
 
 def attend_backward(
-    soft_cap: float | None, queries: Queries, saved: Saved, keys: Keys, d_q: jax.Array
+    settings: Settings, queries: Queries, saved: Saved, keys: Keys, d_q: jax.Array
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     """Adds to the gradient of the queries, and makes those of these keys and values, float32."""
     live = _live(queries, keys)
@@ -97,7 +97,7 @@ def attend_backward(
             keys, d_kv, live = own
             return jax.lax.cond(
                 live,
-                lambda: _add_gradients(soft_cap, queries, saved, keys, d_q, d_kv),
+                lambda: _add_gradients(settings.soft_cap, queries, saved, keys, d_q, d_kv),
                 lambda: (d_q, d_kv),
             )
 
