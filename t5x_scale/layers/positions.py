@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from t5x_scale.core.errors import UserError
 from t5x_scale.layers.initializers import FanIn, Initializer, Normal
 from t5x_scale.layers.ops.lookup import lookup
 from t5x_scale.layers.ops.matmul import matmul
@@ -73,7 +74,10 @@ class Rope(nn.Module):
             frequencies, amplitude = self.scaling.frequencies(self.base, share), self.scaling.amplitude()
         rotated = 2 * len(frequencies)
         if not 0 < share <= rotated <= self.head_dim:
-            raise ValueError(f"Rope: {share} of {self.head_dim} features would turn, which are not pairs")
+            raise UserError(
+                f"Rope: {share} of {self.head_dim} features would turn, which are not pairs: change "
+                "ModelConfig.head_dim or Rope.fraction"
+            )
         angles = positions.astype(jnp.float32)[..., None, None] * jnp.asarray(frequencies, jnp.float32)
         cos, sin = amplitude * jnp.cos(angles), amplitude * jnp.sin(angles)
         turned = x[..., :rotated].astype(jnp.float32)

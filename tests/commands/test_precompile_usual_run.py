@@ -1,5 +1,6 @@
 """The run that precompile assumes: usual sizes for a model on a machine, each changed by the flag that sets it."""
 
+import functools
 import pathlib
 import sys
 
@@ -12,6 +13,7 @@ from gin_files import ROOT, names
 from t5x_scale.commands import COMMANDS
 from t5x_scale.commands.precompiling import usual_run
 from t5x_scale.config.load import Setting, load, make_arguments
+from t5x_scale.core.errors import UserError
 from t5x_scale.partitioning.mesh import MeshConfig
 from t5x_scale.partitioning.rules import fsdp_model
 from t5x_scale.program import Runtime
@@ -52,9 +54,17 @@ def test_sizes(model, hardware, optimizer, rows, length, micro_batches):
 
 def test_never_less_than_a_row_for_each_part_of_the_mesh():
     lengths = {"targets": 131072}
+    assert usual_run.rows(MeshConfig(fsdp=96), fsdp_model(), {"targets": 2**23}) == 96
     assert usual_run.rows(MeshConfig(fsdp=96), fsdp_model(), lengths) == 96
     assert usual_run.rows(MeshConfig(fsdp=24, model=4), fsdp_model(), lengths) == 48
     assert usual_run.micro_batches(MeshConfig(fsdp=96), fsdp_model(), 96, lengths) == 1
+
+
+@pytest.mark.parametrize("lengths", [{"targets": 0}, {}, {"targets": -5}, {"target": 5}])
+def test_lengths_that_cannot_be_are_said_as_of_the_data(lengths):
+    for size in (usual_run.rows, functools.partial(usual_run.micro_batches, rows=64)):
+        with pytest.raises(UserError, match=r"TASK_FEATURE_LENGTHS (must be|names the feature)"):
+            size(MeshConfig(fsdp=64), fsdp_model(), lengths=lengths)
 
 
 def test_micro_batches_divide_every_batch_of_a_schedule():

@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 
+from t5x_scale.core.errors import UserError
 from t5x_scale.layers.positions import LearnedPositions, NoPositions, RelativePositions, Rope
 
 FAST = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
@@ -77,7 +78,7 @@ def test_rope_completes_an_odd_number_of_features_to_pairs():
 @pytest.mark.parametrize(("head_dim", "fraction", "share"), [(7, 1.0, 7), (8, 0.1, 0)])
 def test_rope_refuses_features_that_are_not_pairs(head_dim, fraction, share):
     rope = Rope(embed_dim=D, num_heads=N, head_dim=head_dim, fraction=fraction)
-    with pytest.raises(ValueError, match=f"{share} of {head_dim} features would turn"):
+    with pytest.raises(UserError, match=f"{share} of {head_dim} features would turn.*: change ModelConfig.head_dim or"):
         rope.apply({}, features()[..., :head_dim], np.zeros((1, L), np.int32), method="encode_keys")
 
 

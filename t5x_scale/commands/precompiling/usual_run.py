@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from t5x_scale.core import batch as fields
 from t5x_scale.core.trees import flatten
 from t5x_scale.data.batch_schedule import BatchSchedule, make_batch_schedule
-from t5x_scale.data.pipeline import FEATURE
+from t5x_scale.data.pipeline import FEATURE, DataConfig
 from t5x_scale.models.blocks import ParallelBlock, TwoNormParallelBlock
 from t5x_scale.models.interface import DecoderModel
 from t5x_scale.optim.adamw import AdamW
@@ -47,7 +47,7 @@ def lengths(model: DecoderModel) -> dict[str, int]:
 def rows(mesh: MeshConfig, rules: Rules, lengths: Mapping[str, int]) -> int:
     """Rows of four million tokens, or one for every part of the mesh that takes rows of its own if those are more."""
     shares = _shares(mesh, rules)[0]
-    return math.ceil(TOKENS_PER_STEP // lengths[FEATURE] / shares) * shares
+    return max(math.ceil(TOKENS_PER_STEP // _length(lengths) / shares), 1) * shares
 
 
 def micro_batches(
@@ -57,7 +57,7 @@ def micro_batches(
     row_shares, token_shares = _shares(mesh, rules)
     sizes = make_batch_schedule(rows).sizes()
     own_rows = math.gcd(*(size // row_shares for size in sizes if size % row_shares == 0)) or 1
-    tokens = max(sizes) * lengths[FEATURE] / token_shares
+    tokens = max(sizes) * _length(lengths) / token_shares
     parts = (part for part in range(1, own_rows + 1) if own_rows % part == 0)
     return next((part for part in parts if tokens / part <= TOKENS_AT_ONCE), own_rows)
 
@@ -68,6 +68,11 @@ def _shares(mesh: MeshConfig, rules: Rules) -> tuple[int, int]:
     spec = to_spec(rules, fields.AXES, abstract)
     names = [] if not spec or spec[0] is None else [spec[0]] if isinstance(spec[0], str) else list(spec[0])
     return math.prod(abstract.shape[name] for name in names), abstract.size // abstract.shape["stage"]
+
+
+def _length(lengths: Mapping[str, int]) -> int:
+    """Tokens of a row, which are checked in the words of the run's data."""
+    return DataConfig("any", "any", lengths, 1).sequence_length
 
 
 def _is_block(model: DecoderModel, *kinds: type) -> bool:
