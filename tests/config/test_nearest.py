@@ -37,5 +37,26 @@ def test_numbers_are_near_as_they_are_in_size(name, choice):
     assert nearest("v5p_0", ["v5p_0", "v5p_00"]) == ["v5p_00"]
 
 
+@pytest.mark.parametrize(
+    ("name", "choice"),
+    [
+        ("palm/9b", "palm/8b"),
+        ("palm/530b", "palm/540b"),
+        ("gpt3/340m", "gpt3/350m"),
+        ("gpt3/1.2b", "gpt3/1.3b"),
+        ("gpt3/12b", "gpt3/13b"),
+        ("gpt3/1300m", "gpt3/1.3b"),
+        ("gpt2/350m", "gpt2/355m"),
+        ("pal/8b", "palm/8b"),
+    ],
+)
+def test_sizes_are_near_as_they_are_in_size(name, choice):
+    known = ["palm/palm", "palm/2m", "palm/8b", "palm/62b", "palm/540b", "gemma2/9b", "gpt2/355m", "gpt3/gpt3"]
+    known += ["gpt3/350m", "gpt3/1.3b", "gpt3/13b"]
+    known = [f"gin/models/{one}.gin" for one in known]
+    assert nearest(f"gin/models/{name}.gin", known) == [f"gin/models/{choice}.gin"]
+    assert nearest("gin/models/palm/350m.gin", known)[0] == "gin/models/palm/8b.gin"
+
+
 def test_text():
     assert hint("trian", ["train", "eval"]) == " (did you mean 'train'?)"
