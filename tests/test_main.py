@@ -135,5 +135,7 @@ def test_report_takes_its_run_without_a_flag(tmp_path, capsys):
     assert main(["report", str(tmp_path / "no_such_run")]) == 1
     assert "no_such_run" in capsys.readouterr().err
     assert main(["report", str(tmp_path / "a"), str(tmp_path / "b")]) == 1
+    assert main(["report"]) == 1
+    assert capsys.readouterr().err.endswith("say which run: t5x_scale report MODEL_DIR\n")
     assert main(["train", "somewhere"]) == 1
     assert "takes flags only" in capsys.readouterr().err

@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from t5x_scale.core import files
+from t5x_scale.core.errors import UserError
 from t5x_scale.monitor.life import read_life
 from t5x_scale.monitor.life_tables import make_tables
 from t5x_scale.monitor.metric_log import read_metrics
@@ -16,12 +17,14 @@ from t5x_scale.monitor.report import headline, judged, make_report
 from t5x_scale.planner.hindsight import JUDGES
 
 
-def report(model_dir: str) -> int:
+def report(model_dir: str = "") -> int:
     """Writes `model_dir/report/`, prints its headline numbers and the path of the page, and returns exit code 0.
 
     Raises:
-      UserError: `model_dir` holds no metrics.
+      UserError: `model_dir` is not named or holds no metrics.
     """
+    if not model_dir:
+        raise UserError("say which run: t5x_scale report MODEL_DIR")
     path = make_report(model_dir, JUDGES)
     console = Console()
     _print(console, headline(files.read_json(path.parent / "summary.json")))

@@ -13,7 +13,7 @@ from t5x_scale.core.errors import UserError
 EXIT_DAMAGED = 1
 
 
-def verify(model_dir: str, step: int | None = None) -> int:
+def verify(model_dir: str = "", step: int | None = None) -> int:
     """Prints a line for every checkpoint, the newest first, and at the end what a restore would begin from.
 
     Args:
@@ -24,8 +24,11 @@ def verify(model_dir: str, step: int | None = None) -> int:
       0 when everything that was looked at verifies, otherwise 1.
 
     Raises:
-      UserError: no finished checkpoint is there, or the storage refuses or does not answer, so that nothing is known.
+      UserError: nothing is named, no finished checkpoint is there, or the storage refuses or does not answer, so that
+        nothing is known.
     """
+    if not model_dir:
+        raise UserError("say what is to be read: t5x_scale verify MODEL_DIR")
     directory, steps = read_alone(lambda: layout.find_step_directory(model_dir), os.fspath(model_dir))
     if step is not None and step not in steps:
         raise UserError(f"{directory} has no checkpoint of step {step}; it has {', '.join(map(str, steps[:10]))}")

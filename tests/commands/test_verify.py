@@ -132,7 +132,7 @@ def test_what_is_no_checkpoint_is_named(run, capsys):
     [
         (["nowhere"], "does not exist; name a MODEL_DIR"),
         (["run", "--step=7"], "has no checkpoint of step 7; it has 30, 20, 10"),
-        ([], "model_dir"),
+        ([], "say what is to be read: t5x_scale verify MODEL_DIR"),
     ],
 )
 def test_what_cannot_be_looked_at(run, capsys, monkeypatch, words, message):
