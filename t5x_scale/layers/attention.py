@@ -12,7 +12,7 @@ from flax import linen as nn
 from t5x_scale.layers.initializers import FanIn, Initializer
 from t5x_scale.layers.linear import Linear
 from t5x_scale.layers.masks import Mask
-from t5x_scale.layers.ops.attention import BLOCK, attention
+from t5x_scale.layers.ops.attention import BLOCK, attention, check_implementation
 from t5x_scale.layers.positions import Rope
 from t5x_scale.layers.tensor_names import ATTENTION_OUT, KEY, QUERY, VALUE, named
 from t5x_scale.partitioning.shardings import constrain
@@ -32,8 +32,9 @@ class Attention(nn.Module):
       logit_scale: multiplies the logits; `head_dim ** -0.5` by default.
       implementation: which kernel attends while a model is trained or evaluated: a key of
         `layers.ops.attention.IMPLEMENTATIONS`, or `auto`. Cached keys are always attended to by the reference.
-      block: queries and keys of a block of the TPU's splash kernel, in a ring too. The larger, the less is spent between
-        blocks, and the more a causal mask or packed documents are computed in vain; Trillium has vector memory for 1,024.
+      block: queries and keys of a block of the TPU's splash kernel, in a ring too. The larger, the less is spent
+        between blocks, and the more a causal mask or packed documents are computed in vain; Trillium has vector memory
+        for 1,024.
     """
 
     embed_dim: int
@@ -71,6 +72,8 @@ class Attention(nn.Module):
         Returns:
           The output [B, L, D] and the updated cache.
         """
+        # While parameters are drawn, too: a table of them is all that a dry run makes.
+        check_implementation(self.implementation)
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         scheme = self.positions(
             embed_dim=self.embed_dim, num_heads=self.num_heads, head_dim=self.head_dim, **dtypes, name="positions"

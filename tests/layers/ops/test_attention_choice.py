@@ -95,6 +95,12 @@ def test_unknown_names():
         choose(case(), 3)
 
 
+def test_unknown_names_are_refused_where_parameters_are_drawn():
+    layer = Attention(embed_dim=8, num_heads=2, num_kv_heads=1, head_dim=4, implementation="splush")
+    with pytest.raises(UserError, match=r"unknown implementation 'splush'.*did you mean 'splash'"):
+        layer.init(jax.random.key(0), jnp.ones((1, 3, 8)), Mask(), jnp.arange(3)[None])
+
+
 def test_the_reference_covers_everything():
     assert all(IMPLEMENTATIONS["reference"].unsupported(made) is None for made in UNCOVERED.values())
 

@@ -92,20 +92,29 @@ def attention(
     return chosen.attend(q_BLNH, k_BSKH, v_BSKH, mask, **options)
 
 
+def check_implementation(name: str) -> None:
+    """Checks a name where nothing is known yet of the machine and of what is to be covered.
+
+    Raises:
+      UserError: it is neither `auto` nor a key of `IMPLEMENTATIONS`.
+    """
+    known = ("auto", *IMPLEMENTATIONS)
+    if name not in known:
+        hint = did_you_mean(str(name), known) or f"; known are {', '.join(known)}"
+        raise UserError(f"Attention.implementation: unknown implementation {name!r}{hint}")
+
+
 def choose(case: Case, implementation: str = "auto") -> str:
     """The key of `IMPLEMENTATIONS` that computes `case`.
 
     Raises:
       UserError: the named implementation does not exist, or does not cover the case.
     """
+    check_implementation(implementation)
     if implementation == "auto":
         platform = current_platform()
         fitting = (name for name, one in IMPLEMENTATIONS.items() if platform in one.platforms)
         return next(name for name in fitting if IMPLEMENTATIONS[name].unsupported(case) is None)
-    if implementation not in IMPLEMENTATIONS:
-        known = ("auto", *IMPLEMENTATIONS)
-        hint = did_you_mean(str(implementation), known) or f"; known are {', '.join(known)}"
-        raise UserError(f"Attention.implementation: unknown implementation {implementation!r}{hint}")
     reason = IMPLEMENTATIONS[implementation].unsupported(case)
     if reason is not None:
         raise UserError(f"Attention.implementation = '{implementation}' does not cover this: {reason}; 'auto' does")
