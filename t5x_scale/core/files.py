@@ -45,6 +45,36 @@ def is_remote(path: str | os.PathLike) -> bool:
     return "://" in os.fspath(path)
 
 
+# Of a path that leads nowhere, for certain: what is missing, below a file, in a circle of links, or cannot be a name.
+_NOWHERE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG})
+
+
+def read_status(path: str | os.PathLike) -> os.stat_result | None:
+    """`os.stat` of a local path; None where nothing is there.
+
+    Raises:
+      OSError: nobody can say: the storage is away, or refuses.
+    """
+    try:
+        return os.stat(path)
+    except ValueError:
+        return None  # With a zero byte in it.
+    except OSError as error:
+        if error.errno in _NOWHERE:
+            return None
+        raise
+
+
+def exists(path: str | os.PathLike) -> bool:
+    """Whether something is at `path`. (Of local paths `Path.exists` says no where nobody can say.)
+
+    Raises:
+      OSError: or what the client of an object store raises: nobody can say, the storage is away or refuses.
+    """
+    target = to_path(path)
+    return target.exists() if is_remote(target) else read_status(target) is not None
+
+
 def make_directory(path: str | os.PathLike) -> Path:
     """Creates `path` with its parents and checks that it can be written to.
 
@@ -212,7 +242,7 @@ def read_appended(path: str | os.PathLike, errors: str = "strict") -> list[str]:
     target = to_path(path)
     try:
         # As long as it is: a run of a year has a long one.
-        chunks = [_read_plain(target, None)] if target.exists() else []
+        chunks = _read_if_there(target)
         chunks += [_read_plain(part, None) for _, part in sorted(_list_parts(target))]
     except OSError as error:
         raise UserError(f"cannot read {target}: {error.strerror or error}") from error
@@ -220,6 +250,13 @@ def read_appended(path: str | os.PathLike, errors: str = "strict") -> list[str]:
     for chunk in chunks:
         lines += chunk[: chunk.rfind(b"\n") + 1].decode("utf-8", errors).split("\n")[:-1]
     return lines
+
+
+def _read_if_there(target: Path) -> list[bytes]:
+    try:
+        return [_read_plain(target, None)]
+    except FileNotFoundError:
+        return []
 
 
 def _sync_directory(directory: Path) -> None:
@@ -232,7 +269,7 @@ def _sync_directory(directory: Path) -> None:
 
 
 def _list_parts(path: Path) -> list[tuple[int, Path]]:
-    if not path.parent.exists():
+    if not exists(path.parent):
         return []
     parts = []
     for candidate in path.parent.iterdir():
@@ -248,9 +285,11 @@ def _count_parts(path: Path) -> int:
 
 def _drop_torn_line(path: Path) -> None:
     """Cuts a local file back to its last newline; the block at the end is searched, not the whole file."""
-    if not path.exists():
+    try:
+        file = open(path, "r+b")  # noqa: SIM115  (closed below)
+    except FileNotFoundError:
         return
-    with open(path, "r+b") as file:
+    with file:
         end = file.seek(0, os.SEEK_END)
         while end > 0:
             start = max(0, end - (1 << 16))

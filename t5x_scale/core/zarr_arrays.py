@@ -62,8 +62,12 @@ class Extent(NamedTuple):
 
 
 def is_database(directory: files.Path) -> bool:
-    """Whether a directory holds an OCDBT database."""
-    return (directory / OCDBT_MANIFEST).exists()
+    """Whether a directory holds an OCDBT database.
+
+    Raises:
+      OSError: see `files.exists`.
+    """
+    return files.exists(directory / OCDBT_MANIFEST)
 
 
 def list_extents(directory: files.Path) -> list[Extent]:

@@ -1,5 +1,6 @@
 """Paths, whole writes and logs that grow."""
 
+import errno
 import logging
 import os
 import pathlib
@@ -179,3 +180,50 @@ def test_an_appended_log_goes_on_where_a_full_disk_cut_it(tmp_path):
         for line in lines[101:]:
             log.write(line)
     assert files.read_appended(path) == lines
+
+
+def hide(monkeypatch, module, name, number):
+    """Has a function of the system raise whatever it is asked."""
+
+    def act(path, *unused, **named):
+        raise OSError(number, os.strerror(number), path)
+
+    monkeypatch.setattr(module, name, act)
+
+
+def test_what_exists(tmp_path):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "circle").symlink_to("circle")
+    assert files.exists(tmp_path)
+    assert files.exists(tmp_path / "file")
+    for name in ("nothing", "file/below", "circle", "circle/below", "a" * 300, "zero\0"):
+        assert not files.exists(tmp_path / name)
+
+
+@pytest.mark.parametrize("number", [errno.ETIMEDOUT, errno.EACCES, errno.EIO])
+def test_what_nobody_can_see_is_not_missing(tmp_path, monkeypatch, number):
+    log = tmp_path / "log.jsonl"
+    with files.AppendLog(log) as lines:
+        lines.write("one")
+    usual = os.stat
+    hide(monkeypatch, os, "stat", number)
+    with pytest.raises(OSError, match=os.strerror(number)):
+        files.exists(log)
+    monkeypatch.setattr(os, "stat", usual)
+    hide(monkeypatch, os, "open", number)
+    with pytest.raises(UserError, match=f"cannot read .*: {os.strerror(number)}"):
+        files.read_appended(log)
+
+
+def test_a_log_is_not_asked_for_before_it_is_read(tmp_path, monkeypatch):
+    """The answer would be no while the storage is away, and the log read as empty."""
+    log = tmp_path / "log.jsonl"
+    with files.AppendLog(log) as lines:
+        lines.write("one")
+    (tmp_path / "log.jsonl.part-00000").write_text("two\n")
+    monkeypatch.setattr(os.path, "exists", lambda path: False)
+    assert files.read_appended(log) == ["one", "two"]
+    with open(log, "a") as file:
+        file.write("torn")
+    files.AppendLog(log).close()
+    assert log.read_text() == "one\n"

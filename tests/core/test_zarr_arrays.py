@@ -1,5 +1,8 @@
 """Arrays that TensorStore reads: any region, chunks in their order, errors of the caller's making."""
 
+import errno
+import os
+
 import numpy as np
 import pytest
 import tensorstore as ts
@@ -74,3 +77,14 @@ def test_a_chunk_larger_than_the_cache_is_decoded_once(tmp_path, monkeypatch):
     (tmp_path / "a.b" / "0.0.0").unlink()
     for region in regions:
         np.testing.assert_array_equal(array.read(region), VALUES[region])
+
+
+def test_a_manifest_that_nobody_can_see_is_not_missing(tmp_path, monkeypatch):
+    write(tmp_path, (1, 16, 6), database=True)
+
+    def stat(path, *unused, **named):
+        raise TimeoutError(errno.ETIMEDOUT, "Connection timed out", path)
+
+    monkeypatch.setattr(os, "stat", stat)
+    with pytest.raises(TimeoutError):
+        open_arrays(files.to_path(tmp_path), {"it": "a.b"}, failure)
