@@ -29,7 +29,6 @@ import dataclasses
 import hashlib
 import json
 import logging
-import os
 import re
 import stat
 from collections.abc import Mapping
@@ -120,17 +119,17 @@ def list_leftovers(directory: files.Path) -> list[files.Path]:
 
 
 def is_committed(path: files.Path) -> bool:
-    """Whether `path` is a whole checkpoint by name and marker. Whether its bits are right is not asked."""
+    """Whether `path` is a whole checkpoint by name and marker. Whether its bits are right is not asked.
+
+    Raises:
+      OSError: nobody can say, see `files.exists`: a step that is not listed would be passed over.
+    """
     if not _STEP_NAME.fullmatch(path.name):
         return False
     if files.is_remote(path):
-        return (path / COMMIT_MARKER).exists()
-    try:
-        return stat.S_ISDIR(os.stat(path).st_mode)
-    except (OSError, ValueError) as error:
-        if find_absence(error):
-            raise
-        return False
+        return files.exists(path / COMMIT_MARKER)
+    status = files.read_status(path)
+    return status is not None and stat.S_ISDIR(status.st_mode)
 
 
 def set_aside(directory: files.Path, step: int) -> files.Path:
@@ -138,7 +137,7 @@ def set_aside(directory: files.Path, step: int) -> files.Path:
     path = step_directory(directory, step)
     target = directory / f"{step}{SET_ASIDE_SUFFIX}"
     number = 1
-    while target.exists():
+    while files.exists(target):
         number += 1
         target = directory / f"{step}{SET_ASIDE_SUFFIX}_{number}"
     LOGGER.warning("this run continues from before step %d: setting %s aside as %s", step, path, target.name)
@@ -171,13 +170,13 @@ def find_step_directory(path: str) -> tuple[files.Path, list[int]]:
       UserError: nothing there is a checkpoint.
     """
     named = files.to_path(path)
-    if is_committed(named) and (named / METADATA_ITEM).exists():
+    if is_committed(named) and files.exists(named / METADATA_ITEM):
         return named.parent, [int(named.name)]
     for directory in (named / CHECKPOINTS, named):
         steps = list_steps(directory)
         if steps:
             return directory, steps[::-1]
-    reason = "holds no finished checkpoint" if named.exists() else "does not exist"
+    reason = "holds no finished checkpoint" if files.exists(named) else "does not exist"
     raise UserError(f"{named} {reason}; name a MODEL_DIR, its {CHECKPOINTS} directory, or one step's directory")
 
 
@@ -282,7 +281,7 @@ def _list(directory: files.Path) -> list[files.Path]:
         return list(directory.iterdir())
     except (OSError, ValueError) as error:
         # Nothing exists on a file system that is away.
-        if find_absence(error) or directory.exists():
+        if find_absence(error) or files.exists(directory):
             raise
         return []
 

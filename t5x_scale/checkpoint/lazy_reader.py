@@ -16,6 +16,7 @@ from typing import NamedTuple
 from t5x_scale.checkpoint import integrity, layout, plain_form, restore
 from t5x_scale.checkpoint.layout import DamagedError, Document
 from t5x_scale.checkpoint.plain_files import check_plain_files
+from t5x_scale.checkpoint.storage_errors import describe_read
 from t5x_scale.checkpoint.together import read_alone
 from t5x_scale.core import files, lazy, parallel
 from t5x_scale.core.lazy import LazyArray, Region
@@ -135,7 +136,10 @@ def open_leaves(step_path: files.Path, document: Document, prefix: str = "") -> 
     state = step_path / layout.STATE_ITEM
     names = {path: plain_form.array_name(path) for path in document.leaves if path.startswith(prefix)}
     driver = "zarr3" if plain_form.read_tree(state).get("use_zarr3") else "zarr"
-    leaves = open_arrays(state, names, _damage, driver=driver)
+    try:
+        leaves = open_arrays(state, names, _damage, driver=driver)
+    except OSError as error:
+        raise DamagedError(f"its arrays cannot be read: {describe_read(error)}") from error
     for path, leaf in leaves.items():
         record = document.leaves[path]
         if (leaf.shape, leaf.dtype) != (record.shape, lazy.to_dtype(record.dtype)):

@@ -15,6 +15,7 @@ trained on; so they are not used.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import shutil
@@ -170,7 +171,7 @@ def _read_run(directory: files.Path, create: bool) -> int:
     """
     path = directory / _RUN_FILE
     try:
-        if path.exists():
+        with contextlib.suppress(FileNotFoundError):
             return int(path.read_text(), 16) % (1 << 62)
         if create:
             number = secrets.randbits(61) + 1

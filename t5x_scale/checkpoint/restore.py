@@ -17,7 +17,8 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from t5x_scale.checkpoint import integrity, layout, multihost, plain_form
+from t5x_scale.checkpoint import integrity, layout, multihost
+from t5x_scale.checkpoint.absence import check_absence
 from t5x_scale.checkpoint.layout import DamagedError, Document
 from t5x_scale.checkpoint.plain_files import check_plain_files
 from t5x_scale.checkpoint.storage_errors import describe_read
@@ -231,8 +232,8 @@ def read_leaves(step_path: files.Path, abstract: Mapping[str, jax.ShapeDtypeStru
     try:
         with ocp.Checkpointer(handler, multiprocessing_options=alone) as checkpointer:
             nested = checkpointer.restore(state, args=arguments)
-    except Exception:
-        plain_form.list_leaves(state)  # Names that file, where it is the reason; Orbax names none.
+    except Exception as error:
+        check_absence(state, abstract, error)
         raise
     found = trees.flatten(nested)
     return {path: found[path] for path in abstract}

@@ -1,6 +1,8 @@
 """The local tier in one process: preferred when it is newer and verifies, passed over otherwise."""
 
+import errno
 import json
+import os
 import pathlib
 import shutil
 
@@ -224,3 +226,28 @@ def test_the_state_may_be_donated(tmp_path, config):
     restored = restore(tmp_path / "run", config)
     assert restored.step == 12
     assert pathlib.Path(tmp_path / "run" / "checkpoints" / "run_id").exists()
+
+
+def test_the_number_of_a_run_is_not_replaced_as_model_dir_is_away(run, config, monkeypatch, caplog):
+    number = (run / "checkpoints" / "run_id").read_text()
+    usual = os.stat
+
+    def stat(path, *given, **named):
+        if str(path).endswith("run_id"):
+            raise TimeoutError(errno.ETIMEDOUT, "Connection timed out", path)
+        return usual(path, *given, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "stat", stat)
+        assert restore(run, config).step == 16
+    kind = type(files.to_path("/a"))
+
+    def read(path, *unused, **named):
+        raise TimeoutError(errno.ETIMEDOUT, "Connection timed out", path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(kind, "read_text", read)
+        with CheckpointManager(run, config) as manager:
+            manager.save(18, make_state(18), {})
+    assert "run_id cannot be used, and so no local checkpoints" in caplog.text
+    assert (run / "checkpoints" / "run_id").read_text() == number

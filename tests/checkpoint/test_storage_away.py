@@ -18,13 +18,14 @@ from t5x_scale.checkpoint.layout import DamagedError
 from t5x_scale.checkpoint.lazy_reader import read_lazily
 from t5x_scale.checkpoint.manager import CheckpointManager
 from t5x_scale.checkpoint.storage_errors import explain
+from t5x_scale.checkpoint.stream_writer import write_stream
 from t5x_scale.checkpoint.verifying import verify_step
 from t5x_scale.core import files
 from t5x_scale.core.errors import UnavailableError, UserError
 from t5x_scale.core.preemption import EXIT_RESUMABLE
 from t5x_scale.main import main
 
-STATE = {"kernel": jnp.arange(64.0)}
+STATE = {"kernel": jnp.arange(64.0), "params": {"bias": jnp.ones(3)}}
 ABSTRACT = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), STATE)
 
 
@@ -67,6 +68,113 @@ def fail(monkeypatch, module, name, error, times=1000):
 
     monkeypatch.setattr(module, name, act)
     return calls
+
+
+def hide(monkeypatch, ending, number=errno.ETIMEDOUT, times=1000):
+    """Has the system raise of paths that end so, for some times. Returns the list of these."""
+    usual, asked = os.stat, []
+
+    def stat(path, *given, **named):
+        if str(path).endswith(ending):
+            asked.append(path)
+            if len(asked) <= times:
+                raise OSError(number, os.strerror(number), path)
+        return usual(path, *given, **named)
+
+    monkeypatch.setattr(os, "stat", stat)
+    return asked
+
+
+@pytest.mark.parametrize("name", ["state", "state/_METADATA", "state/manifest.ocdbt"])
+@pytest.mark.parametrize("times", [1, 2, 3, 4])
+def test_what_is_not_found_by_a_library_while_the_storage_is_away_is_not_missing(run, monkeypatch, name, times):
+    """It asks whether a file exists, and hears no."""
+    hide(monkeypatch, f"/2/{name}", times=times)
+    restored = CheckpointManager(run).restore(ABSTRACT)
+    assert restored.step == 2
+    np.testing.assert_array_equal(restored.state["kernel"], STATE["kernel"])
+
+
+@pytest.mark.parametrize("name", ["kernel", "kernel/.zarray"])
+@pytest.mark.parametrize("times", [1, 2])
+def test_nor_is_an_array_of_the_plain_form(run, tmp_path_factory, monkeypatch, name, times):
+    converted = tmp_path_factory.mktemp("converted")
+    write_stream(converted, 3, read_lazily(run)[2], {})
+    hide(monkeypatch, f"/3/state/{name}", times=times)
+    assert CheckpointManager(converted).restore(ABSTRACT).step == 3
+    array = converted / "checkpoints" / "3" / "state" / name
+    array.rename(array.with_name("elsewhere"))
+    with pytest.raises(UserError, match="can be trusted: step 3: its arrays cannot be read"):
+        CheckpointManager(converted).restore(ABSTRACT)
+
+
+def test_nor_is_it_when_it_stays_away(run, monkeypatch):
+    hide(monkeypatch, "/2/state")
+    with pytest.raises(UnavailableError, match=r"the arrays of step 2 cannot be read, as .* 2/state: Connection timed"):
+        CheckpointManager(run).restore(ABSTRACT)
+    hide(monkeypatch, "/2/state", errno.EACCES)
+    with pytest.raises(UserError, match=r"the arrays of step 2 cannot be read, and may be sound: 2/state: Permission"):
+        CheckpointManager(run).restore(ABSTRACT)
+
+
+def test_a_library_that_finds_nothing_of_what_is_there(run, monkeypatch):
+    """The storage has come back when it is looked for."""
+    library = type(files.to_path("/a"))
+    usual = library.exists
+    monkeypatch.setattr(library, "exists", lambda path: path.name != "state" and usual(path))
+    with pytest.raises(UnavailableError, match="does not answer: 2/state: it was not found, and is there"):
+        CheckpointManager(run).restore(ABSTRACT)
+
+
+@pytest.mark.parametrize("name", ["state", "state/manifest.ocdbt"])
+def test_what_is_missing_is_damage(run, name, caplog):
+    path = run / "checkpoints" / "2" / name
+    path.rename(path.with_name("elsewhere"))
+    assert CheckpointManager(run).restore(ABSTRACT).step == 1
+    assert "step 2 in" in caplog.text
+
+
+def test_parameters_to_begin_with_are_waited_for(run, monkeypatch):
+    hide(monkeypatch, "/2/state", times=2)
+    assert restore.restore_parameters(run, ABSTRACT["params"])[1].step == 2
+    hide(monkeypatch, "/checkpoints/2", times=2)
+    assert restore.restore_parameters(run, ABSTRACT["params"])[1].step == 2
+
+
+@pytest.mark.parametrize(
+    ("ending", "number", "kind", "said"),
+    [
+        ("/2", errno.EACCES, UserError, "and may be sound: checkpoints/2: Permission denied"),
+        ("/2", errno.EIO, UserError, "cannot be read: checkpoints/2: Input/output error"),
+        ("/2", errno.ETIMEDOUT, UnavailableError, "checkpoints/2: Connection timed out"),
+    ],
+)
+def test_a_step_that_nobody_can_see_is_not_passed_over(run, monkeypatch, ending, number, kind, said):
+    hide(monkeypatch, ending, number)
+    for ask in (
+        CheckpointManager(run).latest,
+        lambda: CheckpointManager(run).restore(ABSTRACT),
+        CheckpointManager(run).steps,
+        lambda: restore.restore_parameters(run, ABSTRACT["params"]),
+        lambda: read_lazily(run),
+    ):
+        with pytest.raises(UserError, match=said) as caught:
+            ask()
+        assert isinstance(caught.value, kind)
+
+
+def test_a_directory_that_nobody_can_see_is_not_missing(run, monkeypatch):
+    hide(monkeypatch, "/checkpoints", errno.EACCES)
+    fail(monkeypatch, os, "listdir", PermissionError(errno.EACCES, "Permission denied", "checkpoints"))
+    with pytest.raises(UserError, match=r"may be sound: .*/checkpoints: Permission denied"):
+        CheckpointManager(run).latest()
+
+
+def test_a_manifest_that_cannot_be_seen_for_a_while_is_no_damage(run, monkeypatch):
+    hide(monkeypatch, "manifest.ocdbt", times=1)
+    assert not verify_step(files.to_path(run) / "checkpoints" / "2").damage
+    hide(monkeypatch, "manifest.ocdbt", errno.EIO)
+    assert "Input/output error" in verify_step(files.to_path(run) / "checkpoints" / "2").damage
 
 
 def test_it_is_asked_again_until_it_answers(run, monkeypatch, waits, caplog):
