@@ -78,7 +78,8 @@ def dry_run(
 ) -> str:
     """The parameter table and totals, without compiling anything; what is refused before compiling is refused.
 
-    So is a mesh that does not fit the devices of the topology, which are counted by its name.
+    So is a mesh that does not fit the devices of the topology, which are counted by its name. Without a topology
+    kernels are chosen for the platform of the mesh.
     """
     mesh = program.mesh
     if topology is None:

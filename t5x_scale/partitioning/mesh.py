@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import jax
 import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AbstractDevice, AbstractMesh, AxisType, Mesh
 
-from t5x_scale.core.errors import UserError
+from t5x_scale.core.errors import UserError, check_choice
 from t5x_scale.partitioning.axes import MESH_AXES
 from t5x_scale.partitioning.proposals import nearest_mesh, nearest_parts
 
@@ -26,6 +27,8 @@ class MeshConfig:
       data, fsdp, stage, expert, context, model: devices along each axis of one slice.
       dcn_data: slices that hold copies and exchange gradients; multiplies `data`.
       dcn_stage: slices that hold consecutive pipeline stages; multiplies `stage`.
+      platform: `tpu`, `gpu` or `cpu`, for which a dry run chooses kernels; None is that of the devices that are here,
+        on which everything else runs in any case.
     """
 
     data: int = 1
@@ -36,6 +39,13 @@ class MeshConfig:
     model: int = 1
     dcn_data: int = 1
     dcn_stage: int = 1
+    platform: Literal["tpu", "gpu", "cpu"] | None = None
+
+    def __post_init__(self) -> None:
+        """Raises:
+        UserError: there is no such platform.
+        """
+        check_choice("MeshConfig.platform", self.platform, (None, "tpu", "gpu", "cpu"))
 
     def make_mesh(self, devices: Sequence[jax.Device] | None = None) -> Mesh:
         """Returns a mesh with the axes `MESH_AXES` over `devices` (all devices by default).
@@ -56,7 +66,7 @@ class MeshConfig:
 
         Args:
           num_devices: of that machine; by default just as many as the sizes ask for, a free axis being 1.
-          platform: `tpu`, `gpu` or `cpu`, which decides about kernels; by default that of the devices that are here.
+          platform: `tpu`, `gpu` or `cpu`, which decides about kernels; by default the mesh's own.
 
         Raises:
           UserError: as `make_mesh`.
@@ -66,6 +76,7 @@ class MeshConfig:
             num_devices = slices * math.prod(max(getattr(self, name), 1) for name in MESH_AXES)
         ici = self._resolve(num_devices, slices)
         sizes = tuple(size * factor for size, factor in zip(ici, self._dcn_sizes(), strict=True))
+        platform = platform or self.platform
         device = None if platform is None else AbstractDevice(device_kind="", num_cores=None, platform=platform)
         return AbstractMesh(sizes, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES), abstract_device=device)
 

@@ -277,6 +277,17 @@ def test_a_dry_run_refuses_what_the_compiler_would_not_see(words, message, capsy
     assert error.count("\n") == 1
 
 
+def test_a_dry_run_chooses_kernels_for_the_machine_of_the_hardware_file(capsys):
+    words = ["precompile", "--dry_run", "--gin_file=gin/models/palm/tiny.gin", "--gin_file=gin/hardware/h200_1.gin"]
+    assert main([*words, "--gin.Attention.implementation='cudnn'"]) == 0
+    assert main([*words, "--gin.Attention.implementation='splash'"]) == 1
+    assert "'splash' does not cover this: splash is a kernel for TPUs" in capsys.readouterr().err
+    # A slice that is named is what it is, whatever a file before it said.
+    words += ["--gin_file=gin/hardware/v5p_64.gin", "--gin.MeshConfig.fsdp=64"]
+    assert main([*words, "--gin.Attention.implementation='cudnn'"]) == 1
+    assert "cuDNN is for GPUs, and the platform is tpu" in capsys.readouterr().err
+
+
 def test_what_a_dry_run_refuses_is_refused_in_the_same_words_before_anything_is_compiled(capsys, monkeypatch):
     words = [*ALONE, "--gin.BATCH_SIZE=((0, 16), (10, 24))", "--gin_file=gin/sharding/pipeline.gin"]
     words += ["--gin.MeshConfig.stage=2", "--gin.MeshConfig.data=1", "--gin.PipelineConfig.micro_batches=8"]

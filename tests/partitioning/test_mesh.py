@@ -117,3 +117,14 @@ def test_slices_that_are_not_those_of_the_machine():
     message = r"the mesh has 1 slices \(dcn_data x dcn_stage\) and the devices stand in 2; dcn_data=2 would do"
     with pytest.raises(UserError, match=message):
         MeshConfig().make_mesh(devices)
+
+
+def test_the_platform_of_a_mesh_without_devices():
+    def platform(mesh):
+        return mesh.abstract_device and mesh.abstract_device.platform
+
+    assert platform(MeshConfig().make_abstract_mesh()) is None
+    assert platform(MeshConfig(platform="gpu").make_abstract_mesh()) == "gpu"
+    assert platform(MeshConfig(platform="gpu").make_abstract_mesh(4, "tpu")) == "tpu"
+    with pytest.raises(UserError, match=r"MeshConfig.platform is 'gqu' \(did you mean 'gpu'"):
+        MeshConfig(platform="gqu")

@@ -57,4 +57,4 @@ class Candidate(NamedTuple):
         else:
             lines += [f'REMAT = "{self.remat}"']
         lines += [f"step.StepConfig.micro_batches = {self.micro_batches}", "mesh.MeshConfig:"]
-        return "\n".join([*lines, *(f"    {name} = {size}" for name, size in mesh.items())])
+        return "\n".join([*lines, *(f"    {name} = {size!r}" for name, size in mesh.items())])

@@ -68,6 +68,12 @@ def test_what_it_does_not_cover_is_said_and_computed_otherwise(on_gpu, change, r
         choose(case, "cudnn")
 
 
+def test_a_program_for_a_gpu_that_is_not_here_is_traced_for_its_shapes(on_gpu):
+    q, k = jnp.zeros((1, 8, 4, 8), jnp.bfloat16), jnp.zeros((1, 8, 1, 8), jnp.bfloat16)
+    out = jax.eval_shape(lambda q, k: attention(q, k, k, Mask(), scale=1.0, implementation="cudnn"), q, k)
+    assert (out.shape, out.dtype) == (q.shape, q.dtype)
+
+
 def test_other_platforms_are_refused_by_name():
     q = jnp.zeros((1, 4, 2, 8), jnp.bfloat16)
     with pytest.raises(UserError, match="cuDNN is for GPUs, and the platform is cpu"):

@@ -97,7 +97,7 @@ def compare(mesh, case, order, dtype=np.float32, length=L, part="tiles"):
     *inputs, d_out = draw(kv_heads, dtype, length)
     smallest = min((size for size in (window, own_window) if size is not None), default=None)
     allowed = dense(segments, prefix, smallest, length)
-    mesh = MESHES[mesh].make_mesh(jax.devices()[: np.prod([max(n, 1) for n in dataclasses.astuple(MESHES[mesh])])])
+    mesh = MESHES[mesh].make_mesh(jax.devices()[: MESHES[mesh].make_abstract_mesh().size])
     index = places(length, mesh.shape["context"], order)
     back = np.argsort(index)
 

@@ -51,9 +51,11 @@ def attention_cudnn(
     q_BLNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, mask: Mask, *, scale: float, **_: Any
 ) -> jax.Array:
     """`attention` for the cases that `unsupported` lets through, [B, L, N, H]."""
+    # JAX asks the GPU of this process which cuDNN it has. Without one a program is traced only for its shapes.
+    backend = BACKEND if jax.default_backend() == "gpu" else "xla"
 
     def attend(q: jax.Array, k: jax.Array, v: jax.Array, _: Vectors) -> jax.Array:
-        return jax.nn.dot_product_attention(q, k, v, scale=scale, is_causal=True, implementation=BACKEND)
+        return jax.nn.dot_product_attention(q, k, v, scale=scale, is_causal=True, implementation=backend)
 
     return over_mesh(attend, q_BLNH, k_BSKH, v_BSKH, to_vectors(mask, q_BLNH.shape[0]))
 
