@@ -21,10 +21,11 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from t5x_scale.checkpoint.storage_errors import describe_write, find_absence
 from t5x_scale.core import files
 from t5x_scale.core.checks import is_integer
 from t5x_scale.core.describe import digest
-from t5x_scale.core.errors import UserError
+from t5x_scale.core.errors import UnavailableError, UserError
 
 FILE_NAME = "interventions.jsonl"
 # The entry of a checkpoint's metadata: the number of interventions that the run had behind it.
@@ -81,15 +82,19 @@ def append_intervention(model_dir: str | os.PathLike, intervention: Intervention
     """Writes an intervention, and returns when it would survive the machine. One process of a run calls this.
 
     Raises:
-      UserError: it cannot be written.
+      UserError: it cannot be written, or nobody knows whether it is.
     """
     path = interventions_path(model_dir)
+    line = json.dumps(dataclasses.asdict(intervention), allow_nan=False)
+    fate = "nothing was done about the spike"
     try:
         with files.AppendLog(path) as log:
-            log.write(json.dumps(dataclasses.asdict(intervention), allow_nan=False))
+            log.write(line)
+            fate = "if the decision stands there all the same, the same command carries it out"
             log.sync()
-    except OSError as error:
-        raise UserError(f"{path} cannot be written ({error}): nothing was done about the spike") from error
+    except Exception as error:
+        kind = UnavailableError if find_absence(error) else UserError
+        raise kind(f"{path} cannot be written ({describe_write(error)}): {fate}") from error
 
 
 def known_interventions(metadata: Mapping[str, Any]) -> int:

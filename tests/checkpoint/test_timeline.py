@@ -1,10 +1,12 @@
 """interventions.jsonl: whole lines or none, read back as written, and what they make of checkpoints."""
 
 import dataclasses
+import errno
 import json
 import os
 
 import pytest
+from gcsfs.retry import HttpError
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,7 +21,7 @@ from t5x_scale.checkpoint.timeline import (
     known_interventions,
     load_interventions,
 )
-from t5x_scale.core.errors import UserError
+from t5x_scale.core.errors import UnavailableError, UserError
 
 FIRST = Intervention(1, 520, "loss 7.1, 4 nats above", 400, ((3360, 5760),), 1764150000.25)
 SECOND = Intervention(2, 900, "«NaN»\nand more", 0, ((10, 20), (30, 40)), 1764150001.0)
@@ -89,6 +91,28 @@ def test_a_file_of_something_else(tmp_path, content):
 def test_a_directory_that_cannot_be_written(tmp_path):
     with pytest.raises(UserError, match="nothing was done about the spike"):
         append_intervention(tmp_path / "nowhere", FIRST)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), UserError),
+        (OSError(errno.ETIMEDOUT, "Connection timed out"), UnavailableError),
+        (HttpError({"code": 503, "message": "try later"}), UnavailableError),
+        (HttpError({"code": 400, "message": "no"}), UserError),
+    ],
+)
+def test_a_line_that_may_stand_is_not_denied(tmp_path, monkeypatch, error, kind):
+    def fail(descriptor):
+        raise error
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(
+        UserError, match="if the decision stands there all the same"
+    ) as caught:
+        append_intervention(tmp_path, FIRST)
+    assert type(caught.value) is kind
+    assert load_interventions(tmp_path) == (FIRST,)
 
 
 def test_a_checkpoint_knows_what_the_file_must_hold(tmp_path):

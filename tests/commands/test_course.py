@@ -147,6 +147,18 @@ def test_a_decision_that_cannot_be_written_ends_all(make_course, tmp_path, monke
     assert not answers
 
 
+def test_whatever_keeps_a_decision_from_being_written_is_told_to_all(make_course, monkeypatch):
+    def fail(*unused):
+        raise RuntimeError("a client's")
+
+    told = []
+    monkeypatch.setattr(course, "append_intervention", fail)
+    monkeypatch.setattr(together.multihost, "share_error", lambda error: told.append(error) or error)
+    with pytest.raises(RuntimeError, match="a client's") as caught:
+        make_course(Manager(_1000=saved(1000))).go_back(SPIKE, Source())
+    assert told[-1] is caught.value
+
+
 def test_a_run_begins(make_course):
     start = make_course(Manager()).start()
     assert (start.step, start.state, start.spikes, start.carried_out) == (0, "the beginning", None, ())

@@ -196,7 +196,7 @@ class Course:
         if multihost.is_primary():
             try:
                 append_intervention(self.model_dir, intervention)
-            except UserError as error:
+            except Exception as error:
                 failure = error
         if (error := multihost.share_error(failure)) is not None:
             raise error
