@@ -8,6 +8,7 @@ import logging
 import jax
 
 from t5x_scale.checkpoint.restore import OriginReport, read_document, restore_parameters
+from t5x_scale.checkpoint.together import read_together
 from t5x_scale.conversion.sources import is_own, open_source, recorded_architecture
 from t5x_scale.conversion.starting import (
     Surgery,
@@ -95,7 +96,7 @@ def begin(model_dir: str, runtime: Runtime, beginning: Beginning) -> TrainState:
     path = beginning.checkpoint_path
     if not path:
         return runtime.init_state()
-    if is_own(path) and not beginning.transforms and beginning.optimizer == "reset":
+    if _is_own(path) and not beginning.transforms and beginning.optimizer == "reset":
         params, report = _restore(path, runtime)
         _write_origin(model_dir, report.render())
         return runtime.state_from(params)
@@ -107,11 +108,16 @@ def begin(model_dir: str, runtime: Runtime, beginning: Beginning) -> TrainState:
 
 def load_parameters(runtime: Runtime, path: str) -> tuple[Params, str]:
     """The parameters of a checkpoint of any kind in the shards of a model, and what to call it."""
-    if is_own(path):
+    if _is_own(path):
         params, report = _restore(path, runtime)
         return params, report.source
     started = start_from(path, (), runtime.abstract_params, None, find_architecture(runtime))
     return started.params, path
+
+
+def _is_own(path: str) -> bool:
+    """`is_own`, with one outcome where it cannot be found out by all processes."""
+    return read_together(lambda: is_own(path), path)
 
 
 def _restore(path: str, runtime: Runtime) -> tuple[Params, OriginReport]:

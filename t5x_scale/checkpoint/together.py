@@ -19,6 +19,7 @@ from t5x_scale.core.errors import UnavailableError
 
 # Between one reading and the next. Clients of object stores have tried for minutes before they raise.
 WAITS_SECONDS = (1.0, 4.0, 16.0)
+_CONCLUSION = "nothing was changed, and the same command goes on once it does"
 _Result = TypeVar("_Result")
 _Share = Callable[[Exception | None], Exception | None]
 
@@ -72,17 +73,17 @@ def _read(read: Callable[[], _Result], what: str, share: _Share) -> _Result:
         error = share(failure)
         if error is None:
             return result[0]
-        wait = next(waits, None) if isinstance(error, UnavailableError) else None
+        # What reads until the storage answers may do so within another reading: it has been waited for.
+        is_away = isinstance(error, UnavailableError) and _CONCLUSION not in str(error)
+        wait = next(waits, None) if is_away else None
         if wait is None:
             result = ()  # Whoever takes another step needs the memory.
-            raise _conclude(error)
+            raise _conclude(error) if is_away else error
         LOGGER.warning("%s; trying again in %g s", error, wait)
         time.sleep(wait)
 
 
-def _conclude(error: Exception) -> Exception:
-    if not isinstance(error, UnavailableError):
-        return error
-    last = UnavailableError(f"{error}; nothing was changed, and the same command goes on once it does")
+def _conclude(error: Exception) -> UnavailableError:
+    last = UnavailableError(f"{error}; {_CONCLUSION}")
     last.__cause__ = error
     return last

@@ -15,6 +15,7 @@ import jax
 from t5x_scale import run_files
 from t5x_scale.beginning import Beginning, check_beginning
 from t5x_scale.checkpoint.manager import CheckpointConfig, CheckpointManager
+from t5x_scale.checkpoint.together import list_together, read_together
 from t5x_scale.commands.training.course import Course, Start, check_interventions
 from t5x_scale.commands.training.loop import Ending, Loop
 from t5x_scale.commands.training.memory_errors import explained
@@ -97,8 +98,8 @@ def train(
     check_interventions(CheckpointManager(model_dir), model_dir)
     runtime.check_compiler_options()
     run_files.warn_of_copies(runtime)
-    if not CheckpointManager(model_dir).steps():
-        check_beginning(runtime, beginning)
+    if not list_together(CheckpointManager(model_dir).directory):
+        read_together(lambda: check_beginning(runtime, beginning), "what the run begins with")
     band = find_plan_band(plan, model_dir)
     make_directory(model_dir)
     options = run_files.data_options(model_dir)

@@ -48,13 +48,19 @@ def _verify(directory: files.Path, step: int) -> Verdict | None:
     path = layout.step_directory(directory, step)
     verdict = verify_step(path)
     # A run that goes on deletes.
-    return None if verdict.damage and not layout.is_committed(path) else verdict
+    if verdict.damage and not read_alone(lambda: layout.is_committed(path), f"the checkpoint {path}"):
+        return None
+    return verdict
 
 
 def _print_others(directory: files.Path) -> None:
     """Names what looks like a checkpoint and is none."""
-    leftovers = [path.name for path in layout.list_leftovers(directory)]
-    aside = [path.name for path in directory.iterdir() if layout.SET_ASIDE_SUFFIX in path.name]
+
+    def read() -> tuple[list[str], list[str]]:
+        leftovers = [path.name for path in layout.list_leftovers(directory)]
+        return leftovers, [path.name for path in directory.iterdir() if layout.SET_ASIDE_SUFFIX in path.name]
+
+    leftovers, aside = read_alone(read, f"the list of checkpoints in {directory}")
     for names, meaning in ((leftovers, "not finished"), (aside, "set aside, of a course that the run left")):
         if names:
             print(f"{', '.join(sorted(names))}: {meaning}; not looked at")

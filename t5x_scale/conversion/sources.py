@@ -85,7 +85,7 @@ def open_source(
       UserError: nothing that can be read lies there, or it is incomplete, inconsistent or damaged.
     """
     where = files.to_path(path)
-    if not where.exists():
+    if not files.exists(where):
         raise UserError(f"{where} does not exist{_nearest(where)}; {_WANTED}")
     if not files.is_remote(where) and not where.is_dir():
         raise UserError(f"{where} is a file; {_WANTED}, such as {where.parent}")

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from t5x_scale.checkpoint import layout, multihost
+from t5x_scale.checkpoint.together import read_together
 from t5x_scale.conversion.loading import load_array, load_parameters
 from t5x_scale.conversion.sources import Source, open_source
 from t5x_scale.core import files
@@ -152,17 +153,17 @@ def warn_of_differences(saved: Architecture | None, asked: Architecture | None, 
 
 def _open_together(path: str, architecture: Architecture | None, parameters_only: bool) -> Source:
     """Opens a source on every process, the same step of it; process 0 alone reads all bits to verify them."""
-    source, failure, steps = None, None, []
-    if multihost.is_primary():
-        try:
-            source = open_source(path, architecture, parameters_only=parameters_only)
-            steps = [int(files.to_path(source.place).name)] if source.is_own else []
-        except UserError as error:
-            failure = error
-    if (error := multihost.share_error(failure)) is not None:
-        raise error
-    steps = multihost.share_steps(steps)
-    if source is None:
+
+    def open_verified() -> Source | None:
+        return open_source(path, architecture, parameters_only=parameters_only) if multihost.is_primary() else None
+
+    def open_same() -> Source:
+        if source is not None:
+            return source
         place = str(layout.step_directory(layout.find_step_directory(path)[0], steps[0])) if steps else path
-        source = open_source(place, architecture, parameters_only=parameters_only, verify=False)
-    return source
+        return open_source(place, architecture, parameters_only=parameters_only, verify=False)
+
+    source = read_together(open_verified, path)
+    is_own = source is not None and source.is_own
+    steps = multihost.share_steps([int(files.to_path(source.place).name)] if is_own else [])
+    return read_together(open_same, path)

@@ -12,7 +12,7 @@ import pytest
 import tensorstore as ts
 from gcsfs.retry import HttpError
 
-from t5x_scale.checkpoint import lazy_reader, restore, together
+from t5x_scale.checkpoint import layout, lazy_reader, restore, together
 from t5x_scale.checkpoint.config import CheckpointConfig
 from t5x_scale.checkpoint.layout import DamagedError
 from t5x_scale.checkpoint.lazy_reader import read_lazily
@@ -312,3 +312,19 @@ def test_all_hear_what_one_has_seen(run, monkeypatch):
     restored = CheckpointManager(run).restore(ABSTRACT)
     assert restored.step == 2
     np.testing.assert_array_equal(restored.state["kernel"], STATE["kernel"])
+
+
+def test_what_was_waited_for_is_not_waited_for_again(run, monkeypatch, waits):
+    """A reading within a reading."""
+    calls = fail(monkeypatch, files, "read_bounded", ConnectionRefusedError(errno.ECONNREFUSED, "refused"))
+    with pytest.raises(UnavailableError, match=r"refused; nothing was changed, [^;]*once it does$"):
+        together.read_together(lambda: read_lazily(run), "what a run begins with")
+    assert len(calls) == 1 + len(waits) == 1 + len(together.WAITS_SECONDS)
+
+
+def test_other_files_than_steps_may_not_be_seen(run, monkeypatch):
+    """By a command that lists them when all else is done."""
+    hide(monkeypatch, "/2", times=1)
+    assert main(["verify", str(run)]) == 0
+    fail(monkeypatch, layout, "list_leftovers", TimeoutError(errno.ETIMEDOUT, "Connection timed out"))
+    assert main(["verify", str(run)]) == EXIT_RESUMABLE

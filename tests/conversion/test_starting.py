@@ -1,7 +1,9 @@
 """A run begins from a checkpoint: changed on the way, placed in shards, with or without the optimiser's moments."""
 
 import dataclasses
+import errno
 import logging
+import os
 
 import jax
 import jax.numpy as jnp
@@ -10,11 +12,13 @@ import pytest
 from toy import make_architecture, make_weights
 
 from t5x_scale.beginning import Beginning
+from t5x_scale.checkpoint import together
 from t5x_scale.checkpoint.layout import flatten_leaves
 from t5x_scale.checkpoint.manager import CheckpointManager
+from t5x_scale.conversion import starting
 from t5x_scale.conversion.output import write_checkpoint
 from t5x_scale.conversion.starting import apply_transforms, start_from
-from t5x_scale.core.errors import UserError
+from t5x_scale.core.errors import UnavailableError, UserError
 from t5x_scale.core.trees import flatten
 from t5x_scale.models.assembly import to_model
 from t5x_scale.optim import adamw, lion, palm_adafactor, schedules
@@ -131,3 +135,44 @@ def test_choices_and_surgeries_are_checked(run):
     with pytest.raises(UserError, match="is no surgery yet"):
         apply_transforms(make_weights(SMALL), ("DepthUpscale",))
     assert apply_transforms(make_weights(SMALL), (Stack(2), Stack(2))).leaves["logits/kernel"].shape == (8, 24)
+
+
+def away(*unused, **named):
+    raise TimeoutError(errno.ETIMEDOUT, "Connection timed out", "config.json")
+
+
+def test_storage_that_is_away_is_asked_again(run, monkeypatch):
+    usual, answers = starting.open_source, [away, away]
+    monkeypatch.setattr(starting, "open_source", lambda *given, **named: (answers or [usual]).pop()(*given, **named))
+    monkeypatch.setattr(together.time, "sleep", lambda seconds: None)
+    assert begin(run[0], (), make_runtime(SMALL), SMALL).report.startswith("from ")
+    assert not answers
+
+
+@pytest.mark.parametrize("is_primary", [True, False])
+def test_whatever_one_process_cannot_open_is_told_to_all(run, monkeypatch, is_primary):
+    """One that opens it behind process 0, too."""
+    told = []
+    monkeypatch.setattr(starting, "open_source", away)
+    monkeypatch.setattr(together.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(starting.multihost, "is_primary", lambda: is_primary)
+    monkeypatch.setattr(starting.multihost, "share_error", lambda error: told.append(error) or error)
+    monkeypatch.setattr(starting.multihost, "share_steps", lambda steps: [3])
+    with pytest.raises(UnavailableError, match=r"config\.json: Connection timed out; nothing was changed"):
+        begin(run[0], (), make_runtime(SMALL), SMALL)
+    assert [error is None for error in told] == [False] * 4 if is_primary else [True, False, False, False, False]
+
+
+def test_a_place_that_nobody_can_see_is_not_missing(run, monkeypatch):
+    usual, asked = os.stat, []
+
+    def stat(path, *given, **named):
+        if str(path) == run[0]:
+            asked.append(path)
+            if len(asked) == 1:
+                away()
+        return usual(path, *given, **named)
+
+    monkeypatch.setattr(os, "stat", stat)
+    monkeypatch.setattr(together.time, "sleep", lambda seconds: None)
+    assert begin(run[0], (), make_runtime(SMALL), SMALL).report.startswith("from ")
