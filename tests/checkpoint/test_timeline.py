@@ -107,9 +107,7 @@ def test_a_line_that_may_stand_is_not_denied(tmp_path, monkeypatch, error, kind)
         raise error
 
     monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(
-        UserError, match="if the decision stands there all the same"
-    ) as caught:
+    with pytest.raises(UserError, match="if the decision stands there all the same") as caught:
         append_intervention(tmp_path, FIRST)
     assert type(caught.value) is kind
     assert load_interventions(tmp_path) == (FIRST,)

@@ -1,10 +1,14 @@
 """What a user got wrong: one clear line, an exit code that is not 0, and nothing overwritten."""
 
+import errno
 import shutil
 
 import pytest
 from command_runner import arguments, contents, steps, write_text
 
+from t5x_scale.checkpoint import together
+from t5x_scale.commands import train
+from t5x_scale.core.errors import UserError
 from t5x_scale.main import main
 
 
@@ -133,6 +137,20 @@ def test_parameters_of_another_model(refused, old, source, tmp_path):
     line = refused("train", may_add=("new",), INITIAL_CHECKPOINT_PATH=f"{old}/checkpoints/7", **new)
     assert "checkpoints/7" in line
     assert not (tmp_path / "new" / "checkpoints").exists()
+
+
+def test_a_beginning_that_is_away_is_asked_for_again(refused, old, source, tmp_path, monkeypatch):
+    asked = []
+
+    def check(*unused):
+        asked.append(unused)
+        raise (TimeoutError(errno.ETIMEDOUT, "Connection timed out", old) if len(asked) < 3 else UserError("it is bad"))
+
+    monkeypatch.setattr(train, "check_beginning", check)
+    monkeypatch.setattr(together.time, "sleep", lambda seconds: None)
+    new = {"MODEL_DIR": str(tmp_path / "new"), "MIXTURE_OR_TASK_NAME": source}
+    assert "it is bad" in refused("train", may_add=("new",), INITIAL_CHECKPOINT_PATH=old, **new)
+    assert len(asked) == 3
 
 
 def test_evaluating_what_is_not_there(refused, old, source, tmp_path):
