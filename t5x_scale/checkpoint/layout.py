@@ -279,8 +279,9 @@ def _canonical(content: Any) -> str:
 def _list(directory: files.Path) -> list[files.Path]:
     try:
         return list(directory.iterdir())
+    except FileNotFoundError:
+        return []  # It may be there a moment later.
     except (OSError, ValueError) as error:
-        # Nothing exists on a file system that is away.
         if find_absence(error) or files.exists(directory):
             raise
         return []

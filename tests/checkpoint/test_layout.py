@@ -1,7 +1,9 @@
 """Names on disk, leaf paths and the document."""
 
 import dataclasses
+import errno
 import json
+import os
 from typing import Any
 
 import jax
@@ -158,3 +160,13 @@ def test_set_aside_never_overwrites(tmp_path):
     assert (tmp_path / "5.set_aside" / "a").exists()
     assert (tmp_path / "5.set_aside_2" / "b").exists()
     assert layout.list_steps(directory) == []
+
+
+def test_a_directory_that_appears_while_it_is_listed_is_empty(tmp_path, monkeypatch):
+    """As a watcher sees the first save of a run."""
+
+    def appear(path):
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory", path)
+
+    monkeypatch.setattr(os, "listdir", appear)
+    assert layout.list_steps(files.to_path(tmp_path)) == []
