@@ -20,6 +20,7 @@ import numpy as np
 from t5x_scale.checkpoint import integrity, layout, plain_form
 from t5x_scale.checkpoint.block_files import commit_directory, make_buffer, write_file
 from t5x_scale.checkpoint.layout import Document, LeafRecord
+from t5x_scale.checkpoint.storage_errors import explained
 from t5x_scale.core import files, lazy, parallel
 from t5x_scale.core.contiguous import copy_into
 from t5x_scale.core.environment import describe_environment
@@ -69,7 +70,9 @@ def write_stream(
     directory = files.to_path(model_dir) / layout.CHECKPOINTS
     target = layout.step_directory(directory, step)
     _check_names(leaves)
-    if layout.is_committed(target):
+    with explained(f"what is at {target}"):
+        is_there = layout.is_committed(target)
+    if is_there:
         raise UserError(f"{target} is there already; nothing was overwritten: name another MODEL_DIR or step")
     files.make_directory(directory)
     for leftover in layout.list_leftovers(directory):

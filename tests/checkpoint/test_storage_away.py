@@ -328,3 +328,9 @@ def test_other_files_than_steps_may_not_be_seen(run, monkeypatch):
     assert main(["verify", str(run)]) == 0
     fail(monkeypatch, layout, "list_leftovers", TimeoutError(errno.ETIMEDOUT, "Connection timed out"))
     assert main(["verify", str(run)]) == EXIT_RESUMABLE
+
+
+def test_a_place_to_write_to_that_nobody_can_see_is_said_in_a_line(run, tmp_path_factory, monkeypatch):
+    hide(monkeypatch, "/checkpoints/3", errno.EACCES)
+    with pytest.raises(UserError, match=r"what is at .*/3 cannot be read, and may be sound: checkpoints/3: Permission"):
+        write_stream(tmp_path_factory.mktemp("converted"), 3, read_lazily(run)[2], {})
