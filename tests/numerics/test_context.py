@@ -1,13 +1,12 @@
 """Rows split over devices, in either order, give the losses of one device: both blocks, packed, causal and prefixed."""
 
-import dataclasses
-
 import jax
 import numpy as np
 import pytest
 
 from t5x_scale.core import batch as fields
 from t5x_scale.partitioning import rules
+from t5x_scale.partitioning.axes import MESH_AXES
 from t5x_scale.partitioning.mesh import MeshConfig
 from t5x_scale.program import Program
 from t5x_scale.step import StepConfig
@@ -58,7 +57,7 @@ def train(numerics, block, mesh, prefixed, order="zigzag", **options):
     (config, table), optimizer = MESHES[mesh], numerics.OPTIMIZERS[OPTIMIZERS[block]]
     step = StepConfig(loss_chunk_length=5, context_order=order, **options)
     program = Program(numerics.make_model(block), optimizer, config, table, step)
-    runtime = program.make(jax.devices()[: np.prod(dataclasses.astuple(config))])
+    runtime = program.make(jax.devices()[: np.prod([getattr(config, axis) for axis in MESH_AXES])])
     shardings = jax.tree.map(lambda leaf: leaf.sharding, runtime.abstract_state)
     state = jax.device_put(numerics.initial_state(block, OPTIMIZERS[block]), shardings)
     record, compiled = runtime.make_record(numerics.STEPS), None
