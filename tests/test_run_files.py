@@ -18,6 +18,7 @@ from gin_files import load_files, load_program
 from t5x_scale import run_files
 from t5x_scale.checkpoint import together
 from t5x_scale.config.load import make_arguments
+from t5x_scale.core import patience
 from t5x_scale.core.errors import UnavailableError, UserError
 from t5x_scale.partitioning.compiler_flags import CompilerFlags
 from t5x_scale.partitioning.mesh import MeshConfig
@@ -91,6 +92,6 @@ def test_a_run_is_not_passed_over_as_its_storage_is_away(tmp_path, monkeypatch):
 
     manager = types.SimpleNamespace(steps=lambda: [1], read_metadata=read_metadata)
     monkeypatch.setattr(run_files, "CheckpointManager", lambda path: manager)
-    monkeypatch.setattr(together.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(patience.time, "sleep", lambda seconds: None)
     with pytest.raises(UnavailableError, match="away; nothing was changed"):
         run_files.check_run(str(tmp_path), {"refused": {}}, train_steps=10)

@@ -11,8 +11,8 @@ import os
 from collections.abc import Iterable, Iterator
 
 from t5x_scale.checkpoint import plain_form
-from t5x_scale.checkpoint.storage_errors import find_absence, find_refusal
 from t5x_scale.core import files
+from t5x_scale.core.storage_errors import find_absence, find_refusal
 from t5x_scale.core.zarr_arrays import OCDBT_MANIFEST
 
 _ZARR3_FILE = "zarr.json"

@@ -36,9 +36,9 @@ from typing import Any
 
 import jax
 
-from t5x_scale.checkpoint.storage_errors import explained, find_absence
 from t5x_scale.core import files, trees
 from t5x_scale.core.errors import OneLineError, UserError, describe_unreadable
+from t5x_scale.core.storage_errors import explained, find_absence
 
 LOGGER = logging.getLogger("t5x_scale.checkpoint")
 FORMAT = 1

@@ -16,10 +16,10 @@ from typing import NamedTuple
 from t5x_scale.checkpoint import integrity, layout, plain_form, restore
 from t5x_scale.checkpoint.layout import DamagedError, Document
 from t5x_scale.checkpoint.plain_files import check_plain_files
-from t5x_scale.checkpoint.storage_errors import describe_read
-from t5x_scale.checkpoint.together import read_alone
 from t5x_scale.core import files, lazy, parallel
 from t5x_scale.core.lazy import LazyArray, Region
+from t5x_scale.core.patience import read_patiently
+from t5x_scale.core.storage_errors import describe_read
 from t5x_scale.core.zarr_arrays import open_arrays
 
 Progress = Callable[[int, int], None]
@@ -52,7 +52,7 @@ def read_lazily(
       UserError: nothing is there, no step can be trusted, or the storage does not answer. A damaged step is left for
         the one before it, loudly.
     """
-    directory, steps = read_alone(lambda: layout.find_step_directory(path), os.fspath(path))
+    directory, steps = read_patiently(lambda: layout.find_step_directory(path), os.fspath(path))
 
     def read(step: int) -> tuple[files.Path, Document, dict[str, LazyArray]]:
         step_path = layout.step_directory(directory, step)
@@ -64,7 +64,7 @@ def read_lazily(
                 verify_lazily(leaves, document, on_progress)
             return step_path, document, leaves
 
-        return read_alone(read_step, f"the checkpoint {step_path}")
+        return read_patiently(read_step, f"the checkpoint {step_path}")
 
     return restore.first_that_verifies(directory, steps, read)[1]
 

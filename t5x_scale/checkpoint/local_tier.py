@@ -28,10 +28,10 @@ import jax
 from t5x_scale.checkpoint import layout, multihost, restore, timeline
 from t5x_scale.checkpoint.layout import LOGGER, DamagedError, Document
 from t5x_scale.checkpoint.shard_files import ShardReader, copy_shards, write_shards
-from t5x_scale.checkpoint.storage_errors import find_absence
 from t5x_scale.checkpoint.together import list_together, read_together
 from t5x_scale.core import files
 from t5x_scale.core.errors import UserError
+from t5x_scale.core.storage_errors import find_absence
 
 _RUN_FILE = "run_id"
 

@@ -15,9 +15,9 @@ from t5x_scale.checkpoint.local_tier import LocalTier
 from t5x_scale.checkpoint.read_back import ReadBack
 from t5x_scale.checkpoint.save_clock import SaveClock
 from t5x_scale.checkpoint.saving import Listener, Saver, make_document, to_arrays
-from t5x_scale.checkpoint.storage_errors import describe_write, explained, find_absence
 from t5x_scale.core import files
 from t5x_scale.core.errors import UnavailableError, UserError
+from t5x_scale.core.storage_errors import describe_write, explained, find_absence
 
 __all__ = ["CheckpointConfig", "CheckpointManager", "Restored"]
 

@@ -11,14 +11,13 @@ from jax.experimental import multihost_utils
 
 from t5x_scale.checkpoint.layout import DamagedError
 from t5x_scale.core.distributed import wait_for_all
-from t5x_scale.core.errors import UnavailableError, UserError
-from t5x_scale.core.zarr_arrays import first_line
+from t5x_scale.core.errors import StillAwayError, UnavailableError, UserError, first_line
 
 # Newest steps that process 0 tells the others about; a collective needs a fixed size.
 MAX_STEPS = 1024
 _PREFIX = "t5x_scale"
-# Errors that all processes of a run can have alike, from the least to the worst; the first that fits counts.
-_KINDS = (DamagedError, UnavailableError, UserError)
+# Errors that all processes of a run can have alike, from the least to the worst.
+_KINDS = (DamagedError, UnavailableError, StillAwayError, UserError)
 _OTHER = len(_KINDS) + 1
 _TEXT_BYTES = 1 << 14
 _numbers = itertools.count()
@@ -49,7 +48,7 @@ def share_error(error: Exception | None) -> Exception | None:
     """
     if is_alone():
         return error
-    own = 0 if error is None else next((rank for rank, kind in enumerate(_KINDS, 1) if isinstance(error, kind)), _OTHER)
+    own = 0 if error is None else _rank(error)
     ranks = np.ravel(multihost_utils.process_allgather(np.asarray(own, np.int32)))
     worst, first = int(ranks.max()), int(ranks.argmax())
     if not worst:
@@ -62,6 +61,12 @@ def share_error(error: Exception | None) -> Exception | None:
     shared = UserError(text) if worst == _OTHER else _KINDS[worst - 1](text)
     shared.__cause__ = error
     return shared
+
+
+def _rank(error: Exception) -> int:
+    """How bad it is, from 1, by the most special of its kinds."""
+    kind = next((kind for kind in type(error).__mro__ if kind in _KINDS), None)
+    return _OTHER if kind is None else _KINDS.index(kind) + 1
 
 
 def _share_text(text: str, source: int) -> str:

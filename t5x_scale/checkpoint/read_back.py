@@ -16,9 +16,9 @@ import jax
 from t5x_scale.checkpoint import integrity, layout, lazy_reader, multihost
 from t5x_scale.checkpoint.keeping import Keeper
 from t5x_scale.checkpoint.layout import LOGGER, DamagedError
-from t5x_scale.checkpoint.storage_errors import explained
 from t5x_scale.core import files
-from t5x_scale.core.zarr_arrays import first_line
+from t5x_scale.core.errors import first_line
+from t5x_scale.core.storage_errors import explained
 
 _ANSWER_SECONDS, _SHARE_SECONDS = 60.0, 1200.0
 

@@ -21,11 +21,11 @@ from t5x_scale.checkpoint import integrity, layout, multihost
 from t5x_scale.checkpoint.absence import check_absence
 from t5x_scale.checkpoint.layout import DamagedError, Document
 from t5x_scale.checkpoint.plain_files import check_plain_files
-from t5x_scale.checkpoint.storage_errors import describe_read
 from t5x_scale.checkpoint.together import read_together
 from t5x_scale.core import files, trees
 from t5x_scale.core.errors import UserError, did_you_mean
 from t5x_scale.core.leaves import Origin, OriginLine, render_lines
+from t5x_scale.core.storage_errors import describe_read
 
 PARAMETERS = "params"
 _ORBAX, _CLOSED = "orbax", "Event loop is closed"

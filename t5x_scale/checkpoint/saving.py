@@ -27,10 +27,10 @@ from orbax.checkpoint._src.futures import signaling_client as orbax_signals
 
 from t5x_scale.checkpoint import integrity, layout, multihost
 from t5x_scale.checkpoint.layout import LOGGER, Document, LeafRecord
-from t5x_scale.checkpoint.storage_errors import describe_write
 from t5x_scale.core import files, trees
 from t5x_scale.core.environment import describe_environment
-from t5x_scale.core.zarr_arrays import first_line
+from t5x_scale.core.errors import first_line
+from t5x_scale.core.storage_errors import describe_write
 
 MAX_CHUNK_BYTES = 1 << 25
 MIN_CHUNK_BYTES = 1 << 20

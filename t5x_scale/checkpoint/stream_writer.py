@@ -20,12 +20,12 @@ import numpy as np
 from t5x_scale.checkpoint import integrity, layout, plain_form
 from t5x_scale.checkpoint.block_files import commit_directory, make_buffer, write_file
 from t5x_scale.checkpoint.layout import Document, LeafRecord
-from t5x_scale.checkpoint.storage_errors import explained
 from t5x_scale.core import files, lazy, parallel
 from t5x_scale.core.contiguous import copy_into
 from t5x_scale.core.environment import describe_environment
 from t5x_scale.core.errors import UserError
 from t5x_scale.core.lazy import LazyArray, Region
+from t5x_scale.core.storage_errors import explained
 
 # Of one chunk: a layer of a small model, a part of a matrix of a large one.
 MAX_BLOCK_BYTES = 1 << 25

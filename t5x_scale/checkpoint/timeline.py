@@ -21,11 +21,11 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from t5x_scale.checkpoint.storage_errors import describe_write, find_absence
 from t5x_scale.core import files
 from t5x_scale.core.checks import is_integer
 from t5x_scale.core.describe import digest
 from t5x_scale.core.errors import UnavailableError, UserError
+from t5x_scale.core.storage_errors import describe_write, find_absence
 
 FILE_NAME = "interventions.jsonl"
 # The entry of a checkpoint's metadata: the number of interventions that the run had behind it.

@@ -7,21 +7,14 @@ same command resumes it.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TypeVar
 
 from t5x_scale.checkpoint import layout, multihost
-from t5x_scale.checkpoint.layout import LOGGER
-from t5x_scale.checkpoint.storage_errors import explain
 from t5x_scale.core import files
-from t5x_scale.core.errors import UnavailableError
+from t5x_scale.core.patience import read_patiently
 
-# Between one reading and the next. Clients of object stores have tried for minutes before they raise.
-WAITS_SECONDS = (1.0, 4.0, 16.0)
-_CONCLUSION = "nothing was changed, and the same command goes on once it does"
 _Result = TypeVar("_Result")
-_Share = Callable[[Exception | None], Exception | None]
 
 
 def read_together(read: Callable[[], _Result], what: str) -> _Result:
@@ -40,12 +33,7 @@ def read_together(read: Callable[[], _Result], what: str) -> _Result:
       UnavailableError: the storage does not answer some process.
       UserError: some process may not read it, or somebody has to mend something else.
     """
-    return _read(read, what, multihost.share_error)
-
-
-def read_alone(read: Callable[[], _Result], what: str) -> _Result:
-    """`read_together` for what a single process reads, whatever the others do."""
-    return _read(read, what, lambda error: error)
+    return read_patiently(read, what, multihost.share_error)
 
 
 def list_together(directory: files.Path) -> list[int]:
@@ -55,35 +43,3 @@ def list_together(directory: files.Path) -> list[int]:
         return layout.list_steps(directory) if multihost.is_primary() else []
 
     return multihost.share_steps(read_together(read, f"the list of checkpoints in {directory}"))
-
-
-def _read(read: Callable[[], _Result], what: str, share: _Share) -> _Result:
-    result: Sequence[_Result] = ()
-    waits = iter(WAITS_SECONDS)
-    while True:
-        failure = None
-        if not result:
-            try:
-                result = (read(),)
-            except Exception as error:
-                failure = explain(error, what)
-                if failure is not error:
-                    failure.__cause__ = error
-        # The same in all processes: those that have read wait for those that have not.
-        error = share(failure)
-        if error is None:
-            return result[0]
-        # What reads until the storage answers may do so within another reading: it has been waited for.
-        is_away = isinstance(error, UnavailableError) and _CONCLUSION not in str(error)
-        wait = next(waits, None) if is_away else None
-        if wait is None:
-            result = ()  # Whoever takes another step needs the memory.
-            raise _conclude(error) if is_away else error
-        LOGGER.warning("%s; trying again in %g s", error, wait)
-        time.sleep(wait)
-
-
-def _conclude(error: Exception) -> UnavailableError:
-    last = UnavailableError(f"{error}; {_CONCLUSION}")
-    last.__cause__ = error
-    return last

@@ -11,11 +11,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from t5x_scale.checkpoint import layout, lazy_reader, plain_form
 from t5x_scale.checkpoint.layout import DamagedError, Document
 from t5x_scale.checkpoint.plain_files import check_plain_files
-from t5x_scale.checkpoint.storage_errors import find_absence, find_refusal
-from t5x_scale.checkpoint.together import read_alone
 from t5x_scale.core import files
 from t5x_scale.core.errors import describe_unreadable
 from t5x_scale.core.lazy import LazyArray
+from t5x_scale.core.patience import read_patiently
+from t5x_scale.core.storage_errors import find_absence, find_refusal
 from t5x_scale.core.zarr_arrays import OCDBT_MANIFEST, is_database, list_extents
 
 _MAX_NAMED = 3
@@ -62,7 +62,7 @@ def verify_step(step_path: files.Path, on_progress: lazy_reader.Progress | None 
       UserError: it may not be read, or its storage does not answer: nothing is known of it then.
     """
     try:
-        return read_alone(lambda: _verify(step_path, on_progress), f"the checkpoint {step_path}")
+        return read_patiently(lambda: _verify(step_path, on_progress), f"the checkpoint {step_path}")
     except DamagedError as error:
         return Verdict(int(step_path.name), str(error))
 

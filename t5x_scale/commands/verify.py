@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 
 from t5x_scale.checkpoint import layout
-from t5x_scale.checkpoint.together import read_alone
 from t5x_scale.checkpoint.verifying import Verdict, verify_step
 from t5x_scale.core import files
 from t5x_scale.core.errors import UserError
+from t5x_scale.core.patience import read_patiently
 
 EXIT_DAMAGED = 1
 
@@ -29,7 +29,7 @@ def verify(model_dir: str = "", step: int | None = None) -> int:
     """
     if not model_dir:
         raise UserError("say what is to be read: t5x_scale verify MODEL_DIR")
-    directory, steps = read_alone(lambda: layout.find_step_directory(model_dir), os.fspath(model_dir))
+    directory, steps = read_patiently(lambda: layout.find_step_directory(model_dir), os.fspath(model_dir))
     if step is not None and step not in steps:
         raise UserError(f"{directory} has no checkpoint of step {step}; it has {', '.join(map(str, steps[:10]))}")
     verdicts = []
@@ -48,7 +48,7 @@ def _verify(directory: files.Path, step: int) -> Verdict | None:
     path = layout.step_directory(directory, step)
     verdict = verify_step(path)
     # A run that goes on deletes.
-    if verdict.damage and not read_alone(lambda: layout.is_committed(path), f"the checkpoint {path}"):
+    if verdict.damage and not read_patiently(lambda: layout.is_committed(path), f"the checkpoint {path}"):
         return None
     return verdict
 
@@ -60,7 +60,7 @@ def _print_others(directory: files.Path) -> None:
         leftovers = [path.name for path in layout.list_leftovers(directory)]
         return leftovers, [path.name for path in directory.iterdir() if layout.SET_ASIDE_SUFFIX in path.name]
 
-    leftovers, aside = read_alone(read, f"the list of checkpoints in {directory}")
+    leftovers, aside = read_patiently(read, f"the list of checkpoints in {directory}")
     for names, meaning in ((leftovers, "not finished"), (aside, "set aside, of a course that the run left")):
         if names:
             print(f"{', '.join(sorted(names))}: {meaning}; not looked at")

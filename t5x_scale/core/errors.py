@@ -12,6 +12,7 @@ from typing import Any
 # What moves the cursor, rings, or turns the direction of writing: names from files of strangers may hold it.
 _NOT_PRINTED = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _LONGEST = 4000
+_MAX_REASON = 400
 # Comparing names takes time with the square of their length.
 _MAX_NAME, _MAX_CHOICES = 200, 10_000
 
@@ -35,10 +36,23 @@ class UnavailableError(UserError):
     """The storage does not answer, which says nothing of what it holds: the command line exits with 75, resumable."""
 
 
+class StillAwayError(UnavailableError):
+    """The storage does not answer, and has been waited for: whoever asked, and whoever asked them, waits no more."""
+
+    CONCLUSION = "nothing was changed, and the same command goes on once it does"
+
+
 def to_one_line(text: str) -> str:
     """`text` with spaces for ends of lines, other control characters escaped, and cut where nobody reads on."""
     text = " ".join(text[:_LONGEST].splitlines()) + ("..." if len(text) > _LONGEST else "")
     return _NOT_PRINTED.sub(lambda match: ascii(match[0])[1:-1], text)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of a storage library's message, cut to what a person reads: the rest is for the traceback."""
+    lines = str(error).strip().splitlines()
+    text = lines[0].split(" [tensorstore_spec")[0].split(" [source locations")[0] if lines else ""
+    return text if len(text) <= _MAX_REASON else f"{text[:_MAX_REASON]}..."
 
 
 def describe_unreadable(error: Exception) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 import tensorstore as ts
 
 from t5x_scale.core import files
+from t5x_scale.core.errors import first_line
 from t5x_scale.core.lazy import LazyArray, Region
 from t5x_scale.core.parallel import WORKERS, share_freed_memory
 
@@ -20,7 +21,6 @@ _CACHE_BYTES = 1 << 26
 # Each thread of TensorStore keeps memory it has freed; by default there are as many as cores, several times over.
 _THREADS = {"limit": WORKERS}
 OCDBT_MANIFEST = "manifest.ocdbt"
-_MAX_REASON = 400
 
 # Makes the error that says why what is called so cannot be read.
 Failure = Callable[[str, str], Exception]
@@ -164,10 +164,3 @@ def _failures(called: str, failure: Failure) -> Iterator[None]:
         yield
     except (ValueError, OSError) as error:
         raise failure(called, first_line(error)) from error
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of a storage library's message, cut to what a person reads: the rest is for the traceback."""
-    lines = str(error).strip().splitlines()
-    text = lines[0].split(" [tensorstore_spec")[0].split(" [source locations")[0] if lines else ""
-    return text if len(text) <= _MAX_REASON else f"{text[:_MAX_REASON]}..."

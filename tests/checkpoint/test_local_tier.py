@@ -13,10 +13,10 @@ import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from t5x_scale.checkpoint import multihost, together
+from t5x_scale.checkpoint import multihost
 from t5x_scale.checkpoint.config import CheckpointConfig
 from t5x_scale.checkpoint.manager import CheckpointManager
-from t5x_scale.core import files
+from t5x_scale.core import files, patience
 from t5x_scale.core.errors import UserError
 
 
@@ -121,7 +121,7 @@ def test_local_copies_are_not_forgotten_as_model_dir_is_away(run, config, monkey
         return usual(path, *given, **named)
 
     monkeypatch.setattr(kind, "read_text", read)
-    monkeypatch.setattr(together.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(patience.time, "sleep", lambda seconds: None)
     assert restore(run, config).step == 16
     assert calls[:2] == ["run_id", "run_id"]
 

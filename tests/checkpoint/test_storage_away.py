@@ -12,17 +12,17 @@ import pytest
 import tensorstore as ts
 from gcsfs.retry import HttpError
 
-from t5x_scale.checkpoint import layout, lazy_reader, restore, together
+from t5x_scale.checkpoint import layout, lazy_reader, multihost, restore, together
 from t5x_scale.checkpoint.config import CheckpointConfig
 from t5x_scale.checkpoint.layout import DamagedError
 from t5x_scale.checkpoint.lazy_reader import read_lazily
 from t5x_scale.checkpoint.manager import CheckpointManager
-from t5x_scale.checkpoint.storage_errors import explain
 from t5x_scale.checkpoint.stream_writer import write_stream
 from t5x_scale.checkpoint.verifying import verify_step
-from t5x_scale.core import files
-from t5x_scale.core.errors import UnavailableError, UserError
+from t5x_scale.core import files, patience
+from t5x_scale.core.errors import StillAwayError, UnavailableError, UserError
 from t5x_scale.core.preemption import EXIT_RESUMABLE
+from t5x_scale.core.storage_errors import explain
 from t5x_scale.main import main
 
 STATE = {"kernel": jnp.arange(64.0), "params": {"bias": jnp.ones(3)}}
@@ -33,7 +33,7 @@ ABSTRACT = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, shardin
 def waits(monkeypatch):
     """What was waited for."""
     waited = []
-    monkeypatch.setattr(together.time, "sleep", waited.append)
+    monkeypatch.setattr(patience.time, "sleep", waited.append)
     return waited
 
 
@@ -196,7 +196,7 @@ def test_the_run_stops_and_nothing_is_changed(run, monkeypatch, waits):
         "the arrays of step 2 cannot be read, as the storage does not answer: d/1 cannot be reached; nothing was "
         "changed, and the same command goes on once it does"
     )
-    assert len(calls) == 1 + len(waits) == 1 + len(together.WAITS_SECONDS)
+    assert len(calls) == 1 + len(waits) == 1 + len(patience.WAITS_SECONDS)
     assert sorted(os.walk(run)) == before
 
 
@@ -224,7 +224,7 @@ def test_tools_do_not_take_the_step_before_it(run, monkeypatch):
         read_lazily(run)
     with pytest.raises(UnavailableError, match=r"checkpoints/2 cannot be read"):
         verify_step(files.to_path(run) / "checkpoints" / "2")
-    assert len(calls) == 2 * (1 + len(together.WAITS_SECONDS))
+    assert len(calls) == 2 * (1 + len(patience.WAITS_SECONDS))
 
 
 def test_the_command_may_be_given_again(run, monkeypatch, capsys):
@@ -319,7 +319,7 @@ def test_what_was_waited_for_is_not_waited_for_again(run, monkeypatch, waits):
     calls = fail(monkeypatch, files, "read_bounded", ConnectionRefusedError(errno.ECONNREFUSED, "refused"))
     with pytest.raises(UnavailableError, match=r"refused; nothing was changed, [^;]*once it does$"):
         together.read_together(lambda: read_lazily(run), "what a run begins with")
-    assert len(calls) == 1 + len(waits) == 1 + len(together.WAITS_SECONDS)
+    assert len(calls) == 1 + len(waits) == 1 + len(patience.WAITS_SECONDS)
 
 
 def test_other_files_than_steps_may_not_be_seen(run, monkeypatch):
@@ -334,3 +334,19 @@ def test_a_place_to_write_to_that_nobody_can_see_is_said_in_a_line(run, tmp_path
     hide(monkeypatch, "/checkpoints/3", errno.EACCES)
     with pytest.raises(UserError, match=r"what is at .*/3 cannot be read, and may be sound: checkpoints/3: Permission"):
         write_stream(tmp_path_factory.mktemp("converted"), 3, read_lazily(run)[2], {})
+
+
+def test_one_process_that_has_waited_ends_the_waiting_of_all(monkeypatch):
+    ranks = {}
+
+    def gather(own):
+        ranks[kind] = int(own)
+        return np.array([own, 0])
+
+    monkeypatch.setattr(multihost, "is_alone", lambda: False)
+    monkeypatch.setattr(multihost.multihost_utils, "process_allgather", gather)
+    monkeypatch.setattr(multihost, "_share_text", lambda text, source: text)
+    for kind in (DamagedError, UnavailableError, StillAwayError, UserError):
+        shared = multihost.share_error(kind("x"))
+        assert (type(shared), str(shared)) == (kind, "x (process 0 of 2)")
+    assert list(ranks.values()) == [1, 2, 3, 4]

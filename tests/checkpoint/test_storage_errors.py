@@ -8,9 +8,9 @@ import pytest
 from t5x_scale.checkpoint import restore
 from t5x_scale.checkpoint.config import CheckpointConfig
 from t5x_scale.checkpoint.manager import CheckpointManager
-from t5x_scale.checkpoint.storage_errors import describe_read, describe_write
 from t5x_scale.core import files
 from t5x_scale.core.errors import UserError
+from t5x_scale.core.storage_errors import describe_read, describe_write
 
 STATE = {"kernel": jnp.asarray(np.random.default_rng(0).normal(size=(256, 256)), jnp.float32), "bias": jnp.ones(3)}
 ABSTRACT = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), STATE)

@@ -13,6 +13,7 @@ from t5x_scale.checkpoint.resume import make_run_record
 from t5x_scale.checkpoint.timeline import Intervention, append_intervention, interventions_path, load_interventions
 from t5x_scale.commands.training import course
 from t5x_scale.commands.training.course import Course
+from t5x_scale.core import patience
 from t5x_scale.core.errors import UnavailableError, UserError
 from t5x_scale.monitor.spikes import Spike, SpikeGuard
 
@@ -127,7 +128,7 @@ def test_storage_that_is_away_leaves_no_stale_checkpoint_in_the_run(make_course,
         return usual(step)
 
     monkeypatch.setattr(manager, "read_metadata", read)
-    monkeypatch.setattr(together.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(patience.time, "sleep", lambda seconds: None)
     is_away = lambda count: count > 1  # noqa: E731  (the first question is of the lines)
     with pytest.raises(UnavailableError, match="away; nothing was changed"):
         make_course(manager).start()

@@ -12,12 +12,12 @@ import pytest
 from toy import make_architecture, make_weights
 
 from t5x_scale.beginning import Beginning
-from t5x_scale.checkpoint import together
 from t5x_scale.checkpoint.layout import flatten_leaves
 from t5x_scale.checkpoint.manager import CheckpointManager
 from t5x_scale.conversion import starting
 from t5x_scale.conversion.output import write_checkpoint
 from t5x_scale.conversion.starting import apply_transforms, start_from
+from t5x_scale.core import patience
 from t5x_scale.core.errors import UnavailableError, UserError
 from t5x_scale.core.trees import flatten
 from t5x_scale.models.assembly import to_model
@@ -144,7 +144,7 @@ def away(*unused, **named):
 def test_storage_that_is_away_is_asked_again(run, monkeypatch):
     usual, answers = starting.open_source, [away, away]
     monkeypatch.setattr(starting, "open_source", lambda *given, **named: (answers or [usual]).pop()(*given, **named))
-    monkeypatch.setattr(together.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(patience.time, "sleep", lambda seconds: None)
     assert begin(run[0], (), make_runtime(SMALL), SMALL).report.startswith("from ")
     assert not answers
 
@@ -154,7 +154,7 @@ def test_whatever_one_process_cannot_open_is_told_to_all(run, monkeypatch, is_pr
     """One that opens it behind process 0, too."""
     told = []
     monkeypatch.setattr(starting, "open_source", away)
-    monkeypatch.setattr(together.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(patience.time, "sleep", lambda seconds: None)
     monkeypatch.setattr(starting.multihost, "is_primary", lambda: is_primary)
     monkeypatch.setattr(starting.multihost, "share_error", lambda error: told.append(error) or error)
     monkeypatch.setattr(starting.multihost, "share_steps", lambda steps: [3])
@@ -174,5 +174,5 @@ def test_a_place_that_nobody_can_see_is_not_missing(run, monkeypatch):
         return usual(path, *given, **named)
 
     monkeypatch.setattr(os, "stat", stat)
-    monkeypatch.setattr(together.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(patience.time, "sleep", lambda seconds: None)
     assert begin(run[0], (), make_runtime(SMALL), SMALL).report.startswith("from ")

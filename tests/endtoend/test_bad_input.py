@@ -6,8 +6,8 @@ import shutil
 import pytest
 from command_runner import arguments, contents, steps, write_text
 
-from t5x_scale.checkpoint import together
 from t5x_scale.commands import train
+from t5x_scale.core import patience
 from t5x_scale.core.errors import UserError
 from t5x_scale.main import main
 
@@ -147,7 +147,7 @@ def test_a_beginning_that_is_away_is_asked_for_again(refused, old, source, tmp_p
         raise (TimeoutError(errno.ETIMEDOUT, "Connection timed out", old) if len(asked) < 3 else UserError("it is bad"))
 
     monkeypatch.setattr(train, "check_beginning", check)
-    monkeypatch.setattr(together.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(patience.time, "sleep", lambda seconds: None)
     new = {"MODEL_DIR": str(tmp_path / "new"), "MIXTURE_OR_TASK_NAME": source}
     assert "it is bad" in refused("train", may_add=("new",), INITIAL_CHECKPOINT_PATH=old, **new)
     assert len(asked) == 3

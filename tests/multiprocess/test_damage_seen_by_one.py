@@ -12,8 +12,9 @@ from command_runner import free_address
 SCRIPT = """
 import json, logging, sys
 import jax, numpy as np
-from t5x_scale.checkpoint import restore, together
+from t5x_scale.checkpoint import restore
 from t5x_scale.checkpoint.manager import CheckpointConfig, CheckpointManager
+from t5x_scale.core import patience
 from t5x_scale.core.distributed import join_run
 from t5x_scale.core.errors import UserError
 
@@ -39,7 +40,7 @@ def fail_once(*given):
     return (answers.pop() if answers else usual)(*given)
 
 READS = {"forbidden": forbid, "away": fail, "away_once": fail_once}
-together.WAITS_SECONDS = (0.1,)
+patience.WAITS_SECONDS = (0.1,)
 
 if not cases:
     with CheckpointManager(f"{place}/run", CheckpointConfig(save_every_steps=1, keep=None)) as manager:

@@ -12,10 +12,7 @@ import re
 import socket
 from collections.abc import Iterator
 
-import jax
-
-from t5x_scale.core.errors import OneLineError, UnavailableError, UserError, describe_unreadable
-from t5x_scale.core.zarr_arrays import first_line
+from t5x_scale.core.errors import OneLineError, UnavailableError, UserError, describe_unreadable, first_line
 
 _SYSTEM_ERROR = re.compile(r"\[os_error_code='(\d+)'")
 # A file, or what a database of files calls a part of an array; the innermost is said last.
@@ -94,7 +91,7 @@ def explain(error: Exception, what: str) -> Exception:
       An UnavailableError where the storage is away, a UserError where it refuses, or cannot be listed; otherwise the
       error itself: damage, what is a UserError already, want of memory, or a mistake in the program.
     """
-    if isinstance(error, UnavailableError | MemoryError | jax.errors.JaxRuntimeError):
+    if isinstance(error, UnavailableError | MemoryError) or _is_of(error, "jax"):
         return error
     if absence := find_absence(error):
         return UnavailableError(f"{what} cannot be read, as the storage does not answer: {describe_read(absence)}")
@@ -125,21 +122,21 @@ def _is_away(error: BaseException) -> bool:
         number = int(code[1]) if code else error.errno
         if number in _AWAY_NUMBERS or isinstance(error, ConnectionError | TimeoutError | socket.gaierror):
             return True
-    if _is_of_network(error):
+    if _is_of(error, *_NETWORK):
         status = _find_status(error)
         return status in _AWAY_HTTP or (status is None and not _is_login(error))
-    return bool(_AWAY.match(str(error))) and not isinstance(error, jax.errors.JaxRuntimeError)
+    return bool(_AWAY.match(str(error))) and not _is_of(error, "jax")
 
 
 def _is_refusal(error: BaseException) -> bool:
     if isinstance(error, PermissionError) or _REFUSED.match(str(error)):
         return True
     # What the storage refuses for another reason (a request that makes no sense to it) is not damage either.
-    return _is_of_network(error) and (_find_status(error) is not None or _is_login(error))
+    return _is_of(error, *_NETWORK) and (_find_status(error) is not None or _is_login(error))
 
 
-def _is_of_network(error: BaseException) -> bool:
-    return any(kind.__module__.split(".")[0] in _NETWORK for kind in type(error).__mro__)
+def _is_of(error: BaseException, *libraries: str) -> bool:
+    return any(kind.__module__.split(".")[0] in libraries for kind in type(error).__mro__)
 
 
 def _is_login(error: BaseException) -> bool:
