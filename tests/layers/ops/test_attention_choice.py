@@ -12,6 +12,7 @@ from t5x_scale.layers.attention import Attention
 from t5x_scale.layers.masks import NO_WINDOW, Mask, make_mask
 from t5x_scale.layers.ops.attention import BLOCK, IMPLEMENTATIONS, attention, choose
 from t5x_scale.layers.ops.attention.case import Case
+from t5x_scale.layers.ops.attention.notices import warn_once
 from t5x_scale.partitioning.axes import MESH_AXES
 from t5x_scale.partitioning.rules import fsdp_model
 from t5x_scale.partitioning.shardings import activation_rules, current_platform
@@ -75,6 +76,18 @@ def test_what_splash_does_not_cover_falls_to_the_reference_and_is_said_by_name(r
     assert on("tpu", UNCOVERED[reason]) == "reference"
     with pytest.raises(UserError, match=f"implementation = 'splash' does not cover this: .*{reason}"):
         on("tpu", UNCOVERED[reason], "splash")
+
+
+def test_that_a_tpu_forms_all_logits_is_said_once_where_sizes_could_change_it(caplog):
+    warn_once.cache_clear()
+    for _ in range(2):
+        assert on("tpu", UNCOVERED["does not fit into scalar memory"]) == "reference"
+    (said,) = caplog.messages
+    assert said.startswith("attention forms all logits, batch x heads x length x length: 'splash' cannot: the plan of")
+    assert on("tpu", UNCOVERED["cache"]) == on("tpu", UNCOVERED["relative positions"]) == "reference"
+    assert on("tpu", case()) == "splash"
+    assert on("cpu", UNCOVERED["does not fit into scalar memory"]) == "reference"
+    assert len(caplog.messages) == 1
 
 
 def test_a_length_that_is_split_is_not_for_splash():

@@ -11,6 +11,7 @@ import pytest
 
 from t5x_scale.layers.masks import make_mask
 from t5x_scale.layers.ops.attention import BLOCK, attention, ring, ring_splash, tiles
+from t5x_scale.layers.ops.attention.notices import warn_once
 from t5x_scale.partitioning import rules
 from t5x_scale.partitioning.length_order import places
 from t5x_scale.partitioning.mesh import MeshConfig
@@ -165,11 +166,55 @@ def test_tiles_are_no_longer_than_halves():
 
 
 def test_parts_that_splash_takes():
-    lengths = (64, 128, 640, 768, 8192, 32768, 65536)
-    assert [length for length in lengths if ring_splash.is_fit(1, length, BLOCK)] == [128, 768, 8192, 32768]
+    taken = (128, 640, 768, 8192, 32768)
+    assert [n for n in (64, *taken, 8200, 65536) if not ring_splash.unsupported(1, n, BLOCK)] == [*taken]
     # The plan of so many blocks does not fit into scalar memory.
-    assert not ring_splash.is_fit(64, 32768, BLOCK)
-    assert [ring_splash.is_fit(16, 32768, block) for block in (BLOCK, 2 * BLOCK)] == [False, True]
+    assert ring_splash.unsupported(64, 32768, BLOCK).endswith("exceeds scalar memory; fewer rows at a time would do")
+    assert ring_splash.unsupported(16, 32768, BLOCK).endswith("; Attention.block=1024 would do")
+    assert ring_splash.unsupported(16, 32768, 2 * BLOCK) is None
+
+
+@pytest.mark.parametrize(
+    ("length", "block", "expected"),
+    [(8192, 512, 512), (640, 512, 128), (1280, 512, 256), (1152, 512, 384), (768, 1024, 768)],
+)
+def test_blocks_of_a_part_pad_nothing(length, block, expected):
+    assert ring_splash.whole_block(length, block) == expected
+
+
+def trace_on_tpus(length, rows=1, block=BLOCK):
+    """The program of ring attention on a slice that is not here, of rows with parts of `length` tokens."""
+    mesh = MeshConfig(fsdp=1, context=4).make_abstract_mesh(4, "tpu")
+    q = jax.ShapeDtypeStruct((rows, 4 * length, 2, 64), jnp.bfloat16)
+    with activation_rules(mesh, rules.context()):
+        return str(jax.make_jaxpr(lambda q: attention(q, q, q, make_mask(), scale=1.0, block=block))(q))
+
+
+@pytest.mark.parametrize(
+    ("length", "rows", "reason"),
+    [
+        (130, 1, "a device's part of a row, 130 tokens, is no multiple of 128"),
+        (65536, 1, "a device's part of a row, 65536 tokens, is longer than 32768"),
+        (
+            32768,
+            16,
+            "the plan of 16 x 32768 tokens in blocks of 512 exceeds scalar memory; Attention.block=1024 would do",
+        ),
+    ],
+)
+def test_what_splash_does_not_take_of_a_ring_is_said_once(length, rows, reason, caplog):
+    warn_once.cache_clear()
+    for _ in range(2):
+        assert "pallas_call" not in trace_on_tpus(length, rows)
+    assert caplog.messages == [
+        f"ring attention goes by tiles of plain array operations, not by the splash kernel: {reason}"
+    ]
+
+
+def test_a_block_that_does_not_divide_a_part_is_made_smaller(caplog):
+    warn_once.cache_clear()
+    assert "grid=(2, 1, 5, 5)" in trace_on_tpus(1280)
+    assert caplog.messages == []
 
 
 @pytest.mark.parametrize(("block", "blocks"), [(128, 8), (512, 2), (1024, 1)])

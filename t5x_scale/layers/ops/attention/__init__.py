@@ -16,6 +16,7 @@ from t5x_scale.layers.masks import Mask
 from t5x_scale.layers.ops.attention import cudnn, reference, ring, splash
 from t5x_scale.layers.ops.attention.case import SAVED as SAVED
 from t5x_scale.layers.ops.attention.case import Case, make_case
+from t5x_scale.layers.ops.attention.notices import warn_once
 from t5x_scale.layers.ops.attention.splash import BLOCK
 from t5x_scale.partitioning.shardings import current_platform
 
@@ -112,10 +113,21 @@ def choose(case: Case, implementation: str = "auto") -> str:
     """
     check_implementation(implementation)
     if implementation == "auto":
-        platform = current_platform()
-        fitting = (name for name, one in IMPLEMENTATIONS.items() if platform in one.platforms)
-        return next(name for name in fitting if IMPLEMENTATIONS[name].unsupported(case) is None)
+        return _choose_fastest(case)
     reason = IMPLEMENTATIONS[implementation].unsupported(case)
     if reason is not None:
         raise UserError(f"Attention.implementation = '{implementation}' does not cover this: {reason}; 'auto' does")
     return implementation
+
+
+def _choose_fastest(case: Case) -> str:
+    """What `auto` takes on this platform; says so where that is the reference though the platform has a kernel."""
+    platform = current_platform()
+    made_for_it = [name for name, one in IMPLEMENTATIONS.items() if platform in one.platforms]
+    reasons = {name: IMPLEMENTATIONS[name].unsupported(case) for name in made_for_it}
+    chosen = next(name for name, reason in reasons.items() if reason is None)
+    kernel = next((name for name in made_for_it if IMPLEMENTATIONS[name].platforms == (platform,)), None)
+    # Cached keys and biases are the reference's by nature: no other choice of sizes would change that.
+    if chosen == "reference" and kernel is not None and not (case.is_cached or case.has_bias):
+        warn_once(f"attention forms all logits, batch x heads x length x length: '{kernel}' cannot: {reasons[kernel]}")
+    return chosen

@@ -23,6 +23,7 @@ from t5x_scale.core.errors import UserError
 from t5x_scale.layers.masks import Mask
 from t5x_scale.layers.ops.attention import ring_splash, tiles
 from t5x_scale.layers.ops.attention.case import SAVED, Case
+from t5x_scale.layers.ops.attention.notices import warn_once
 from t5x_scale.layers.ops.attention.online import Settings, Vectors
 from t5x_scale.layers.ops.attention.splash import BLOCK
 from t5x_scale.partitioning.length_order import length_axis
@@ -92,7 +93,8 @@ def attention_ring(
 
     Args:
       block: queries and keys of a block of the splash kernel, at most; a multiple of 128. Tiles have their own size.
-      part: a key of `PARTS`; by default splash on TPUs, for parts of a length that it takes.
+      part: a key of `PARTS`; by default splash on TPUs, and tiles elsewhere and, with a warning, for what splash does
+        not take.
 
     Returns:
       [B, L, N, H] in the dtype of `q_BLNH`, split as it is.
@@ -114,10 +116,20 @@ def _layout(shape: tuple[int, ...], kv_heads: int, settings: Settings, part: str
     batch, _, heads = (*specs, None, None, None)[:3]
     of_keys = dividing(mesh, P(heads), (kv_heads,))[0]
     if part is None:
-        rows, length = NamedSharding(mesh, P(batch, ring)).shard_shape(shape[:2])
-        is_fit = current_platform() == "tpu" and ring_splash.is_fit(rows, length, settings.block)
-        part = "splash" if is_fit else "tiles"
+        own = NamedSharding(mesh, P(batch, ring)).shard_shape(shape[:2])
+        part = _part_for(*own, settings.block)
     return _Layout(mesh, batch, ring, heads, of_keys, settings, part)
+
+
+def _part_for(rows: int, length: int, block: int) -> str:
+    """What attends on a device of this platform; says so where that is not the fastest there is."""
+    if current_platform() != "tpu":
+        return "tiles"
+    reason = ring_splash.unsupported(rows, length, block)
+    if reason is None:
+        return "splash"
+    warn_once(f"ring attention goes by tiles of plain array operations, not by the splash kernel: {reason}")
+    return "tiles"
 
 
 def _vectors(mask: Mask, length: int, window: int | None) -> Vectors:

@@ -22,10 +22,13 @@ from t5x_scale.layers.ops.attention.splash import (
     SeesBetween,
     SeesUpTo,
     both_ends,
-    fitting_block,
     table_bytes,
 )
+from t5x_scale.partitioning.proposals import divisors
 from t5x_scale.partitioning.shardings import current_platform
+
+# The largest that is proposed: beyond it no generation has the vector memory.
+LARGEST_BLOCK = 1024
 
 
 class Saved(NamedTuple):
@@ -36,10 +39,29 @@ class Saved(NamedTuple):
     d_out: Any
 
 
-def is_fit(rows: int, length: int, block: int) -> bool:
-    """Whether the kernel takes a device's rows and its part of their length, in blocks of at most `block`."""
-    is_whole = length % LANES == 0 and length % fitting_block(length, block) == 0
-    return is_whole and length <= LONGEST_PACKED and table_bytes(rows, length, block) <= TABLE_BYTES
+def unsupported(rows: int, length: int, block: int) -> str | None:
+    """Why the kernel does not take a device's rows and its part of their length, in blocks of at most `block`."""
+    if length % LANES:
+        return f"a device's part of a row, {length} tokens, is no multiple of {LANES}"
+    if length > LONGEST_PACKED:
+        return f"a device's part of a row, {length} tokens, is longer than {LONGEST_PACKED}"
+    if _is_plannable(rows, length, block):
+        return None
+    larger = (n * LANES for n in divisors(length // LANES) if n * LANES > block)
+    near = next((size for size in larger if size <= LARGEST_BLOCK and _is_plannable(rows, length, size)), None)
+    meant = "fewer rows at a time would do" if near is None else f"Attention.block={near} would do"
+    return (
+        f"the plan of {rows} x {length} tokens in blocks of {whole_block(length, block)} exceeds scalar memory; {meant}"
+    )
+
+
+def _is_plannable(rows: int, length: int, block: int) -> bool:
+    return table_bytes(rows, length, whole_block(length, block)) <= TABLE_BYTES
+
+
+def whole_block(length: int, block: int) -> int:
+    """The largest multiple of 128, at most `block`, that divides a length: nothing is padded in a ring."""
+    return LANES * max(n for n in divisors(length // LANES) if n * LANES <= block)
 
 
 def prepare(q_BLNH: jax.Array, k_BLKH: jax.Array, v_BLKH: jax.Array, vectors: Vectors) -> tuple[Queries, Keys]:
@@ -117,7 +139,7 @@ class _Kernel:
         self._splash, self._queries, self._keys = splash, queries, keys
         B, L = queries.last.shape
         span = _in_shard(queries, keys)
-        block = fitting_block(L, settings.block)
+        block = whole_block(L, settings.block)
         by_queries = plan_by_queries(span, block, block, None)
         by_keys = plan_by_keys(span, block, block, None)
         self.is_live = jnp.any(by_queries.live > 0)
