@@ -42,7 +42,8 @@ from t5x_scale.laws import (
     vocabulary,
 )
 from t5x_scale.laws.constants import Constant
-from t5x_scale.laws.interface import Domain, Fit, Law, Optimum
+from t5x_scale.laws.domain import Domain
+from t5x_scale.laws.interface import Fit, Law, Optimum
 
 _MODULES = (
     kaplan,

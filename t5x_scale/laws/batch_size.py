@@ -9,7 +9,8 @@ from __future__ import annotations
 import dataclasses
 
 from t5x_scale.laws.constants import constant, unpublished
-from t5x_scale.laws.interface import Domain, Law, Values
+from t5x_scale.laws.domain import Domain
+from t5x_scale.laws.interface import Law, Values
 from t5x_scale.laws.power import OfFlops, OfTokens
 
 # Step Law's largest runs: 1B parameters on 100B tokens.

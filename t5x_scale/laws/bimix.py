@@ -17,7 +17,8 @@ import numpy as np
 from t5x_scale.core.errors import UserError
 from t5x_scale.laws.bounded import SHARE, BoundedLaw
 from t5x_scale.laws.constants import unpublished
-from t5x_scale.laws.interface import Domain, Fit, Values
+from t5x_scale.laws.domain import Domain
+from t5x_scale.laws.interface import Fit, Values
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from t5x_scale.core.errors import UserError
-from t5x_scale.laws.interface import Domain, Law, Values
+from t5x_scale.laws.domain import Domain
+from t5x_scale.laws.interface import Law, Values
 
 SHARE = (0.0, 1.0)
 COUNT = (1.0, float("inf"))

@@ -17,8 +17,9 @@ import math
 from collections.abc import Iterator
 
 from t5x_scale.laws.constants import constant
+from t5x_scale.laws.domain import Domain
 from t5x_scale.laws.frontier import allocate, one_budget
-from t5x_scale.laws.interface import Domain, Law, Optimum, Values
+from t5x_scale.laws.interface import Law, Optimum, Values
 from t5x_scale.laws.power import ParamsForFlops
 from t5x_scale.laws.units import FLOPS_PER_PARAM_TOKEN
 

@@ -14,7 +14,8 @@ from typing import ClassVar
 
 from t5x_scale.laws.bounded import SHARE, BoundedLaw
 from t5x_scale.laws.constants import constant, unpublished
-from t5x_scale.laws.interface import Domain, Law, Values
+from t5x_scale.laws.domain import Domain
+from t5x_scale.laws.interface import Law, Values
 
 _SOURCE = "Gu et al. 2024 (2407.17467), table 5"
 _TRANSCRIBED = "medium"

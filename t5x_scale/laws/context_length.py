@@ -8,7 +8,8 @@ from __future__ import annotations
 import dataclasses
 
 from t5x_scale.laws.constants import constant
-from t5x_scale.laws.interface import Domain, Law, Values
+from t5x_scale.laws.domain import Domain
+from t5x_scale.laws.interface import Law, Values
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from t5x_scale.laws.constants import constant
+from t5x_scale.laws.domain import Domain
 from t5x_scale.laws.frontier import allocate, checked_budget, minimise
-from t5x_scale.laws.interface import Domain, Law, Optimum, Values
+from t5x_scale.laws.interface import Law, Optimum, Values
 from t5x_scale.laws.units import FLOPS_PER_PARAM_TOKEN
 
 

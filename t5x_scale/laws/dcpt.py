@@ -15,8 +15,9 @@ import numpy as np
 from t5x_scale.core.errors import UserError
 from t5x_scale.laws.bounded import SHARE, BoundedLaw
 from t5x_scale.laws.constants import unpublished
+from t5x_scale.laws.domain import Domain
 from t5x_scale.laws.frontier import checked_budget, solve
-from t5x_scale.laws.interface import Domain, Optimum, Values
+from t5x_scale.laws.interface import Optimum, Values
 
 _SOURCE = "Que et al. 2024 (2406.01375)"
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 import dataclasses
 
 from t5x_scale.laws.constants import constant
+from t5x_scale.laws.domain import Domain
 from t5x_scale.laws.frontier import checked_budget
-from t5x_scale.laws.interface import Domain, Law, Optimum
+from t5x_scale.laws.interface import Law, Optimum
 from t5x_scale.laws.power import OfFlops
 
 _SOURCE = "DeepSeek-AI 2024 (2401.02954)"

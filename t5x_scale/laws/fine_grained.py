@@ -12,8 +12,9 @@ from collections.abc import Sequence
 
 from t5x_scale.laws.bounded import COUNT, BoundedLaw
 from t5x_scale.laws.constants import constant
+from t5x_scale.laws.domain import Domain
 from t5x_scale.laws.frontier import checked_budget, minimise
-from t5x_scale.laws.interface import Domain, Law, Optimum, Values
+from t5x_scale.laws.interface import Law, Optimum, Values
 
 EXPANSION = 64.0
 

@@ -18,7 +18,8 @@ import numpy as np
 from scipy import optimize
 
 from t5x_scale.core.errors import UserError, check_choice
-from t5x_scale.laws.interface import Domain, Fit, Law
+from t5x_scale.laws.domain import Domain
+from t5x_scale.laws.interface import Fit, Law
 
 HUBER_DELTA = 1e-3
 

@@ -19,57 +19,22 @@ import dataclasses
 import inspect
 import math
 from collections.abc import Iterator, Mapping
-from types import MappingProxyType
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
 import numpy as np
 
 from t5x_scale.core.errors import UserError, did_you_mean
 from t5x_scale.laws.constants import Constant, worst_confidence
+from t5x_scale.laws.domain import Domain
 
 Values = float | np.ndarray
 
-# From there on a range that begins at nothing is taken to have begun.
-_FAR_BELOW = 1e-3
 # What no law was fitted over: from where on it is far from any run.
 _ANY_RUN = (1e-3, 1e15)
 
 
 class NoNumber(UserError):
     """A quantity is no number that a law takes, or leads to none."""
-
-
-class Domain:
-    """Ranges of the quantities that a law was fitted on; what is not named is not limited.
-
-    Domain(params=(70e6, 16e9), tokens=(5e9, 5e11))
-    """
-
-    def __init__(self, **ranges: tuple[float, float]):
-        for name, (low, high) in ranges.items():
-            if not low <= high:
-                raise UserError(f"domain of {name}: the low end {low} is above the high end {high}")
-        self.ranges: Mapping[str, tuple[float, float]] = MappingProxyType(dict(ranges))
-
-    def __repr__(self) -> str:
-        return f"Domain({', '.join(f'{name}={limits}' for name, limits in self.ranges.items())})"
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Domain) and self.ranges == other.ranges
-
-    __hash__ = None
-
-    def outside(self, **quantities: Any) -> list[str]:
-        """One line for each quantity that leaves its range, with its value and the range; of arrays the extremes."""
-        lines = []
-        for name, (low, high) in self.ranges.items():
-            if quantities.get(name) is None:
-                continue
-            for value in sorted({float(np.min(quantities[name])), float(np.max(quantities[name]))}):
-                # The ends of ranges are rounded in papers.
-                if not low * (1 - 1e-6) <= value <= high * (1 + 1e-6):
-                    lines.append(f"{name} = {value:.4g} is outside {low:.4g} to {high:.4g}")
-        return lines
 
 
 @dataclasses.dataclass(frozen=True)
@@ -227,15 +192,7 @@ class Law(abc.ABC):
                 raise UserError(f"no law has a quantity {name!r}{did_you_mean(name, Law.known) or ''}")
         if self.required and not self.domain.ranges:
             return [f"where the law {self.name} was fitted is not known"]
-        return self.domain.outside(**quantities) + list(self._far_below(quantities))
-
-    def _far_below(self, quantities: Mapping[str, Any]) -> Iterator[str]:
-        for name, (low, high) in self.domain.ranges.items():
-            if low != 0 or quantities.get(name) is None:
-                continue
-            value = float(np.min(quantities[name]))
-            if 0 < value < high * _FAR_BELOW:
-                yield f"{name} = {value:.4g} is far below {high:.4g}, and where the range begins is not known"
+        return self.domain.outside(**quantities) + self.domain.far_below(**quantities)
 
     def optimum(self, **budget: float) -> Optimum | None:
         """The best choice for a budget (`flops`, or what the subclass says); None for a law that knows none.
@@ -332,10 +289,7 @@ class Law(abc.ABC):
 
     @classmethod
     def _known_range(cls, name: str) -> tuple[float, float]:
-        if name not in cls.domain.ranges:
-            return Law.seen.get(name, _ANY_RUN)
-        low, high = cls.domain.ranges[name]
-        return (low if low > 0 else high * _FAR_BELOW), high
+        return cls.domain.known_range(name) or Law.seen.get(name, _ANY_RUN)
 
     def _checked(self, quantities: Mapping[str, Any]) -> dict[str, Values]:
         given = {name: value for name, value in quantities.items() if value is not None}

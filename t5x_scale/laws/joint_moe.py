@@ -15,8 +15,9 @@ import numpy as np
 
 from t5x_scale.laws.bounded import COUNT, BoundedLaw
 from t5x_scale.laws.constants import constant
+from t5x_scale.laws.domain import Domain
 from t5x_scale.laws.frontier import checked_budget
-from t5x_scale.laws.interface import Domain, Optimum, Values
+from t5x_scale.laws.interface import Optimum, Values
 from t5x_scale.laws.routed import effective_experts
 from t5x_scale.laws.units import FLOPS_PER_PARAM_TOKEN
 

@@ -14,8 +14,9 @@ import numpy as np
 
 from t5x_scale.core.errors import UserError
 from t5x_scale.laws.constants import constant
+from t5x_scale.laws.domain import Domain
 from t5x_scale.laws.frontier import solve
-from t5x_scale.laws.interface import Domain, Law, NoNumber, Optimum, Values
+from t5x_scale.laws.interface import Law, NoNumber, Optimum, Values
 from t5x_scale.laws.power import OfParams, ParamsForFlops
 from t5x_scale.laws.units import FLOPS_PER_PARAM_TOKEN, PF_DAY
 
@@ -215,7 +216,7 @@ class KaplanDataNeed(OfParams):
 
 @dataclasses.dataclass(frozen=True)
 class KaplanLearningRate(Law):
-    """LR(N) = 0.003239 - 0.0001395·ln N, for Adam (appendix D.6); beyond about 1e10 parameters it is negative."""
+    """LR(N) = 0.003239 - 0.0001395·ln N, for Adam (appendix D.6); from 1.2e10 parameters on that is no rate."""
 
     name = "kaplan_learning_rate"
     source = "Kaplan et al. 2020, appendix D.6"
@@ -228,7 +229,8 @@ class KaplanLearningRate(Law):
     slope: float = constant(-0.0001395, signed=True)
 
     def _value(self, *, params: Values) -> Values:
-        return self.intercept + self.slope * np.log(params)
+        rate = self.intercept + self.slope * np.log(params)
+        return np.where(rate > 0, rate, np.nan)
 
 
 def fewest_steps(steps: Values, batch_tokens: Values, critical_batch: Values) -> Values:

@@ -15,7 +15,8 @@ import numpy as np
 from t5x_scale.core.errors import UserError
 from t5x_scale.laws.bounded import COUNT, BoundedLaw
 from t5x_scale.laws.constants import constant
-from t5x_scale.laws.interface import Domain, Values
+from t5x_scale.laws.domain import Domain
+from t5x_scale.laws.interface import Values
 
 _SOURCE = "Allen-Zhu & Li 2024 (2404.05405)"
 _NOTES = "medium"

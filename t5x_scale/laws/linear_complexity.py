@@ -10,8 +10,9 @@ import dataclasses
 from typing import ClassVar
 
 from t5x_scale.laws.constants import constant
+from t5x_scale.laws.domain import Domain
 from t5x_scale.laws.frontier import checked_budget
-from t5x_scale.laws.interface import Domain, Optimum
+from t5x_scale.laws.interface import Optimum
 from t5x_scale.laws.power import OfFlops
 from t5x_scale.laws.units import FLOPS_PER_PARAM_TOKEN, PF_DAY
 

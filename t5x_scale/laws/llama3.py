@@ -9,8 +9,9 @@ from __future__ import annotations
 import dataclasses
 
 from t5x_scale.laws.constants import constant
+from t5x_scale.laws.domain import Domain
 from t5x_scale.laws.frontier import allocate, checked_budget
-from t5x_scale.laws.interface import Domain, Optimum
+from t5x_scale.laws.interface import Optimum
 from t5x_scale.laws.power import OfFlops
 from t5x_scale.laws.units import FLOPS_PER_PARAM_TOKEN
 

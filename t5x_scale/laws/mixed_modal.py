@@ -11,8 +11,9 @@ from __future__ import annotations
 import dataclasses
 
 from t5x_scale.laws.constants import constant, unpublished
+from t5x_scale.laws.domain import Domain
 from t5x_scale.laws.frontier import solve
-from t5x_scale.laws.interface import Domain, Law, Values
+from t5x_scale.laws.interface import Law, Values
 
 _SOURCE = "Aghajanyan et al. 2023 (2301.03728)"
 _TRANSCRIBED = "medium"

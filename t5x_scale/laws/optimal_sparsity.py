@@ -11,8 +11,9 @@ import dataclasses
 
 from t5x_scale.laws.bounded import BoundedLaw
 from t5x_scale.laws.constants import constant
+from t5x_scale.laws.domain import Domain
 from t5x_scale.laws.frontier import checked_budget, minimise
-from t5x_scale.laws.interface import Domain, Optimum, Values
+from t5x_scale.laws.interface import Optimum, Values
 from t5x_scale.laws.units import FLOPS_PER_PARAM_TOKEN
 
 # The sparsities of the paper.

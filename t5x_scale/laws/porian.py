@@ -11,7 +11,8 @@ import dataclasses
 import numpy as np
 
 from t5x_scale.laws.constants import constant
-from t5x_scale.laws.interface import Domain, Law, Values
+from t5x_scale.laws.domain import Domain
+from t5x_scale.laws.interface import Law, Values
 from t5x_scale.laws.power import OfParams, ParamsForFlops
 
 # Budgets 1.25e16·2^i, i = 0 … 11, each the FLOPs of one valley.

@@ -16,8 +16,9 @@ import dataclasses
 import numpy as np
 
 from t5x_scale.laws.constants import constant
+from t5x_scale.laws.domain import Domain
 from t5x_scale.laws.frontier import checked_budget, minimise
-from t5x_scale.laws.interface import Domain, Law, Optimum, Values
+from t5x_scale.laws.interface import Law, Optimum, Values
 
 _READING = "medium"
 

@@ -15,7 +15,8 @@ import numpy as np
 
 from t5x_scale.laws.bounded import COUNT, BoundedLaw
 from t5x_scale.laws.constants import constant
-from t5x_scale.laws.interface import Domain, Values
+from t5x_scale.laws.domain import Domain
+from t5x_scale.laws.interface import Values
 
 _SOURCE = "Chen et al. 2025 (2505.14302), equation 5, table 1"
 

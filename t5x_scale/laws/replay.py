@@ -14,7 +14,8 @@ import dataclasses
 
 from t5x_scale.laws.bounded import SHARE, BoundedLaw
 from t5x_scale.laws.constants import constant
-from t5x_scale.laws.interface import Domain, Values
+from t5x_scale.laws.domain import Domain
+from t5x_scale.laws.interface import Values
 
 _SOURCE = "form and constants ours, fitted to rows of Ibrahim et al. 2024 (2403.08763)"
 

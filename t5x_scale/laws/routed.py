@@ -14,7 +14,8 @@ import numpy as np
 
 from t5x_scale.laws.bounded import COUNT, BoundedLaw
 from t5x_scale.laws.constants import constant
-from t5x_scale.laws.interface import Domain, Law, Values
+from t5x_scale.laws.domain import Domain
+from t5x_scale.laws.interface import Law, Values
 
 _SOURCE = "Clark et al. 2022 (2202.01169)"
 

@@ -13,7 +13,8 @@ import numpy as np
 
 from t5x_scale.core.errors import UserError
 from t5x_scale.laws.constants import unpublished
-from t5x_scale.laws.interface import Domain, Law, Values
+from t5x_scale.laws.domain import Domain
+from t5x_scale.laws.interface import Law, Values
 
 _SOURCE = "Isik et al. 2024 (2402.04177)"
 

@@ -16,8 +16,9 @@ from collections.abc import Callable
 import numpy as np
 
 from t5x_scale.laws.constants import constant
+from t5x_scale.laws.domain import Domain
 from t5x_scale.laws.frontier import solve
-from t5x_scale.laws.interface import Domain, Law, Values
+from t5x_scale.laws.interface import Law, Values
 
 _SOURCE = "Liew et al. 2025 (2502.03009), table 2"
 _UNIT = "nats a token of SlimPajama"
@@ -92,7 +93,7 @@ class Upcycled(Law):
         the laws cross once more, since they differ in what size leaves; that is no promise.
         """
         scratch = scratch or MoeFromScratch()
-        return _crossing(
+        return crossing(
             lambda tokens: (
                 scratch.loss(params=params, tokens=tokens)
                 - self.loss(params=params, dense_tokens=dense_tokens, tokens=tokens)
@@ -113,10 +114,10 @@ class Upcycled(Law):
             continued = dense.loss(params=params, tokens=dense_tokens + flops_ratio * tokens)
             return self.loss(params=params, dense_tokens=dense_tokens, tokens=tokens) - continued
 
-        return _crossing(gain)
+        return crossing(gain)
 
 
-def _crossing(gain: Callable[[Values], Values], low: float = 1e6, high: float = 1e18) -> float:
+def crossing(gain: Callable[[Values], Values], low: float = 1e6, high: float = 1e18) -> float:
     """Where a gain that begins positive first ends; 0 and infinity for one that never or always is positive."""
     grid = np.geomspace(low, high, 500)
     ended = np.flatnonzero(gain(grid) <= 0)

@@ -13,8 +13,9 @@ import math
 import numpy as np
 
 from t5x_scale.laws.constants import constant
+from t5x_scale.laws.domain import Domain
 from t5x_scale.laws.frontier import solve
-from t5x_scale.laws.interface import Domain, Law, Values
+from t5x_scale.laws.interface import Law, Values
 from t5x_scale.laws.units import FLOPS_PER_PARAM_TOKEN
 
 _SOURCE = "Tao et al. 2024 (2407.13623), repository sail-sg/scaling-with-vocab"

@@ -14,7 +14,11 @@ _TAIL_BYTES = 16384
 
 
 class Progress:
-    """A context manager that shows a bar on a terminal, and a line for every finished run elsewhere."""
+    """A context manager that shows a bar on a terminal, and a line for every finished run elsewhere.
+
+    Attributes:
+      bar: rich's, within the context and on a terminal; else None.
+    """
 
     def __init__(self, jobs: Sequence[Job], done: Collection[str]) -> None:
         # What nobody planned counts like the average of the others.
@@ -22,7 +26,7 @@ class Progress:
         usual = sum(known) / len(known) if known else 1.0
         self._cost = {job.model_dir: job.flops or usual for job in jobs}
         self._said = set(done)
-        self._bar = None
+        self.bar = None
         self._task = None
 
     def __enter__(self) -> Progress:
@@ -37,23 +41,23 @@ class Progress:
                 progress.TimeRemainingColumn(),
                 progress.TextColumn("{task.description}"),
             )
-            self._bar = progress.Progress(*columns, console=Console(stderr=True), speed_estimate_period=600)
-            self._task = self._bar.add_task("", total=sum(self._cost.values()))
-            self._bar.start()
+            self.bar = progress.Progress(*columns, console=Console(stderr=True), speed_estimate_period=600)
+            self._task = self.bar.add_task("", total=sum(self._cost.values()))
+            self.bar.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+        if self.bar is not None:
+            self.bar.stop()
 
     def show(self, busy: Sequence[Job], finished: Sequence[str], failed: Sequence[str]) -> None:
         """Tells what runs, and what is done."""
-        if self._bar is not None:
+        if self.bar is not None:
             states = [(job, *last_step(job)) for job in busy]
             done = sum(self._cost[name] for name in (*finished, *failed))
             done += sum(self._cost[job.model_dir] * step / total for job, step, total in states if total)
             at = ", ".join(f"{job.name} {step}" for job, step, _ in states)
-            self._bar.update(self._task, completed=done, description=f"{len(finished)} of {len(self._cost)}; {at}")
+            self.bar.update(self._task, completed=done, description=f"{len(finished)} of {len(self._cost)}; {at}")
             return
         for name in finished:
             if name not in self._said:

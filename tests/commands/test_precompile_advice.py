@@ -16,7 +16,7 @@ from gin_files import ROOT
 
 from t5x_scale.commands import COMMANDS
 from t5x_scale.commands.precompiling.advice import advise
-from t5x_scale.commands.precompiling.attempt import _crowding
+from t5x_scale.commands.precompiling.attempt import find_crowding
 from t5x_scale.commands.precompiling.memory import StepMemory
 from t5x_scale.config.load import Setting, load, make_arguments
 from t5x_scale.partitioning.mesh import MeshConfig
@@ -85,7 +85,7 @@ def step_memory(share):
 )
 def test_a_step_that_waits_for_want_of_memory_is_told_so(share, waiting, is_crowded):
     prediction = types.SimpleNamespace(seconds=10.0, exposed=10 * waiting)
-    said = _crowding(step_memory(share), prediction)
+    said = find_crowding(step_memory(share), prediction)
     assert bool(said) == is_crowded
     if is_crowded:
         assert "34% of the step, with 95% of the memory" in said

@@ -179,8 +179,8 @@ def test_upcycling_beats_the_continued_parent_at_once_or_from_some_tokens_on():
     assert law.loss(params=1e9, dense_tokens=7.4e10, tokens=after) < dense.loss(
         params=1e9, tokens=7.4e10 + 1.67 * after
     )
-    assert upcycling._crossing(np.ones_like) == math.inf
-    assert upcycling._crossing(np.zeros_like) == 0.0
+    assert upcycling.crossing(np.ones_like) == math.inf
+    assert upcycling.crossing(np.zeros_like) == 0.0
 
 
 @pytest.mark.parametrize(

@@ -116,6 +116,16 @@ def test_kaplans_laws_contradict_each_other_about_where_the_paper_says():
     assert best["loss"] == pytest.approx(1.7, abs=0.05)
 
 
+def test_kaplans_learning_rate_ends_where_it_would_be_negative():
+    law = LAWS["kaplan_learning_rate"]
+    assert law.predict(params=1.5e9) == pytest.approx(0.003239 - 0.0001395 * math.log(1.5e9))
+    ending = math.exp(0.003239 / 0.0001395)
+    assert 0 < law.predict(params=ending * 0.99) < 2e-6
+    with pytest.raises(UserError, match=r"says no number for params = 1\.7e\+11; it was fitted from 768 to 1.5e"):
+        law.predict(params=1.7e11)
+    np.testing.assert_array_equal(np.isnan(law.predict(params=[1e9, 1e11])), [False, True])
+
+
 def test_steps_and_compute_at_the_critical_batch_are_twice_the_least():
     assert kaplan.fewest_steps(2e4, 1e6, 1e6) == 1e4
     assert kaplan.least_compute(2e20, 1e6, 1e6) == 1e20

@@ -70,6 +70,13 @@ def test_where_nobody_has_a_number_there_is_one_line():
     assert len(given["vocabulary"].left_out) == 3
 
 
+def test_no_law_asks_a_large_model_for_a_rate_below_zero():
+    """Kaplan's line of the logarithm of the size crosses zero at twelve billion parameters."""
+    choice = make_plan(make_budget(flops=3e24), LAWS)["learning rate"]
+    assert min(opinion.value for opinion in choice.opinions) > 0
+    assert choice.left_out[0].startswith("kaplan_learning_rate is left out: it says no number for params = ")
+
+
 def test_a_learning_curve_without_a_root_is_left_out():
     """Fitted so that its loss is next to nothing, no steps lead to the run's."""
     curve = dataclasses.replace(LAWS["kaplan_learning_curve"], N_c=1e-20, S_c=1e-20)

@@ -127,5 +127,5 @@ def test_a_bar_on_a_terminal(tmp_path, monkeypatch):
     assert last_step(first) == (0, 0)
     with Progress([first, second], []) as progress:
         progress.show([second], [first.model_dir], [])
-        assert progress._bar.tasks[0].completed == 1.5
-        assert progress._bar.tasks[0].description == "1 of 2; b 5"
+        assert progress.bar.tasks[0].completed == 1.5
+        assert progress.bar.tasks[0].description == "1 of 2; b 5"

@@ -115,7 +115,7 @@ def attempt(
     prediction = predict(runtime, compiled.as_text(), analysis, rows, data.sequence_length, topology)
     taken = prediction.memory if prediction else measure_memory(parse(compiled.as_text()), analysis)
     memory = measure(runtime, taken, getattr(analysis, "peak_memory_in_bytes", None))
-    refusal, crowding, advice = "", _crowding(memory, prediction), ()
+    refusal, crowding, advice = "", find_crowding(memory, prediction), ()
     if not memory.fits:
         refusal = f"it does not fit: it needs {bytes_text(memory.total)}, and a device has {bytes_text(memory.usable)}"
     if refusal or crowding:
@@ -123,7 +123,7 @@ def attempt(
     return Attempt(title, setting, seconds, memory, refusal, advice, copies, prediction, crowding)
 
 
-def _crowding(memory: StepMemory, prediction: Report | None) -> str:
+def find_crowding(memory: StepMemory, prediction: Report | None) -> str:
     """That a step probably waits for its collectives for want of memory."""
     if prediction is None or memory.usable is None or not prediction.seconds:
         return ""
