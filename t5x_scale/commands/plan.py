@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from t5x_scale.core.errors import UserError
-from t5x_scale.core.files import Path, make_directory, read_bounded, write_json, write_text
+from t5x_scale.core.files import Path, exists, make_directory, read_bounded, write_json, write_text
 from t5x_scale.planner import gin_files, machines, record, table
 from t5x_scale.planner.amounts import Amount
 from t5x_scale.planner.budgets import make_budget
@@ -13,6 +13,7 @@ from t5x_scale.planner.continuing import Continuation, make_continuation
 from t5x_scale.planner.known_models import check_absent, find_base, parse_amounts
 from t5x_scale.planner.law_table import load_laws
 from t5x_scale.planner.plans import Plan, make_plan
+from t5x_scale.planner.shapes import USUAL_FAMILY
 
 
 def plan(
@@ -23,7 +24,7 @@ def plan(
     params: Amount | None = None,
     tokens: Amount | None = None,
     unique_tokens: Amount | None = None,
-    family: str = "llama",
+    family: str | None = None,
     vocab_size: Amount | None = None,
     length: int | None = None,
     law: str | None = None,
@@ -36,7 +37,7 @@ def plan(
     tokens_seen: Amount | None = None,
     domain_tokens: Amount | None = None,
     general_tokens: Amount | None = None,
-    shift: str = "strong",
+    shift: str | None = None,
 ) -> int:
     """Prints a run for a budget, and writes it where asked to.
 
@@ -50,7 +51,7 @@ def plan(
       params: of the model.
       tokens: trained on.
       unique_tokens: that there are; more are repetitions of these.
-      family: `llama` or `palm`.
+      family: `llama` (by default) or `palm`.
       vocab_size: of the tokenizer, if there is one already.
       length: tokens of a row.
       law: that divides compute between size and tokens; by default one of `laws`, else Chinchilla's refit.
@@ -63,7 +64,7 @@ def plan(
       tokens_seen: by the model that is continued; with params instead of a path.
       domain_tokens: new ones that it shall learn from.
       general_tokens: that there are of what it was trained on; by default as many as it takes.
-      shift: `weak` for a domain near to what it knows, `strong` for another language.
+      shift: `weak` for a domain near to what it knows, `strong` (by default) for another language.
 
     Raises:
       UserError: the request is impossible or contradicts itself.
@@ -75,20 +76,20 @@ def plan(
     title = _title(
         flops=flops, params=params, tokens=tokens, unique_tokens=unique_tokens, chips=chips, days=days, mfu=mfu,
         continue_from=continue_from, domain_tokens=domain_tokens, general_tokens=general_tokens,
-        tokens_seen=tokens_seen, vocab_size=vocab_size, length=length, law=law,
-        family=None if family == "llama" else family,
+        tokens_seen=tokens_seen, shift=shift, vocab_size=vocab_size, length=length, law=law, family=family,
     )  # fmt: skip
     given = {**machines.given(chips, mfu, precompiled), "days": days, "vocab_size": vocab_size, "length": length}
     sizes = {"flops": flops, "params": params, "tokens": tokens, "unique_tokens": unique_tokens}
     made: Plan | Continuation
     if continue_from is None and domain_tokens is None:
-        check_absent(tokens_seen=tokens_seen, general_tokens=general_tokens)
-        made = make_plan(make_budget(**sizes, **given, family=family), known, law)
+        check_absent(tokens_seen=tokens_seen, general_tokens=general_tokens, shift=shift)
+        budget = make_budget(**sizes, **given, family=family or USUAL_FAMILY)
+        made = make_plan(budget, known, law)
     else:
         check_absent(flops=flops, tokens=tokens, unique_tokens=unique_tokens, law=law)
         base = find_base(continue_from, params, tokens_seen, vocab_size, family)
         budget = make_budget(params=base.shape.count.total, **given)
-        made = make_continuation(base, budget, known, *parse_amounts(domain_tokens, general_tokens), shift)
+        made = make_continuation(base, budget, known, *parse_amounts(domain_tokens, general_tokens), shift or "strong")
     print(table.to_text(made.choices, made.warnings, title, explain))
     if output is not None:
         _write(made, title, output)
@@ -118,7 +119,7 @@ def _write(made: Plan | Continuation, title: str, output: str) -> None:
 
 def _say_what_goes(path: Path, title: str) -> None:
     """Says which other plan is overwritten."""
-    if not path.exists():
+    if not exists(path):
         return
     try:
         before = json.loads(read_bounded(path))["title"]

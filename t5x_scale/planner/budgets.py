@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 
 from t5x_scale.core.errors import UserError, check_choice
-from t5x_scale.planner.amounts import Amount, count_text, parse_amount, parse_whole
-from t5x_scale.planner.shapes import FAMILIES
+from t5x_scale.planner.amounts import Amount, count_text, days_text, parse_amount, parse_whole
+from t5x_scale.planner.shapes import FAMILIES, USUAL_FAMILY
 from t5x_scale.planner.slices import Slice, parse_slice
 
 SECONDS_A_DAY = 86400.0
@@ -14,6 +14,8 @@ SECONDS_A_DAY = 86400.0
 USUAL_MFU = 0.5
 # A run of about so many days is looked for where nothing is said.
 USUAL_DAYS = 30.0
+# What could have been written, where it is another thing than a count.
+_EXAMPLES = {"flops": "1e22", "days": "14"}
 # From less than a test to more than anything that is planned on earth.
 _SMALLEST, _LARGEST = 1e9, 1e30
 
@@ -48,7 +50,7 @@ class Budget:
     mfu_source: str = ""
     vocab_size: int | None = None
     length: int | None = None
-    family: str = "llama"
+    family: str = USUAL_FAMILY
 
     @property
     def compute(self) -> float | None:
@@ -78,7 +80,7 @@ def make_budget(
     mfu_source: str = "--mfu",
     vocab_size: Amount | None = None,
     length: Amount | None = None,
-    family: str = "llama",
+    family: str = USUAL_FAMILY,
 ) -> Budget:
     """A budget from flags.
 
@@ -87,7 +89,11 @@ def make_budget(
     """
     check_choice("--family", family, FAMILIES)
     named = {"flops": flops, "params": params, "tokens": tokens, "unique_tokens": unique_tokens, "days": days}
-    values = {name: parse_amount(name, value) for name, value in named.items() if value is not None}
+    values = {
+        name: parse_amount(name, value, _EXAMPLES.get(name, "8e9 or 8b"))
+        for name, value in named.items()
+        if value is not None
+    }
     if mfu is not None:
         values["mfu"] = parse_amount("mfu", mfu, "0.5")
         if values["mfu"] > 1:
@@ -126,7 +132,7 @@ def _check_together(budget: Budget) -> None:
         wanted = budget.efficiency
         if reached > wanted * 1.05:
             raise UserError(
-                f"{budget.flops:.3g} FLOPs in {budget.days:g} days would take {reached:.0%} of the peak of "
+                f"{budget.flops:.3g} FLOPs in {days_text(budget.days)} would take {reached:.0%} of the peak of "
                 f"{budget.machine}, and {wanted:.0%} is expected: give more --days or --chips, or fewer --flops"
             )
 
@@ -137,7 +143,7 @@ def _check_three(budget: Budget, compute: float) -> None:
     if budget.flops is None and needed <= compute * 1.25:
         return  # The days are a limit, and there is time left.
     if not 0.8 <= needed / compute <= 1.25:
-        given = f"--flops={budget.flops:.3g}" if budget.flops else f"{budget.machine} in {budget.days:g} days"
+        given = f"--flops={budget.flops:.3g}" if budget.flops else f"{budget.machine} in {days_text(budget.days)}"
         raise UserError(
             f"--params={count_text(budget.params)} on --tokens={count_text(budget.tokens)} take {needed:.3g} FLOPs "
             f"(6ND), and {given} are {compute:.3g}: leave one of them out"

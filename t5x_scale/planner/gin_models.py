@@ -28,7 +28,7 @@ Settings = dict[str, str]
 
 def find_file(path: str) -> files.Path | None:
     """A gin file by its path, or by that below a place where gin files lie; None where there is none."""
-    return next((place for place in (files.to_path(at / path) for at in _PLACES) if place.is_file()), None)
+    return next((place for place in (files.to_path(at / path) for at in _PLACES) if files.is_file(place)), None)
 
 
 def read_shape(path: files.Path) -> Shape:

@@ -9,25 +9,30 @@ from typing import Any
 
 from t5x_scale.core import files
 from t5x_scale.core.errors import UserError
+from t5x_scale.core.patience import read_patiently
 from t5x_scale.models.accounting import Anatomy
 from t5x_scale.models.architecture import Architecture
 from t5x_scale.planner import gin_models
 from t5x_scale.planner.amounts import Amount, parse_amount, parse_whole
 from t5x_scale.planner.meshes import MeshPlan
-from t5x_scale.planner.shapes import Shape, make_shape, vocabulary_unit
+from t5x_scale.planner.shapes import USUAL_FAMILY, Shape, make_shape, vocabulary_unit
 
 _USUAL_VOCABULARY = 32000
 # Beyond, sizes are mistyped, or a stranger's joke that leaves the range of a float.
 _MOST_PARAMS = 10**15
+_SAID = "--continue_from says the model"
 _CONTINUED = "a continued run is planned from --domain_tokens and --general_tokens"
 _PLACES = {
-    "params": "--continue_from says the model",
+    "params": _SAID,
+    "vocab_size": _SAID,
+    "family": _SAID,
     "flops": _CONTINUED,
     "tokens": _CONTINUED,
     "unique_tokens": _CONTINUED,
     "law": _CONTINUED,
     "tokens_seen": "it belongs to --continue_from or --domain_tokens",
     "general_tokens": "it belongs to --domain_tokens",
+    "shift": "it belongs to --domain_tokens",
 }
 # Norms of the size of the residual stream in a layer, by kind of block.
 _NORMS = {"serial": 2, "parallel": 1, "two_norm_parallel": 2, "sandwich": 4}
@@ -56,19 +61,23 @@ def read_model(path: str) -> KnownModel:
     A gin file of a model is its shape alone.
 
     Raises:
-      UserError: there is nothing that says the shape of a model.
+      UserError: there is nothing that says the shape of a model, or it cannot be reached.
     """
+    return read_patiently(lambda: _read_model(path), f"--continue_from: {path}")
+
+
+def _read_model(path: str) -> KnownModel:
     if path.endswith(".gin") and (file := gin_models.find_file(path)) is not None:
         return KnownModel("", gin_models.read_shape(file), None, str(file))
     directory = files.to_path(path)
-    if not directory.exists():
+    if not files.exists(directory):
         raise UserError(f"--continue_from: there is no {path}")
     # A step of a run lies two levels below the run's files.
     for place in (directory, directory.parent, directory.parent.parent):
         for name in ("config.gin", "model.gin"):
-            if (place / name).exists():
+            if files.exists(place / name):
                 return KnownModel(path, gin_models.read_shape(place / name), _tokens(place), str(place / name))
-    if (directory / "config.json").exists():
+    if files.exists(directory / "config.json"):
         return KnownModel(path, _from_json(directory / "config.json"), None, "")
     raise UserError(
         f"--continue_from: {path} holds neither config.gin, model.gin nor config.json; say --params and --tokens_seen"
@@ -76,7 +85,11 @@ def read_model(path: str) -> KnownModel:
 
 
 def find_base(
-    path: str | None, params: Amount | None, tokens_seen: Amount | None, vocab_size: Amount | None, family: str
+    path: str | None,
+    params: Amount | None,
+    tokens_seen: Amount | None,
+    vocab_size: Amount | None,
+    family: str | None = None,
 ) -> KnownModel:
     """The model of `--continue_from`, or one of about `--params`.
 
@@ -85,7 +98,7 @@ def find_base(
     """
     seen = None if tokens_seen is None else parse_amount("tokens_seen", tokens_seen, "1.4T")
     if path is not None:
-        check_absent(params=params)
+        check_absent(params=params, vocab_size=vocab_size, family=family)
         model = read_model(path)
         return model if seen is None else dataclasses.replace(model, tokens=seen)
     if params is None:
@@ -94,7 +107,7 @@ def find_base(
     unit = vocabulary_unit(number, MeshPlan())
     usual = _USUAL_VOCABULARY if number > 1e8 else 2048
     rows = math.ceil((usual if vocab_size is None else parse_whole("vocab_size", vocab_size)) / unit) * unit
-    return KnownModel("", make_shape(number, rows, family), seen, "")
+    return KnownModel("", make_shape(number, rows, family or USUAL_FAMILY), seen, "")
 
 
 def parse_amounts(domain_tokens: Amount | None, general_tokens: Amount | None) -> tuple[float, float | None]:
@@ -159,7 +172,7 @@ def _anatomy(architecture: Architecture) -> Anatomy:
 def _tokens(run: files.Path) -> float | None:
     """Of the report of a run."""
     summary = run / "report" / "summary.json"
-    if not summary.exists():
+    if not files.exists(summary):
         return None
     try:
         return float(json.loads(files.read_bounded(summary)).get("tokens") or 0) or None

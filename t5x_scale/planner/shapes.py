@@ -13,6 +13,7 @@ from t5x_scale.models.config import ModelConfig
 from t5x_scale.planner.meshes import MeshPlan
 
 FAMILIES = ("llama", "palm")
+USUAL_FAMILY = "llama"
 # Rows and columns of a matrix unit: what sizes are multiples of. The smallest models are smaller than one.
 UNIT, SMALL_UNIT, SMALL = 128, 16, 1e6
 # Where grouped queries begin, with how many key-value heads (Llama 2: 34B has them and 13B has not).
@@ -69,7 +70,7 @@ def vocabulary_unit(params: float, mesh: MeshPlan) -> int:
     return (UNIT if params >= SMALL else SMALL_UNIT) * mesh.model
 
 
-def make_shape(params: float, vocab_size: int, family: str = "llama", mesh: MeshPlan = MeshPlan()) -> Shape:
+def make_shape(params: float, vocab_size: int, family: str = USUAL_FAMILY, mesh: MeshPlan = MeshPlan()) -> Shape:
     """The shape of a model of about `params` parameters, all of them counted.
 
     Embedding, heads, feed-forward layer and vocabulary divide over the mesh; sizes are multiples of 128 (of 16 below a

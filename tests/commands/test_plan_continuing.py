@@ -101,6 +101,9 @@ def test_how_long_upcycling_pays(tmp_path, capsys):
     assert "upcycling pays up to" in said
 
 
+LLAMA = "--continue_from=gin/models/llama2/7b.gin"
+
+
 @pytest.mark.parametrize(
     ("words", "parts"),
     [
@@ -112,6 +115,8 @@ def test_how_long_upcycling_pays(tmp_path, capsys):
         (["--params=1b", "--tokens_seen=1b"], ["--tokens_seen has no meaning"]),
         (["--params=1b", "--domain_tokens=1b", "--shift=week"], ["--shift is 'week'", "'weak'"]),
         (["--params=1b", "--domain_tokens=10"], ["less than one batch"]),
+        ([LLAMA, "--domain_tokens=1b", "--vocab_size=64k"], ["--vocab_size has no meaning", "says the model"]),
+        ([LLAMA, "--domain_tokens=1b", "--family=llama"], ["--family has no meaning", "says the model"]),
     ],
 )
 def test_refusals(words, parts, capsys):
