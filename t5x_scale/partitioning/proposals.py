@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterator, Mapping
 
@@ -41,12 +40,14 @@ def nearest_multiples(size: int, parts: int) -> list[int]:
 
 def divisors(number: int) -> list[int]:
     """All divisors of `number`, ascending."""
-    return [n for n in range(1, number + 1) if number % n == 0]
+    small = [n for n in range(1, math.isqrt(number) + 1) if number % n == 0]
+    return small + [number // n for n in reversed(small) if n * n != number]
 
 
 def _splits(number: int, factors: int) -> Iterator[tuple[int, ...]]:
     """All ways to write `number` as a product of as many `factors`, in order."""
-    for head in itertools.product(divisors(number), repeat=factors - 1):
-        last, rest = divmod(number, math.prod(head))
-        if not rest:
-            yield (*head, last)
+    if factors == 1:
+        yield (number,)
+        return
+    for head in divisors(number):
+        yield from ((head, *rest) for rest in _splits(number // head, factors - 1))

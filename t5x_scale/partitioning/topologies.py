@@ -99,17 +99,21 @@ def topology_devices(name: str, num_slices: int = 1) -> Sequence[jax.Device]:
 def _parse(name: str) -> tuple[Generation, str]:
     match = _NAME.fullmatch(name) if isinstance(name, str) else None
     if match is None:
-        raise UserError(f"TOPOLOGY is {name!r}; expected a generation and a shape, such as 'v5p:4x4x4'")
+        near = name.strip().lower() if isinstance(name, str) else ""
+        meant = f"did you mean {near!r}?" if _NAME.fullmatch(near) else "such as 'v5p:4x4x4'"
+        raise UserError(f"TOPOLOGY is {name!r}; expected a generation and a shape, {meant}")
     word, shape = match.groups()
     if word not in GENERATIONS:
         near = did_you_mean(word, GENERATIONS) or f"; known are {', '.join(GENERATIONS)}"
         raise UserError(f"TOPOLOGY {name!r}: unknown generation {word!r}{near}")
     generation, sizes = GENERATIONS[word], [int(size) for size in shape.split("x")]
-    if len(sizes) != generation.dimensions:
-        chips, dimensions = math.prod(sizes), generation.dimensions
-        meant = f"; {chips} chips are {word}:{_compact(chips, dimensions)}" if chips <= _MOST_CHIPS else ""
+    chips, dimensions = math.prod(sizes), generation.dimensions
+    if chips > _MOST_CHIPS:
+        raise UserError(f"TOPOLOGY is {name!r}: {chips} chips, and no slice has more than {_MOST_CHIPS}")
+    if len(sizes) != dimensions:
         raise UserError(
-            f"TOPOLOGY is {name!r}: a slice of {word} is a {dimensions}D torus, of {dimensions} sizes{meant}"
+            f"TOPOLOGY is {name!r}: a slice of {word} is a {dimensions}D torus, of {dimensions} sizes; "
+            f"{chips} chips are {word}:{_compact(chips, dimensions)}"
         )
     return generation, shape
 

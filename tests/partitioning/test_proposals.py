@@ -13,6 +13,9 @@ def test_palm_on_pods_of_another_size():
     assert nearest_mesh({"data": 1, "fsdp": 256, "model": 12}, 4096) == {"data": 1, "fsdp": 256, "model": 16}
     assert nearest_mesh({"data": 1, "fsdp": -1, "model": 12}, 4096) == {"data": 1, "fsdp": 256, "model": 16}
     assert nearest_mesh({"data": 1, "fsdp": 1}, 6) == {"data": 6, "fsdp": 1}
+    # All axes in use: there are 26,208 ways, and 12 million products of divisors.
+    sizes = {"data": 2, "fsdp": 48, "stage": 2, "expert": 2, "context": 2, "model": 12}
+    assert nearest_mesh(sizes, 6144) == {"data": 2, "fsdp": 48, "stage": 2, "expert": 2, "context": 2, "model": 8}
 
 
 @given(st.dictionaries(st.sampled_from("abcd"), st.integers(1, 9), min_size=1), st.integers(1, 64))
@@ -42,4 +45,8 @@ def test_divisors(number):
     assert found == sorted(set(found))
     assert found[0] == 1
     assert found[-1] == number
-    assert all(number // n in found for n in found)
+    assert found == [n for n in range(1, number + 1) if number % n == 0]
+
+
+def test_divisors_of_a_large_number():
+    assert divisors(10**12)[-2:] == [5 * 10**11, 10**12]

@@ -20,6 +20,7 @@ from t5x_scale.optim.interface import Optimizer
 from t5x_scale.optim.palm_adafactor import PalmAdafactor
 from t5x_scale.optim.schedules import ConstantThenRsqrt, Cosine
 from t5x_scale.partitioning.mesh import MeshConfig
+from t5x_scale.partitioning.proposals import divisors
 from t5x_scale.partitioning.rules import Rules
 from t5x_scale.partitioning.shardings import to_spec
 
@@ -58,8 +59,7 @@ def micro_batches(
     sizes = make_batch_schedule(rows).sizes()
     own_rows = math.gcd(*(size // row_shares for size in sizes if size % row_shares == 0)) or 1
     tokens = max(sizes) * _length(lengths) / token_shares
-    parts = (part for part in range(1, own_rows + 1) if own_rows % part == 0)
-    return next((part for part in parts if tokens / part <= TOKENS_AT_ONCE), own_rows)
+    return next((part for part in divisors(own_rows) if tokens / part <= TOKENS_AT_ONCE), own_rows)
 
 
 def _shares(mesh: MeshConfig, rules: Rules) -> tuple[int, int]:
