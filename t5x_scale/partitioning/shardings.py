@@ -62,9 +62,11 @@ def make_sharding(mesh: Mesh, rules: Rules, axes: Axes, shape: tuple[int, ...], 
 
 
 def _proposal(axis: str | None, size: int, names: tuple[str, ...], parts: int, num_devices: int) -> str:
-    """A batch may be made larger, a matrix may not: there the mesh has to change."""
+    """A batch may be made larger, a matrix may not: there the mesh has to change, but for rows that stand for no id."""
     if axis in PARAMETER_AXES:
         near = [f"{names[0]}={n}" if len(names) == 1 else str(n) for n in nearest_parts(size, parts, num_devices)]
+        if axis == "vocab":
+            near.append(f"a vocab_size of {nearest_multiples(size, parts)[-1]}, with rows that no id uses,")
     else:
         near = list(map(str, nearest_multiples(size, parts)))
     return f"; {' or '.join(near)} would do" if near else ""

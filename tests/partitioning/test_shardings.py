@@ -69,7 +69,10 @@ def test_kv_heads_that_are_too_few_stay_whole():
 def test_errors_name_the_array():
     with pytest.raises(UserError, match=r"wi: shape \(4,\) has 1 dimensions, its axes \('embed', 'mlp'\) 2"):
         make_sharding(MESH, fsdp_model(), ("embed", "mlp"), (4,), "wi")
-    message = r"table: dimension 0 \('vocab', size 5\) does not divide over model=2 = 2 devices; model=1 would do$"
+    message = (
+        r"table: dimension 0 \('vocab', size 5\) does not divide over model=2 = 2 devices; "
+        "model=1 or a vocab_size of 6, with rows that no id uses, would do$"
+    )
     with pytest.raises(UserError, match=message):
         make_sharding(MESH, fsdp_model(), ("vocab", "embed"), (5, 4), "table")
     message = (
