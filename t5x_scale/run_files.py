@@ -81,6 +81,18 @@ def check_shapes(runtime: Runtime, data: DataConfig, eval_batch_size: int | None
         make_sharding(runtime.mesh, runtime.program.rules, fields.AXES, shape, "an evaluation batch")
 
 
+def check_steps(runtime: Runtime, data: DataConfig, log_every_steps: int) -> None:
+    """Traces the step of every batch size, on an abstract mesh too: a second each, and nothing is compiled.
+
+    Raises:
+      UserError: a batch, a layer or a schedule does not divide, or a kernel does not exist or cover the case.
+    """
+    check_counts(log_every_steps=log_every_steps)
+    check_shapes(runtime, data)
+    for size in dict.fromkeys(data.schedule.sizes()):
+        runtime.trace_step(size, data.sequence_length, log_every_steps, data.field_names)
+
+
 def check_data(runtime: Runtime, data: DataConfig, eval_batch_size: int | None = None) -> None:
     """Checks that the data fits the program.
 

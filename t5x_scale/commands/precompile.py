@@ -2,7 +2,7 @@
 
 A model and a machine are enough: the run that is assumed then is gin/runs/precompile.gin. With `--dry_run` nothing is
 compiled: the step is traced for the machine, which refuses what the compiler would not even see, and the bytes of its
-state are counted, in seconds.
+state are counted and compared with what a device has, in seconds.
 """
 
 from __future__ import annotations
@@ -10,13 +10,16 @@ from __future__ import annotations
 from typing import Any
 
 from t5x_scale import run_files
+from t5x_scale.commands.precompiling.advice import advise
 from t5x_scale.commands.precompiling.attempt import attempt, describe_setting, setting_text
+from t5x_scale.commands.precompiling.memory import USABLE_HBM, shard_bytes
 from t5x_scale.commands.precompiling.search import Search, Target, find_fastest
 from t5x_scale.core.errors import UserError
 from t5x_scale.core.files import make_directory, to_path, write_json
 from t5x_scale.data.pipeline import DataConfig
 from t5x_scale.partitioning.topologies import count_devices, topology_devices
 from t5x_scale.program import Program, Runtime
+from t5x_scale.roofline import CHIPS
 
 # What is read first when none of the given files is a run file.
 USUAL_RUN = "gin/runs/precompile.gin"
@@ -50,7 +53,7 @@ def precompile(
     mesh = program.mesh
     devices = None if topology is None else topology_devices(topology, mesh.dcn_data * mesh.dcn_stage)
     runtime = program.make(devices)
-    _check_steps(runtime, data, log_every_steps)
+    run_files.check_steps(runtime, data, log_every_steps)
     if output is not None:
         _check_output(output)
     if assumes_usual_run:
@@ -87,8 +90,20 @@ def dry_run(
     else:
         abstract = mesh.make_abstract_mesh(count_devices(topology, mesh.dcn_data * mesh.dcn_stage), "tpu")
     runtime = Runtime(program, abstract)
-    _check_steps(runtime, data, log_every_steps)
-    return run_files.parameter_report(runtime)
+    run_files.check_steps(runtime, data, log_every_steps)
+    report = run_files.parameter_report(runtime)
+    return report if topology is None else report + _lack_of_room(runtime, data, topology)
+
+
+def _lack_of_room(runtime: Runtime, data: DataConfig, topology: str) -> str:
+    """That the state alone is more than a device of the topology holds, and what to change; nothing where it is not."""
+    state = shard_bytes(runtime.abstract_state)
+    usable = USABLE_HBM[CHIPS[topology.split(":")[0]].kind]
+    if state <= usable:
+        return ""
+    advice = advise(runtime, data.schedule.sizes()[-1], state, usable)
+    lines = [f"it does not fit: a device of {topology} has {run_files.bytes_text(usable)}", "what would help:"]
+    return "\n\n" + "\n".join([*lines, *(f"  {line}" for line in advice)])
 
 
 def _check_output(output: str) -> None:
@@ -101,15 +116,3 @@ def _check_output(output: str) -> None:
     if path.is_dir():
         raise UserError(f"output {path} is a directory; name a file in it")
     make_directory(path.parent)
-
-
-def _check_steps(runtime: Runtime, data: DataConfig, log_every_steps: int) -> None:
-    """Checks the step of every batch size before the first is compiled, which takes minutes.
-
-    Raises:
-      UserError: a batch, a layer or a schedule does not divide, or a kernel does not exist or cover the case.
-    """
-    run_files.check_counts(log_every_steps=log_every_steps)
-    run_files.check_shapes(runtime, data)
-    for size in dict.fromkeys(data.schedule.sizes()):
-        runtime.trace_step(size, data.sequence_length, log_every_steps, data.field_names)

@@ -92,6 +92,9 @@ def train(
     run_files.check_settings(model_dir, train_steps=train_steps, log_every_steps=log_every_steps)
     runtime = program.make()
     run_files.check_data(runtime, data, evaluation.batch_size)
+    if len(set(data.schedule.sizes())) > 1:
+        # The first batch is refused when its step is compiled; the last is not to be after days.
+        run_files.check_steps(runtime, data, log_every_steps)
     beginning = Beginning(initial_checkpoint_path, tuple(initial_transforms), initial_optimizer)
     run_files.check_run(model_dir, run_files.make_record(runtime, data, train_steps, beginning), train_steps)
     # Before this process says anything of itself in the run's directory.
@@ -186,8 +189,11 @@ def _turn_back(
     return start
 
 
-def dry_run(program: Program, data: DataConfig, **_: Any) -> str:
-    """The parameter table and totals, without allocating anything; what train refuses for its shapes is refused."""
+def dry_run(program: Program, data: DataConfig, log_every_steps: int = 10, **_: Any) -> str:
+    """The parameter table and totals, without allocating anything; what the step's tracing refuses is refused.
+
+    Kernels are chosen for `MeshConfig.platform`, which hardware files name: the devices need not be here.
+    """
     runtime = Runtime(program, program.mesh.make_abstract_mesh())
-    run_files.check_shapes(runtime, data)
+    run_files.check_steps(runtime, data, log_every_steps)
     return run_files.parameter_report(runtime)

@@ -3,10 +3,12 @@
 import dataclasses
 import importlib.util
 import json
+import types
 
 import jax
 import pytest
 
+from t5x_scale import run_files
 from t5x_scale.commands import COMMANDS
 from t5x_scale.commands.precompiling.memory import USABLE_HBM
 from t5x_scale.commands.precompiling.search import Search, candidates_of_micro_batches
@@ -277,6 +279,56 @@ def test_a_dry_run_refuses_what_the_compiler_would_not_see(words, message, capsy
     assert error.count("\n") == 1
 
 
+TRAIN = ["--gin_file=gin/models/palm/tiny.gin", "--gin_file=gin/runs/pretrain.gin", *COMMON, "--gin.BATCH_SIZE=64"]
+POD = [*TRAIN, "--gin_file=gin/hardware/v5p_64.gin"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([*PIPELINE, "--gin.PipelineConfig.micro_batches=7"], "does not divide into 7 micro-batches; 4 or 8 would do"),
+        (["--gin.Attention.implementation='cudnn'"], "cuDNN is for GPUs, and the platform is tpu; 'auto' does"),
+        (["--gin.train.train.log_every_steps=0"], "log_every_steps is 0; it must be"),
+        (["--gin.BATCH_SIZE=((0, 64), (9, 100))"], "('batch', size 100) does not divide over fsdp=64"),
+    ],
+)
+def test_a_dry_run_of_train_refuses_what_the_pod_would(words, message, capsys):
+    assert main(["train", "--dry_run", *POD, *words]) == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_a_dry_run_of_train_chooses_kernels_for_the_machine_of_the_hardware_file(capsys):
+    words = ["train", "--dry_run", *TRAIN, "--gin_file=gin/hardware/h200_1.gin"]
+    assert main([*words, "--gin.Attention.implementation='cudnn'"]) == 0
+    assert main([*words, "--gin_file=gin/hardware/cpu_1.gin", "--gin.Attention.implementation='cudnn'"]) == 1
+    assert "the platform is cpu" in capsys.readouterr().err
+
+
+def test_train_refuses_later_batches_before_the_first(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(run_files, "load_vocabulary", lambda name: types.SimpleNamespace(size=2))
+    words = [*TRAIN, "--gin_file=gin/hardware/cpu_8.gin", "--gin.BATCH_SIZE=((0, 16), (10, 24))"]
+    words += ["--gin_file=gin/sharding/pipeline.gin", "--gin.MeshConfig.stage=2", "--gin.MeshConfig.data=1"]
+    run = tmp_path / "run"
+    assert main(["train", *words, "--gin.PipelineConfig.micro_batches=8", f"--gin.MODEL_DIR='{run}'"]) == 1
+    assert "pipeline: micro-batches of 3 rows do not divide over fsdp=2" in capsys.readouterr().err
+    assert not run.exists()
+
+
+def test_a_dry_run_says_where_the_state_alone_is_too_large(capsys):
+    words = ["precompile", "--dry_run", "--gin_file=gin/models/palm/8b.gin"]
+    assert main([*words, "--gin_file=gin/hardware/v5e_16.gin"]) == 0
+    assert "it does not fit" not in capsys.readouterr().out
+    small = ["--gin_file=gin/hardware/v5e_16.gin", "--gin.TOPOLOGY='v5e:2x2'", "--gin.MeshConfig.fsdp=2"]
+    assert main([*words, *small, "--gin.MeshConfig.data=2"]) == 0
+    assert capsys.readouterr().out.endswith(
+        "it does not fit: a device of v5e:2x2 has 15.750 GiB\nwhat would help:\n"
+        "  parameters and optimiser alone take 48.24 GiB a device: use more devices\n"
+        "  split the state over the devices that hold copies: --gin.MeshConfig.data=1 --gin.MeshConfig.fsdp=-1\n"
+    )
+
+
 def test_a_dry_run_chooses_kernels_for_the_machine_of_the_hardware_file(capsys):
     words = ["precompile", "--dry_run", "--gin_file=gin/models/palm/tiny.gin", "--gin_file=gin/hardware/h200_1.gin"]
     assert main([*words, "--gin.Attention.implementation='cudnn'"]) == 0
@@ -329,7 +381,9 @@ def raise_errors(words):
         ("tpu7x:128", r"3D torus, of 3 sizes; 128 chips are tpu7x:4x4x8$"),
         ("v5e:4x4x4", r"a slice of v5e is a 2D torus, of 2 sizes; 64 chips are v5e:8x8$"),
         ("v6e:2x4x4", r"2D torus, of 2 sizes; 32 chips are v6e:4x8$"),
-        ("v4:99999x99999", r"3D torus, of 3 sizes$"),
+        ("v4:99999x99999", r"9999800001 chips, and no slice has more than 9216$"),
+        ("v5p:99999x99999x99999", r"no slice has more than 9216$"),
+        (" V5P:4X4X4", r"expected a generation and a shape, did you mean 'v5p:4x4x4'\?$"),
     ],
 )
 def test_a_topology_that_is_none(name, message):
