@@ -9,6 +9,7 @@ product with 8 large matrices, 3 to 4 times with 64 small ones.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -40,9 +41,27 @@ def grouped_matmul(x_MK: jax.Array, kernels_EKN: jax.Array, sizes_E: jax.Array) 
     return checkpoint_name(_product(x_MK, kernels_EKN, sizes_E), PRODUCT)
 
 
+def _one_by_one(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+    """`function` of arrays, which a `vmap` calls for each entry by itself.
+
+    Pipelines map over their stages, of which a device has one. The TPU compiler takes no ragged product of several, and
+    a loop whose length is mapped over copies what it carries in every turn.
+    """
+    called = jax.custom_batching.custom_vmap(function)
+
+    @called.def_vmap
+    def _(axis_size: int, are_mapped: list[bool], *arrays: jax.Array) -> tuple[jax.Array, bool]:
+        def entry(index: int) -> list[jax.Array]:
+            return [x[index] if is_mapped else x for x, is_mapped in zip(arrays, are_mapped, strict=True)]
+
+        return jnp.stack([called(*entry(index)) for index in range(axis_size)]), True
+
+    return called
+
+
 @jax.custom_vjp
 def _product(x, kernels, sizes):
-    return _with_kernels(x, kernels, sizes, turned=False)
+    return _with_kernels(x, kernels, sizes)
 
 
 def _forward(x, kernels, sizes):
@@ -51,14 +70,25 @@ def _forward(x, kernels, sizes):
 
 def _backward(saved, d_y):
     x, kernels, sizes = saved
-    return _with_kernels(d_y, kernels, sizes, turned=True), _over_rows(x, d_y, sizes).astype(kernels.dtype), None
+    return _with_turned(d_y, kernels, sizes), _over_rows(x, d_y, sizes).astype(kernels.dtype), None
 
 
 _product.defvjp(_forward, _backward)
 
 
-def _with_kernels(x, kernels, sizes, turned):
-    """[M, K] rows with [E, K, N], or [M, N] rows with its transposes."""
+@_one_by_one
+def _with_kernels(x, kernels, sizes):
+    """[M, K] rows with [E, K, N]."""
+    return _on_platform(x, kernels, sizes, turned=False)
+
+
+@_one_by_one
+def _with_turned(y, kernels, sizes):
+    """[M, N] rows with the transposes of [E, K, N]."""
+    return _on_platform(y, kernels, sizes, turned=True)
+
+
+def _on_platform(x, kernels, sizes, turned):
     ragged, looped = (functools.partial(f, turned=turned) for f in (_ragged_with_kernels, _looped_with_kernels))
     return jax.lax.platform_dependent(x, kernels, sizes, tpu=ragged, default=looped)
 
@@ -99,6 +129,7 @@ def _looped_with_kernels(x, kernels, sizes, turned):
     return _zero_beyond(sizes, jax.lax.fori_loop(0, blocks.count, write, zeros)[:rows])
 
 
+@_one_by_one
 def _over_rows(x, y, sizes):
     """`x[group].T @ y[group]` for every group: float32 [E, K, N].
 

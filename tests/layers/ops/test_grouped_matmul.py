@@ -1,5 +1,7 @@
 """Products in groups, and their gradients, against a loop over groups."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -105,3 +107,17 @@ def test_policies_of_remat_know_the_product():
 
     saved = loops(jax.checkpoint_policies.save_only_these_names(op.PRODUCT))
     assert saved < loops(jax.checkpoint_policies.nothing_saveable)
+
+
+def test_a_product_that_is_mapped_over_is_one_of_each_entry():
+    """As of the stages of a pipeline: of several at once the TPU compiler refuses a ragged product."""
+    x, kernels, d_y = draw(0, 2, 40, 8), draw(1, 2, 4, 8, 6), draw(2, 2, 40, 6)
+    sizes = np.asarray([[7, 0, 20, 9], [1, 30, 0, 2]], np.int32)
+    mapped = jax.jit(jax.vmap(run))
+    for index, results in enumerate(zip(*mapped(x, kernels, sizes, d_y), strict=True)):
+        expected = reference(x[index], kernels[index], sizes[index], d_y[index])
+        for got, other in zip(results, expected, strict=True):
+            np.testing.assert_allclose(got, other, rtol=1e-5, atol=2e-5)
+    program = str(jax.make_jaxpr(jax.vmap(run, in_axes=(0, None, 0, 0)))(x, kernels[0], sizes, d_y))
+    found = re.findall(r":f32\[([\d,]+)\] = ragged_dot_general", program)
+    assert sorted(found) == ["40,6", "40,6", "40,8", "40,8"]
