@@ -7,11 +7,13 @@ from t5x_scale.core.files import Path
 from t5x_scale.core.leaves import render_origins
 from t5x_scale.data.vocabulary import has_tokenizer
 from t5x_scale.models.weights import Weights
+from t5x_scale.surgery.depth import count_layers, find_new_layers
 
+_EXPANSION = "block_expansion"
 # The run file that goes with a surgery, where one is shipped.
 RUNS = {
     "DepthUpscale": "depth_upscale",
-    "ExpandBlocks": "block_expansion",
+    "ExpandBlocks": _EXPANSION,
     "Upcycle": "upcycle",
     "ExtendVocabulary": "ul2r",
     "ScaleRope": "extend_context",
@@ -31,9 +33,11 @@ def how_to_go_on(output: Path, weights: Weights) -> str:
     model = f"--gin_file={output}/model.gin"
     vocabulary = [f'--gin.VOCABULARY=\\"{output}/{TOKENIZER}\\"'] if has_tokenizer(weights.tokenizer) else []
     run = _find_run(weights)
-    # The recipe of block expansion brings its optimiser.
-    optimizer = [] if run == "block_expansion" else ["--gin_file=gin/optim/adamw.gin"]
+    # The recipe of block expansion brings its optimiser, for copies behind every fourth layer.
+    optimizer = [] if run == _EXPANSION else ["--gin_file=gin/optim/adamw.gin"]
     start = f'--gin.INITIAL_CHECKPOINT_PATH=\\"{output}\\"'
+    if run == _EXPANSION:
+        start += f" --gin.TRAIN_EVERY={_new_layers(weights)[0] + 1}"
     if run == "ul2r" and not weights.moments:
         start += ' --gin.INITIAL_OPTIMIZER=\\"reset\\"'
     train = [
@@ -58,9 +62,16 @@ def how_to_go_on(output: Path, weights: Weights) -> str:
 
 
 def _find_run(weights: Weights) -> str:
-    """The run file of the last surgery that has one."""
+    """The run file of the last surgery that has one. That of block expansion is for layers that are still in place."""
     surgeries = [step.get("surgery") for step in weights.recipe]
-    return next((RUNS[name] for name in reversed(surgeries) if name in RUNS), "continue")
+    runs = [RUNS[name] for name in surgeries if name in RUNS]
+    if not _new_layers(weights):
+        runs = [run for run in runs if run != _EXPANSION]
+    return runs[-1] if runs else "continue"
+
+
+def _new_layers(weights: Weights) -> tuple[int, ...]:
+    return find_new_layers(weights.recipe, count_layers(weights))
 
 
 def count_tokens(weights: Weights) -> int | None:
