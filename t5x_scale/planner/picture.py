@@ -33,7 +33,7 @@ def draw(made: Plan | Continuation, title: str, path: str | os.PathLike) -> None
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
-        axes.tick_params(colors=MUTED, labelsize=8)
+        axes.tick_params(which="both", colors=MUTED, labelsize=8)
         axes.grid(color=RULE, linewidth=0.6)
         axes.set_axisbelow(True)
     if isinstance(made, Plan):
