@@ -61,7 +61,7 @@ _NAME = re.compile(r"([a-z0-9]+):([1-9]\d{0,4}(?:x[1-9]\d{0,4})*)")
 
 
 def count_devices(name: str, num_slices: int = 1) -> int:
-    """Devices of `num_slices` slices, from the name alone: without libtpu, and whether or not such slices exist.
+    """Devices of `num_slices` slices, from the name alone: without libtpu, and whether or not such slices can be had.
 
     Raises:
       UserError: the name is none.
@@ -114,6 +114,11 @@ def _parse(name: str) -> tuple[Generation, str]:
         raise UserError(
             f"TOPOLOGY is {name!r}: a slice of {word} is a {dimensions}D torus, of {dimensions} sizes; "
             f"{chips} chips are {word}:{_compact(chips, dimensions)}"
+        )
+    if any(size % 2 for size in sizes[:2]):
+        near = "x".join(map(str, [size + size % 2 for size in sizes[:2]] + sizes[2:]))
+        raise UserError(
+            f"TOPOLOGY is {name!r}: a slice is made up of hosts of 2 x 2 chips; the nearest is {word}:{near}"
         )
     return generation, shape
 
