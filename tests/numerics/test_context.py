@@ -17,6 +17,7 @@ MESHES = {
     "context=2": (MeshConfig(fsdp=1, context=2), rules.context()),
     "context=4": (MeshConfig(fsdp=1, context=4), rules.context()),
     "fsdp=2 model=2 context=2": (MeshConfig(fsdp=2, model=2, context=2), rules.context()),
+    "data=2 model=2 context=2": (MeshConfig(data=2, fsdp=1, model=2, context=2), rules.context()),
     "sequence: fsdp=2 model=2 context=2": (MeshConfig(fsdp=2, model=2, context=2), rules.sequence()),
 }
 OPTIMIZERS = {"parallel": "palm_adafactor", "serial": "adamw", "experts": "adamw"}
@@ -77,6 +78,7 @@ LAYERED = {"accumulation": "layered", "micro_batches": 2}
         ("parallel", "context=4", True, "zigzag", {}),
         ("parallel", "context=2", False, "contiguous", {}),
         ("parallel", "fsdp=2 model=2 context=2", False, "zigzag", {}),
+        ("parallel", "data=2 model=2 context=2", True, "zigzag", {}),
         ("parallel", "sequence: fsdp=2 model=2 context=2", False, "zigzag", {}),
         ("serial", "context=2", True, "contiguous", {"micro_batches": 2}),
         ("serial", "context=4", False, "zigzag", {"micro_batches": 2}),

@@ -82,7 +82,9 @@ def train(numerics, block, sizes=None, **options):
         ("serial", {"stage": 2, "model": 4}, PipelineConfig(4), {"accumulation": "layered"}),
         ("serial", {"dcn_stage": 2, "stage": 2}, PipelineConfig(4), {}),
         ("serial", {"stage": 2, "context": 2}, PipelineConfig(4), {}),
+        ("parallel", {"stage": 2, "context": 2, "model": 2}, PipelineConfig(4), {"remat": "full"}),
         ("experts", {"stage": 2, "fsdp": 2, "expert": 2}, PipelineConfig(2), {}),
+        ("experts", {"stage": 2, "expert": 2, "context": 2}, PipelineConfig(2), {"accumulation": "layered"}),
     ],
 )
 def test_losses_are_those_of_one_device(numerics, block, sizes, pipeline, options):
