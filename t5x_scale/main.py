@@ -19,6 +19,7 @@ from t5x_scale.commands import COMMANDS, FLAGS, SUMMARIES, Flag
 from t5x_scale.core import distributed
 from t5x_scale.core.errors import UnavailableError, UserError
 from t5x_scale.core.preemption import EXIT_RESUMABLE
+from t5x_scale.core.storage_errors import explain_last
 
 EXIT_DONE = 0
 EXIT_ERROR = 1
@@ -42,19 +43,21 @@ def main(
 
     Returns:
       The exit code: 0 done, 75 stopped and resumable (told to, another process of the run is gone, or the storage does
-      not answer), 1 when the user has something to mend (one line on stderr says what). Any other exception passes
-      through with its traceback.
+      not answer), 1 when the user has something to mend, or a file cannot be read or written (one line on stderr says
+      what). Any other exception passes through with its traceback.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         return _main(words, commands, flags, summaries)
-    except UserError as error:
-        return _leave(error, _one_line(error))
     except BrokenPipeError:
         # Whoever read our output has seen enough (`t5x_scale infer … | head`). What is left goes nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return distributed.leave_run(EXIT_PIPE)
     except (Exception, KeyboardInterrupt) as error:
+        told = explain_last(error)
+        if told is not None:
+            told.__cause__ = error if told is not error else error.__cause__
+            return _leave(told, _one_line(told))
         if not distributed.is_joined():
             raise
         return _leave(error)

@@ -1,14 +1,18 @@
 """The command line from outside: help, versions, exit codes, what is importable."""
 
+import errno
 import pathlib
 import resource
 import subprocess
 import sys
 
 import pytest
+from gcsfs.retry import HttpError
 
 from t5x_scale import __version__
+from t5x_scale import main as main_module
 from t5x_scale.commands import COMMANDS, FLAGS, SUMMARIES
+from t5x_scale.core.errors import UserError
 from t5x_scale.main import main
 
 
@@ -124,6 +128,46 @@ def test_unexpected_error_keeps_its_traceback(tmp_path):
     assert result.returncode == 1
     assert "Traceback" in result.stderr
     assert "ZeroDivisionError" in result.stderr
+
+
+AWAY = OSError(errno.ESTALE, "Stale file handle", "/nfs/run/a")
+TOLD = {
+    "storage that is away": (AWAY, 75, "/nfs/run/a: Stale file handle; the storage does not answer: the same command"),
+    "a bucket that is away": (HttpError({"code": 503, "message": "later"}), 75, "later, 503; the storage does not"),
+    "what is told of it": (UserError("cannot read a: Stale"), 75, "cannot read a: Stale; the storage does not answer"),
+    "a file that may not be read": (
+        PermissionError(13, "Permission denied", "/x/a"),
+        1,
+        "cannot read or write /x/a: ",
+    ),
+    "a bucket that refuses": (HttpError({"code": 403, "message": "no"}), 1, "the storage refuses: no, 403"),
+    "another machine": (UserError("cannot join"), 1, "cannot join"),
+}
+TOLD["what is told of it"][0].__cause__ = AWAY
+TOLD["another machine"][0].__cause__ = ConnectionRefusedError(111, "Connection refused")
+
+
+@pytest.mark.parametrize("case", TOLD)
+def test_storage_is_told_in_a_line_whoever_meets_it(monkeypatch, capsys, case):
+    error, code, line = TOLD[case]
+    assert _end_with(monkeypatch, error) == code
+    said = capsys.readouterr().err
+    assert said.startswith(f"t5x_scale: error: {line}")
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize("error", [FileNotFoundError(2, "No such file", "/x"), OSError("no file"), TimeoutError()])
+def test_what_may_be_a_mistake_of_ours_keeps_its_traceback(monkeypatch, error):
+    with pytest.raises(type(error)):
+        _end_with(monkeypatch, error)
+
+
+def _end_with(monkeypatch, error):
+    def fail(*unused):
+        raise error
+
+    monkeypatch.setattr(main_module, "_main", fail)
+    return main(["train"])
 
 
 def test_python_m():

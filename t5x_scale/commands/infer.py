@@ -131,9 +131,9 @@ def _context_length(context_length: int | None, task_feature_lengths: Mapping[st
 
 def _check_output(output: str, overwrite: bool) -> None:
     path = files.to_path(output)
-    if path.is_dir():
+    if files.is_directory(path):
         raise UserError(f"output {path} is a directory; name a file in it")
-    if path.exists() and not overwrite:
+    if files.exists(path) and not overwrite:
         raise UserError(f"output {path} exists: give another name, or add --gin.infer.infer.overwrite=True")
     files.make_directory(path.parent)
 

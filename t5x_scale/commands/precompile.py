@@ -15,7 +15,7 @@ from t5x_scale.commands.precompiling.attempt import attempt, describe_setting, s
 from t5x_scale.commands.precompiling.memory import USABLE_HBM, shard_bytes
 from t5x_scale.commands.precompiling.search import Search, Target, find_fastest
 from t5x_scale.core.errors import UserError
-from t5x_scale.core.files import make_directory, to_path, write_json
+from t5x_scale.core.files import is_directory, make_directory, to_path, write_json
 from t5x_scale.data.pipeline import DataConfig
 from t5x_scale.partitioning.topologies import count_devices, topology_devices
 from t5x_scale.program import Program, Runtime
@@ -113,6 +113,6 @@ def _check_output(output: str) -> None:
       UserError: it cannot be written, or `output` is a directory itself.
     """
     path = to_path(output)
-    if path.is_dir():
+    if is_directory(path):
         raise UserError(f"output {path} is a directory; name a file in it")
     make_directory(path.parent)

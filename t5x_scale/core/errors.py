@@ -80,7 +80,8 @@ def did_you_mean(name: str, choices: Iterable[str], limit: int = 3) -> str:
     """Returns `" (did you mean 'a' or 'b'?)"`, or `""` when nothing among `choices` is near `name`."""
     if len(name) > _MAX_NAME:
         return ""
-    short = (choice for choice in choices if len(choice) <= _MAX_NAME)
+    # A name itself: of a link that leads nowhere, or of a file that was found and is not what was wanted.
+    short = (choice for choice in choices if len(choice) <= _MAX_NAME and choice != name)
     near = difflib.get_close_matches(name, list(itertools.islice(short, _MAX_CHOICES)), n=limit, cutoff=0.6)
     if not near:
         return ""

@@ -10,6 +10,7 @@ import os
 import re
 import stat
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 # Decided before etils is imported: gs:// goes through gcsfs, never through TensorFlow.
@@ -75,6 +76,26 @@ def exists(path: str | os.PathLike) -> bool:
     return target.exists() if is_remote(target) else read_status(target) is not None
 
 
+def is_directory(path: str | os.PathLike) -> bool:
+    """Whether a directory is at `path`. Raises as `exists` does."""
+    return _is_kind(to_path(path), "is_dir", stat.S_ISDIR)
+
+
+def is_file(path: str | os.PathLike) -> bool:
+    """Whether a plain file, or an object, is at `path`. Raises as `exists` does."""
+    return _is_kind(to_path(path), "is_file", stat.S_ISREG)
+
+
+def _is_kind(target: Path, question: str, is_mode: Callable[[int], bool]) -> bool:
+    if not is_remote(target):
+        status = read_status(target)
+        return status is not None and is_mode(status.st_mode)
+    if getattr(target, question)():
+        return True
+    target.exists()  # Clients say no where nobody can say, too; here they raise.
+    return False
+
+
 def make_directory(path: str | os.PathLike) -> Path:
     """Creates `path` with its parents and checks that it can be written to.
 
@@ -89,7 +110,8 @@ def make_directory(path: str | os.PathLike) -> Path:
             probe.write_text("")
             probe.unlink()
     except OSError as error:
-        raise UserError(f"cannot write to the directory {directory}: {error.strerror or error}") from error
+        reason = "it is no directory" if isinstance(error, FileExistsError) else error.strerror or error
+        raise UserError(f"cannot write to the directory {directory}: {reason}") from error
     return directory
 
 

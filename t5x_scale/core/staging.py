@@ -24,7 +24,9 @@ def check_target(path: str | os.PathLike) -> files.Path:
       UserError: something is there already.
     """
     target = files.to_path(path)
-    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
+    if not files.is_remote(target) and os.path.islink(target) and not files.exists(target):
+        raise UserError(f"{target} is a link that leads nowhere; name a directory that does not exist yet")
+    if not files.exists(target) or (files.is_directory(target) and not any(target.iterdir())):
         return target
     # There a killed process leaves a part of the directory under its own name.
     hint = ", or delete it if writing it was interrupted" if files.is_remote(target) else ""

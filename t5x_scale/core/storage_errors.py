@@ -51,6 +51,7 @@ _AWAY_NUMBERS = frozenset(
 )
 # Libraries that gcsfs hands on the errors of, with the status of HTTP where there is one.
 _NETWORK = ("aiohttp", "gcsfs", "google", "requests", "urllib3")
+_STORES = ("aiohttp", "gcsfs", "google")
 _AWAY_HTTP = frozenset({408, 429, *range(500, 505)})
 
 
@@ -102,6 +103,43 @@ def explain(error: Exception, what: str) -> Exception:
     if isinstance(error, OneLineError) or not isinstance(error, OSError):
         return error
     return UserError(f"{what} cannot be read: {describe_read(error)}")
+
+
+def explain_last(error: BaseException) -> UserError | None:
+    """What there is to say of an error that ends a command; None for what needs a traceback.
+
+    Returns:
+      An UnavailableError where the storage is away, otherwise what is a UserError already, or one where the system
+      names a file and what is wrong with it (that it is missing is for whoever asks for it to say), or storage refuses.
+    """
+    if isinstance(error, UnavailableError):
+        return error
+    absence = find_absence(error)
+    if absence is not None and _is_of_storage(absence):
+        reason = error if isinstance(error, UserError) else _name_file(absence) or describe_read(absence)
+        return UnavailableError(f"{reason}; the storage does not answer: the same command goes on once it does")
+    if isinstance(error, UserError):
+        return error
+    if isinstance(error, FileNotFoundError):
+        return None
+    if reason := _name_file(error):
+        return UserError(f"cannot read or write {reason}")
+    refusal = find_refusal(error)
+    return UserError(f"the storage refuses: {describe_read(refusal)}") if refusal and _is_of_storage(refusal) else None
+
+
+def _is_of_storage(error: BaseException) -> bool:
+    """Whether it cannot come of talking to somebody else: to other processes, or to the platform."""
+    if isinstance(error, OSError) or _is_of(error, *_NETWORK):
+        return bool(_name_file(error)) or _is_of(error, *_STORES)
+    return True
+
+
+def _name_file(error: BaseException) -> str:
+    """The file that the system names, and what is wrong with it; "" where it names none."""
+    if not isinstance(error, OSError) or not isinstance(error.filename, str | bytes | os.PathLike):
+        return ""
+    return f"{os.fsdecode(error.filename)}: {error.strerror or error}"
 
 
 @contextlib.contextmanager

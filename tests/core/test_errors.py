@@ -15,6 +15,10 @@ def test_silence_when_nothing_is_near():
     assert did_you_mean("zzz", []) == ""
 
 
+def test_nobody_means_what_he_said():
+    assert did_you_mean("loop", ["loop"]) == ""
+
+
 def test_any_iterable():
     assert did_you_mean("dat", iter({"data": 1})) == " (did you mean 'data'?)"
 

@@ -47,6 +47,8 @@ def test_make_directory_names_what_stands_in_the_way(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"cannot write to the directory .*file/run"):
         files.make_directory(tmp_path / "file" / "run")
+    with pytest.raises(UserError, match=r"cannot write to the directory .*file: it is no directory"):
+        files.make_directory(tmp_path / "file")
 
 
 @given(sessions=st.lists(LINES, max_size=4))
@@ -198,6 +200,10 @@ def test_what_exists(tmp_path):
     assert files.exists(tmp_path / "file")
     for name in ("nothing", "file/below", "circle", "circle/below", "a" * 300, "zero\0"):
         assert not files.exists(tmp_path / name)
+        assert not files.is_directory(tmp_path / name)
+        assert not files.is_file(tmp_path / name)
+    assert (files.is_directory(tmp_path), files.is_file(tmp_path)) == (True, False)
+    assert (files.is_directory(tmp_path / "file"), files.is_file(tmp_path / "file")) == (False, True)
 
 
 @pytest.mark.parametrize("number", [errno.ETIMEDOUT, errno.EACCES, errno.EIO])
@@ -207,8 +213,9 @@ def test_what_nobody_can_see_is_not_missing(tmp_path, monkeypatch, number):
         lines.write("one")
     usual = os.stat
     hide(monkeypatch, os, "stat", number)
-    with pytest.raises(OSError, match=os.strerror(number)):
-        files.exists(log)
+    for ask in (files.exists, files.is_directory, files.is_file):
+        with pytest.raises(OSError, match=os.strerror(number)):
+            ask(log)
     monkeypatch.setattr(os, "stat", usual)
     hide(monkeypatch, os, "open", number)
     with pytest.raises(UserError, match=f"cannot read .*: {os.strerror(number)}"):

@@ -20,6 +20,12 @@ def test_what_is_there_is_refused(tmp_path, name):
         check_target(tmp_path / name)
 
 
+def test_a_link_that_leads_nowhere_is_refused_before_the_work_is_done(tmp_path):
+    (tmp_path / "link").symlink_to("nowhere")
+    with pytest.raises(UserError, match="link is a link that leads nowhere"):
+        check_target(tmp_path / "link")
+
+
 def test_a_directory_is_whole_or_absent(tmp_path):
     def fail():
         with staged(check_target(tmp_path / "new")) as directory:
