@@ -20,6 +20,7 @@ from typing import Any
 
 from t5x_scale.core import files
 from t5x_scale.core.errors import UserError
+from t5x_scale.core.patience import read_patiently
 from t5x_scale.data import text_source
 from t5x_scale.data.building.build import build_store
 from t5x_scale.data.building.interface import Curation, Record
@@ -138,11 +139,15 @@ class Catalog:
 
     def has_store(self, name: str) -> bool:
         """Whether a split of this source has been frozen already, with any vocabulary."""
+        return read_patiently(lambda: self._has_store(name), f"store_dir {self.store_dir}")
+
+    def _has_store(self, name: str) -> bool:
         parent = files.to_path(self.store_dir)
-        if parent.exists() and not parent.is_dir():
+        if not files.exists(parent):
+            return False
+        if not files.is_directory(parent):
             raise UserError(f"store_dir is {parent}, a file: name a directory for token stores")
-        found = parent.iterdir() if parent.exists() else ()
-        return any(path.name.startswith(f"{file_name(name)}-") and is_finished(path) for path in found)
+        return any(path.name.startswith(f"{file_name(name)}-") and is_finished(path) for path in parent.iterdir())
 
     def _open(self, name: str, split: str, build: Callable[[], object]) -> TokenStore:
         directory = self.directory(name, split)

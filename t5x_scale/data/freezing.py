@@ -14,7 +14,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -31,6 +31,10 @@ _POLL = 0.2
 # Each sign in an object store is a request, and each look one by every waiting process.
 _REMOTE_HEARTBEAT = 30.0
 _REMOTE_POLL = 5.0
+# Seconds until those that wait say so, and between one line and the next.
+_SAID_AFTER = 10.0
+_SAID_EVERY = 180.0
+_EXPECTED = "there is a sign of its life, of which none is seen yet; every process must see the disk of store_dir"
 # The object that is written again and again where a directory has no time.
 _LIFE = "builder_lives"
 # Seconds without a sign of life after which waiting is given up. A source may download before its first document.
@@ -91,7 +95,7 @@ def freeze(
 def remove_tree(directory: files.Path) -> None:
     """Deletes a directory, local or `gs://`, if there is one."""
     if files.is_remote(directory):
-        if directory.exists():
+        if files.exists(directory):
             directory.rmtree()
     else:
         shutil.rmtree(directory, ignore_errors=True)
@@ -118,6 +122,7 @@ def ensure(
 
     Raises:
       UserError: as `build` and `TokenStore.open`; or the builder gave no sign of life for `patience` seconds.
+      UnavailableError: the storage does not answer.
     """
     target = files.to_path(directory)
     if not is_finished(target) and process_index == 0:
@@ -178,28 +183,58 @@ def _lock(target: files.Path) -> Iterator[None]:
         yield
         return
     files.make_directory(target.parent)
-    with open(target.parent / f".{target.name}.lock", "w") as file:
-        # Some network file systems have no locks either.
-        with contextlib.suppress(OSError):
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                logger.warning("another process builds %s; waiting for it", target)
-                fcntl.flock(file, fcntl.LOCK_EX)
+    path = target.parent / f".{target.name}.lock"
+    with open(path, "w") as file:
+        for waited in _looks(target):
+            if _take(file) or is_finished(target):
+                break
+            if waited is not None:
+                logger.warning(
+                    "another process builds the token store %s: waiting until it has, or ends and gives %s free "
+                    "(%.0f s so far)",
+                    *(target, path, waited),
+                )
         yield
+
+
+def _take(lock: IO[str]) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass  # Some network file systems have no locks either.
+    return True
 
 
 def _wait(target: files.Path, patience: float) -> None:
     deadline, last_sign = time.monotonic() + patience, None
-    while not is_finished(target):
-        sign = _sign_of_life(target)
+    for waited in _looks(target, _SAID_AFTER):
+        if is_finished(target):
+            return
+        sign, now = _sign_of_life(target), time.monotonic()
         if sign != last_sign:
-            deadline, last_sign = time.monotonic() + patience, sign
-        if time.monotonic() > deadline:
+            deadline, last_sign = now + patience, sign
+        if now > deadline:
             raise UserError(
                 f"waited {patience:g} s for process 0 to build the token store {target}: it failed, or store_dir is "
                 "not on a disk that every process sees"
             )
+        if waited is not None:
+            logger.warning(
+                "waiting for process 0 to build the token store %s (%.0f s so far): gives up in %.0f s unless %s",
+                *(target, waited, deadline - now, _EXPECTED if sign is None else "there is another sign of its life"),
+            )
+
+
+def _looks(target: files.Path, said_after: float = 0.0) -> Iterator[float | None]:
+    """Moments to look whether a store is there: the seconds waited, where it is time to say so, else None."""
+    begin, due = time.monotonic(), said_after
+    while True:
+        waited = time.monotonic() - begin
+        yield waited if waited >= due else None
+        if waited >= due:
+            due = waited + _SAID_EVERY
         time.sleep(_REMOTE_POLL if files.is_remote(target) else _POLL)
 
 

@@ -19,6 +19,7 @@ import numpy as np
 
 from t5x_scale.core import files
 from t5x_scale.core.errors import UserError
+from t5x_scale.core.storage_errors import find_absence, find_refusal
 
 # Of all arrays together: a mapping holds a file descriptor, and a process has about a thousand of them.
 MAX_MAPPED_FILES = 256
@@ -196,12 +197,14 @@ def _read_metadata(path: files.Path, pick: Callable[[Any], Any]) -> Any:
     try:
         return pick(json.loads(files.read_bounded(metadata)))
     except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+        if find_absence(error) or find_refusal(error):
+            raise
         raise UserError(f"the token store {path.parent} is damaged: {metadata} cannot be read: {error}") from error
 
 
 def _check_files(path: files.Path, count: int, size: int) -> None:
     sizes = {}
-    if (path / "c").exists():
+    if files.exists(path / "c"):
         with os.scandir(path / "c") as entries:
             sizes = {entry.name: entry.stat().st_size for entry in entries}
     for name in map(str, range(count)):

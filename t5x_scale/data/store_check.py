@@ -89,3 +89,4 @@ class StoreCheck:
             self._damage = error
         except OSError as error:
             self._damage = UserError(f"cannot read the token store {store.directory}: {error}")
+            self._damage.__cause__ = error

@@ -10,6 +10,7 @@ from typing import Any
 from t5x_scale.core import files
 from t5x_scale.core.describe import digest
 from t5x_scale.core.errors import UserError
+from t5x_scale.core.patience import read_patiently
 
 FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
@@ -75,8 +76,14 @@ class Manifest:
 
 
 def is_finished(directory: str | os.PathLike) -> bool:
-    """Whether `directory` holds a store that was written to its end."""
-    return (files.to_path(directory) / MANIFEST).exists()
+    """Whether `directory` holds a store that was written to its end.
+
+    Raises:
+      UnavailableError: nobody can say: the storage does not answer, not even after a while.
+      UserError: it refuses.
+    """
+    path = files.to_path(directory)
+    return read_patiently(lambda: files.exists(path / MANIFEST), f"the token store {path}")
 
 
 def _check_values(manifest: Manifest) -> None:

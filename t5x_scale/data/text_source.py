@@ -24,6 +24,7 @@ import numpy as np
 
 from t5x_scale.core import files
 from t5x_scale.core.errors import UserError, did_you_mean
+from t5x_scale.core.patience import read_patiently
 from t5x_scale.data.building.interface import Record
 from t5x_scale.data.building.units import join_records
 from t5x_scale.data.vocabulary import Vocabulary
@@ -54,11 +55,27 @@ def list_files(name: str) -> list[files.Path]:
         bucket, _, inner = rest.partition("/")
         found = [path for path in files.to_path(f"{scheme}://{bucket}").glob(inner) if not path.is_dir()]
     else:
-        absolute = os.path.abspath(os.path.expanduser(pattern))
-        found = [files.to_path(path) for path in glob.glob(absolute, recursive=True) if os.path.isfile(path)]
+        found = read_patiently(lambda: _list_local(pattern), f"the directories of '{pattern}' (data source {name})")
     if not found:
         raise UserError(f"no file matches '{pattern}' (data source {name})")
     return sorted(found, key=os.fspath)
+
+
+def _list_local(pattern: str) -> list[files.Path]:
+    """The files that match.
+
+    Raises:
+      OSError: a directory on the way cannot be looked into; `glob` would pass it over.
+    """
+    absolute = os.path.abspath(os.path.expanduser(pattern))
+    parts = absolute.split(os.sep)
+    for depth in range(1, len(parts)):
+        for directory in filter(files.is_directory, glob.glob(os.sep.join(parts[:depth]) or os.sep, recursive=True)):
+            if glob.has_magic(parts[depth]):
+                os.scandir(directory).close()
+            else:
+                files.exists(os.path.join(directory, parts[depth]))
+    return [files.to_path(path) for path in glob.glob(absolute, recursive=True) if files.is_file(path)]
 
 
 def iterate_records(name: str, split: str) -> Iterator[Record]:

@@ -22,6 +22,7 @@ import numpy as np
 
 from t5x_scale.core import files
 from t5x_scale.core.errors import UserError
+from t5x_scale.core.patience import read_patiently
 from t5x_scale.data.mapped_array import MappedArray, is_mappable
 from t5x_scale.data.store_manifest import CHECKSUM_TOKENS, Manifest, is_finished, read_manifest
 from t5x_scale.data.store_writer import TokenStoreWriter
@@ -52,11 +53,15 @@ class TokenStore:
 
         Raises:
           UserError: the store is missing, unfinished, of another format or vocabulary, or a file of it is missing or
-            has another size. One line that names the directory.
+            has another size; or it cannot be reached. One line that names the directory.
         """
         path = files.to_path(directory)
+        return read_patiently(lambda: cls._open(path, vocabulary_fingerprint), f"the token store {path}")
+
+    @classmethod
+    def _open(cls, path: files.Path, vocabulary_fingerprint: str | None) -> TokenStore:
         if not is_finished(path):
-            state = "was never finished (no manifest)" if path.exists() else "does not exist"
+            state = "was never finished (no manifest)" if files.exists(path) else "does not exist"
             raise UserError(f"the token store {path} {state}; build it again")
         manifest = read_manifest(path)
         if vocabulary_fingerprint is not None and manifest.vocabulary_fingerprint != vocabulary_fingerprint:

@@ -22,7 +22,8 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from t5x_scale.core.errors import UserError, did_you_mean
-from t5x_scale.core.files import Path, to_path
+from t5x_scale.core.files import Path, exists, is_directory, to_path
+from t5x_scale.core.patience import read_patiently
 from t5x_scale.data import vocabulary_codecs as codecs
 from t5x_scale.data.vocabulary_codecs import MODES
 
@@ -205,6 +206,10 @@ def load_vocabulary(spec: str) -> Vocabulary:
         return Vocabulary(codec, spec, _fingerprint(codec.content()))
     if spec in shipped_names():
         return _load_sentencepiece(to_path(SHIPPED / spec / MODEL_FILE), spec)
+    return read_patiently(lambda: _load(spec), f"the vocabulary {spec}")
+
+
+def _load(spec: str) -> Vocabulary:
     file = _find_file(spec)
     if file.suffix == ".json":
         return _load_hugging_face(file)
@@ -238,7 +243,7 @@ def _load_sentencepiece(file: Path, spec: str) -> Vocabulary:
 def _load_hugging_face(file: Path) -> Vocabulary:
     # tokenizer.json does not say which token begins or ends a text; the file beside it does.
     beside = file.parent / CONFIG_FILE
-    has_config = file.name == JSON_FILE and beside.exists()
+    has_config = file.name == JSON_FILE and exists(beside)
     config = beside.read_bytes() if has_config else b"{}"
     return _from_hugging_face(file.read_bytes(), config, str(file), str(beside))
 
@@ -262,12 +267,12 @@ def _fingerprint(content: bytes) -> str:
 
 def _find_file(spec: str) -> Path:
     path = to_path(spec)
-    if path.is_dir():
+    if is_directory(path):
         for name in (MODEL_FILE, JSON_FILE):
-            if (path / name).exists():
+            if exists(path / name):
                 return path / name
         raise UserError(f"{path} holds neither {MODEL_FILE} nor {JSON_FILE}")
-    if not path.exists():
+    if not exists(path):
         raise UserError(_describe_missing(spec, path))
     if path.suffix not in (".model", ".json"):
         raise UserError(f"{path} is no vocabulary: expected a .model or .json file, or a directory holding one")
@@ -281,7 +286,7 @@ def _describe_missing(spec: str, path: Path) -> str:
             f"unknown vocabulary '{spec}'{did_you_mean(spec, names)}; known names are {', '.join(names)}, "
             f"and {path} does not exist either"
         )
-    beside = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+    beside = [entry.name for entry in path.parent.iterdir()] if is_directory(path.parent) else []
     return f"no such vocabulary file: {path}{did_you_mean(path.name, beside)}"
 
 
@@ -300,8 +305,12 @@ def tokenizer_files(spec: str) -> dict[str, bytes]:
         return {}
     if spec in shipped_names():
         return {MODEL_FILE: (SHIPPED / spec / MODEL_FILE).read_bytes()}
+    return read_patiently(lambda: _read_tokenizer(spec), f"the vocabulary {spec}")
+
+
+def _read_tokenizer(spec: str) -> dict[str, bytes]:
     path = to_path(spec)
-    if not path.is_dir():
+    if not is_directory(path):
         file = _find_file(spec)
         return {JSON_FILE if file.suffix == ".json" else MODEL_FILE: file.read_bytes()}
-    return {name: (path / name).read_bytes() for name in TOKENIZER_FILES if (path / name).exists()}
+    return {name: (path / name).read_bytes() for name in TOKENIZER_FILES if exists(path / name)}

@@ -253,5 +253,9 @@ def check_is_free(target: files.Path) -> None:
     Raises:
       UserError: `target` holds something.
     """
-    if not files.is_remote(target) and target.exists() and (not target.is_dir() or any(target.iterdir())):
+    if (
+        not files.is_remote(target)
+        and files.exists(target)
+        and (not files.is_directory(target) or any(target.iterdir()))
+    ):
         raise UserError(f"cannot place the token store at {target}: it must not exist or be empty")

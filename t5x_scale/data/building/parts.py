@@ -29,7 +29,7 @@ from t5x_scale.data.building.work import Part
 _PATTERN = re.compile(r"part-(\d{8,})\.json")
 _SIGNATURE = "signature/"
 # What reading a file raises that is missing, cut short or has other bytes.
-_DAMAGE = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile)
+_DAMAGE = (FileNotFoundError, EOFError, ValueError, KeyError, zipfile.BadZipFile)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,7 +155,7 @@ def find_part(directory: str | os.PathLike, index: int) -> PartInfo | None:
 def list_parts(directory: str | os.PathLike) -> dict[int, PartInfo]:
     """The complete parts in a directory by index, in order; `{}` where there is no directory."""
     path = files.to_path(directory)
-    if not path.exists():
+    if not files.exists(path):
         return {}
     found = [file for file in path.iterdir() if _PATTERN.fullmatch(file.name)]
     infos = [info for file in found if (info := _read_info(file)) is not None]
@@ -188,7 +188,7 @@ def _write_whole(path: files.Path, content: bytes) -> None:
 def _read_info(file: files.Path) -> PartInfo | None:
     try:
         return PartInfo(**json.loads(file.read_text()))
-    except (OSError, ValueError, TypeError):
+    except (FileNotFoundError, ValueError, TypeError):
         # Written by another version, or deleted just now: as if it were not there.
         return None
 

@@ -90,7 +90,7 @@ def _record_path(name: str, catalog: Catalog) -> files.Path:
 def _read_record(name: str, catalog: Catalog) -> dict[str, Any] | None:
     """What was written about a mixture, unless the code that registers it changed since."""
     path = _record_path(name, catalog)
-    if not path.exists():
+    if not files.exists(path):
         return None
     record = files.read_json(path)
     return record if "sources" in record and record["modules"] == hash_modules(catalog.task_modules) else None

@@ -22,6 +22,7 @@ import numpy as np
 
 from t5x_scale.core import files
 from t5x_scale.core.errors import UserError
+from t5x_scale.core.storage_errors import find_absence, find_refusal
 from t5x_scale.data.rows.packing_plan import ARRAYS, PackingPlan, PlanSettings, Summary, make_blocks
 
 logger = logging.getLogger(__name__)
@@ -114,7 +115,7 @@ def _open(directory: files.Path, digest: str) -> PackingPlan | None:
     """The plan that is kept, or None where there is none or a damaged one."""
     path = directory / f"{digest}.json"
     try:
-        if not path.exists():
+        if not files.exists(path):
             return None
         manifest = json.loads(path.read_text())
         if manifest["checksum"] != _content_checksum(manifest):
@@ -125,7 +126,8 @@ def _open(directory: files.Path, digest: str) -> PackingPlan | None:
         }
         return PackingPlan(arrays, manifest["summary"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        logger.warning("the packing plan %s is damaged and is made again: %s", path, error)
+        state = "cannot be reached" if find_absence(error) or find_refusal(error) else "is damaged"
+        logger.warning("the packing plan %s %s and is made again: %s", path, state, error)
         return None
 
 
