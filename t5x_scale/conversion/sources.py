@@ -6,6 +6,7 @@ import contextlib
 import contextvars
 import dataclasses
 import logging
+import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -17,6 +18,7 @@ from t5x_scale.core import files
 from t5x_scale.core.errors import UserError, did_you_mean
 from t5x_scale.core.lazy import LazyArray, Region
 from t5x_scale.core.leaves import Leaf, Origin
+from t5x_scale.core.patience import read_patiently
 from t5x_scale.data.batch_schedule import BatchSchedule
 from t5x_scale.data.vocabulary import tokenizer_files
 from t5x_scale.interop.hugging_face import is_hugging_face
@@ -83,11 +85,19 @@ def open_source(
 
     Raises:
       UserError: nothing that can be read lies there, or it is incomplete, inconsistent or damaged.
+      UnavailableError: the storage does not answer.
     """
+    options = {"parameters_only": parameters_only, "verify": verify, "on_progress": on_progress}
+    return read_patiently(lambda: _open(path, architecture, **options), path)
+
+
+def _open(
+    path: str, architecture: Architecture | None, *, parameters_only: bool, verify: bool, on_progress: Progress | None
+) -> Source:
     where = files.to_path(path)
     if not files.exists(where):
         raise UserError(f"{where} does not exist{_nearest(where)}; {_WANTED}")
-    if not files.is_remote(where) and not where.is_dir():
+    if not files.is_remote(where) and not files.is_directory(where):
         raise UserError(f"{where} is a file; {_WANTED}, such as {where.parent}")
     if is_hugging_face(where):
         return Source(read_hugging_face(where), "Hugging Face", str(where))
@@ -109,8 +119,10 @@ def open_source(
 
 def _nearest(path: files.Path) -> str:
     beside = path.parent
-    if files.is_remote(path) or not beside.is_dir():
+    if files.is_remote(path) or not files.is_directory(beside):
         return ""
+    if os.path.islink(path):
+        return " (it is a link that leads nowhere)"
     return did_you_mean(path.name, [entry.name for entry in beside.iterdir()])
 
 
@@ -228,7 +240,7 @@ def _axes_by_path(path: str, ndim: int) -> tuple[str | None, ...]:
 
 def _tokenizer(step_path: files.Path, metadata: Mapping[str, Any]) -> dict[str, bytes]:
     beside = step_path.parent.parent / TOKENIZER
-    if beside.is_dir():
+    if files.is_directory(beside):
         return tokenizer_files(str(beside))
     vocabulary = metadata.get("run", {}).get("free", {}).get("vocabulary")
     if not vocabulary:

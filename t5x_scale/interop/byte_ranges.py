@@ -79,15 +79,27 @@ class _RemoteFile:
 
 @contextlib.contextmanager
 def open_ranges(path: files.Path) -> Iterator[Readable]:
-    """A file, local or remote, for reading by position. Opened for each box: nothing is held in between."""
+    """A file, local or remote, for reading by position. Opened for each box: nothing is held in between.
+
+    Raises:
+      UserError: it cannot be opened or read.
+    """
     try:
-        if files.is_remote(path):
-            with path.open("rb") as file:
-                yield _RemoteFile(file, path)
-            return
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        with _open_remote(path) if files.is_remote(path) else _open_local(path) as file:
+            yield file
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+@contextlib.contextmanager
+def _open_remote(path: files.Path) -> Iterator[Readable]:
+    with path.open("rb") as file:
+        yield _RemoteFile(file, path)
+
+
+@contextlib.contextmanager
+def _open_local(path: files.Path) -> Iterator[Readable]:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         yield _LocalFile(descriptor, path)
     finally:

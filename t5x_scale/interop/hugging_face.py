@@ -51,7 +51,7 @@ class HuggingFaceFiles:
 
 def is_hugging_face(path: str | os.PathLike) -> bool:
     """Whether `path` is a directory with a `config.json` in it."""
-    return (files.to_path(path) / CONFIG_FILE).exists()
+    return files.exists(files.to_path(path) / CONFIG_FILE)
 
 
 def read_directory(path: str | os.PathLike) -> HuggingFaceFiles:
@@ -61,10 +61,10 @@ def read_directory(path: str | os.PathLike) -> HuggingFaceFiles:
       UserError: it is no directory, has no valid config.json, or its tensors are not whole.
     """
     directory = files.to_path(path)
-    if not directory.is_dir():
+    if not files.is_directory(directory):
         raise UserError(f"{directory} is no directory; models are read from a disk or gs://, not by name from a hub")
     config = _read_object(directory / CONFIG_FILE)
-    has_generation = (directory / GENERATION_FILE).exists()
+    has_generation = files.exists(directory / GENERATION_FILE)
     generation = _read_object(directory / GENERATION_FILE) if has_generation else None
     tokenizer = {name: content for name, content in tokenizer_files(str(directory)).items() if name != GENERATION_FILE}
     return HuggingFaceFiles(config, generation, read_tensors(directory), tokenizer)

@@ -44,12 +44,12 @@ def read_tensors(path: str | os.PathLike) -> dict[str, LazyArray]:
 
 
 def _find_model(path: files.Path) -> files.Path:
-    if not path.exists():
+    if not files.exists(path):
         raise UserError(f"no such file or directory: {path}")
-    if not path.is_dir():
+    if not files.is_directory(path):
         return path
     for name in (SINGLE_FILE, INDEX_FILE):
-        if (path / name).exists():
+        if files.exists(path / name):
             return path / name
     names = sorted(entry.name for entry in path.iterdir())
     if any(name.startswith("pytorch_model") for name in names):
@@ -72,7 +72,7 @@ def read_entries(file: files.Path) -> dict[str, Entry]:
         size = file.stat().length
     except OSError as error:
         raise UserError(f"cannot read {file}: {error.strerror or error}") from error
-    if not file.is_file():  # A pipe would be waited for.
+    if not files.is_file(file):  # A pipe would be waited for.
         raise UserError(f"{file} is no plain file")
     with byte_ranges.open_ranges(file) as source:
         prefix = _read_bytes(source, 0, min(LENGTH_BYTES, size))
@@ -100,7 +100,7 @@ def _read_shards(index: files.Path) -> dict[str, LazyArray]:
     tensors: dict[str, tuple[files.Path, Entry]] = {}
     for name in sorted(set(places.values())):
         shard = index.parent / name
-        if not shard.exists():
+        if not files.exists(shard):
             beside = [entry.name for entry in index.parent.iterdir() if entry.name.endswith(".safetensors")]
             raise UserError(f"the shard {shard}, which {index.name} names, is missing{did_you_mean(name, beside)}")
         for tensor, entry in read_entries(shard).items():
@@ -224,7 +224,7 @@ def _plan_shards(tensors: Mapping[str, LazyArray], max_shard_bytes: int, metadat
 
 def _check_target(target: files.Path, plans: list[_Shard]) -> None:
     for name in (INDEX_FILE, SINGLE_FILE, *(plan.name for plan in plans)):
-        if (target / name).exists():
+        if files.exists(target / name):
             raise UserError(f"{target / name} is there already; nothing is overwritten")
     if not files.is_remote(target):
         need, free = sum(plan.nbytes for plan in plans), shutil.disk_usage(target).free

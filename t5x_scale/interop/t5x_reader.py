@@ -82,9 +82,9 @@ def read_t5x(path: str | os.PathLike, architecture: Architecture) -> Weights:
 
 
 def _find_checkpoint(path: files.Path) -> files.Path | None:
-    if (path / _TREE_FILE).is_file() or _names_target(path):
+    if files.is_file(path / _TREE_FILE) or _names_target(path):
         return path
-    if not path.is_dir():
+    if not files.is_directory(path):
         return None
     found = [(int(match[1]), entry) for entry in path.iterdir() if (match := _STEP_NAME.fullmatch(entry.name))]
     return max(found)[1] if found else None
@@ -109,7 +109,7 @@ def _orbax_names(path: files.Path) -> list[str]:
 
 def _read_tree(directory: files.Path) -> _Tree:
     source = directory / _TREE_FILE
-    if not source.exists():
+    if not files.exists(source):
         names = _orbax_names(directory)
         return _Tree({name: f"{_PLACEHOLDER}{name}" for name in names}, None)
     data = source.read_bytes()
@@ -149,7 +149,7 @@ def _open_target(directory: files.Path, tree: _Tree) -> dict[str, LazyArray]:
     for name, place in places.items():
         if not _is_inside(place):
             raise failure(name, f"{place!r} is no place in a checkpoint")
-    root = directory if (directory / _TREE_FILE).exists() else (directory / _ORBAX_TREE).parent
+    root = directory if files.exists(directory / _TREE_FILE) else (directory / _ORBAX_TREE).parent
     stored = open_arrays(root, places, failure)
     arrays = {}
     for name, leaf in leaves.items():

@@ -161,9 +161,11 @@ def _ends(model_dir: str | os.PathLike, process: int) -> list[dict[str, Any]]:
 
 def _count_logs(model_dir: str | os.PathLike) -> int:
     directory = phases.health_directory(model_dir)
-    if not directory.exists():
+    if not files.exists(directory):
         return 0
-    numbers = [path.name.removeprefix("phases_").partition(".")[0] for path in directory.glob("phases_*")]
+    # Not `glob`, which passes over what cannot be listed.
+    names = [path.name for path in directory.iterdir() if path.name.startswith("phases_")]
+    numbers = [name.removeprefix("phases_").partition(".")[0] for name in names]
     return max((int(number) + 1 for number in numbers if number.isdigit()), default=0)
 
 

@@ -155,7 +155,7 @@ def load_plan_band(model_dir: str | os.PathLike) -> PlanBand | None:
       UserError: the file is no plan.
     """
     path = files.to_path(model_dir) / FILE_NAME
-    if not path.exists():
+    if not files.exists(path):
         return None
     return read_plan_band(path)
 
@@ -182,7 +182,7 @@ def find_plan_band(plan: str | os.PathLike | None, model_dir: str | os.PathLike)
     Raises:
       UserError: there is no such plan, neither there nor here, or it is none.
     """
-    if plan is not None and (files.to_path(plan).exists() or not (files.to_path(model_dir) / FILE_NAME).exists()):
+    if plan is not None and (files.exists(plan) or not files.exists(files.to_path(model_dir) / FILE_NAME)):
         return read_plan_band(plan)
     return load_plan_band(model_dir)
 
@@ -190,7 +190,7 @@ def find_plan_band(plan: str | os.PathLike | None, model_dir: str | os.PathLike)
 def keep_plan(plan: str | os.PathLike | None, model_dir: str | os.PathLike) -> None:
     """Copies a plan to MODEL_DIR/plan.json, over an older one; one that is gone by now is there already."""
     kept = files.to_path(model_dir) / FILE_NAME
-    if plan is None or files.to_path(plan) == kept or not files.to_path(plan).exists():
+    if plan is None or files.to_path(plan) == kept or not files.exists(plan):
         return
     files.write_text(kept, files.read_bounded(plan).decode())
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from t5x_scale.core import files
 from t5x_scale.core.errors import UserError
+from t5x_scale.core.patience import read_patiently
 from t5x_scale.monitor import figures, metric_log, page, phases
 from t5x_scale.monitor.figures import smoothing_half
 from t5x_scale.monitor.life import RunLife, read_life
@@ -45,13 +46,13 @@ def make_report(model_dir: str | os.PathLike, judges: Sequence[Judge] = ()) -> f
     tables of what others make of them.
 
     Raises:
-      UserError: there is no such directory, or no metrics in it.
+      UserError: there is no such directory, no metrics in it, or it cannot be read.
     """
     directory = files.to_path(model_dir)
-    log = metric_log.read_metrics(directory)
+    log = read_patiently(lambda: metric_log.read_metrics(directory), f"the record of {directory}")
     if not log.series:
         path = metric_log.log_path(directory)
-        missing = f"{path} holds no metrics" if directory.exists() else f"no such directory: {directory}"
+        missing = f"{path} holds no metrics" if files.exists(directory) else f"no such directory: {directory}"
         raise UserError(f"{missing}; a report is made from the MODEL_DIR of a run that has logged at least one step")
     life = read_life(directory, log)
     summary = {**summarise(log), "life": _summarise_life(life)}
@@ -268,7 +269,7 @@ def _documents(directory: files.Path) -> dict[str, str]:
     found = {}
     for name in names:
         path = directory / name
-        if not path.exists() or path.is_dir():
+        if not files.exists(path) or files.is_directory(path):
             continue
         content = path.read_bytes()[:_LARGEST_DOCUMENT].decode("utf-8", errors="replace")
         found[name] = content + ("\n…" if len(content) >= _LARGEST_DOCUMENT else "")

@@ -108,7 +108,7 @@ def is_finished(job: Job) -> bool:
       UserError: what was trained there had other settings.
     """
     path = files.to_path(job.model_dir) / FINISHED
-    if not path.exists():
+    if not files.exists(path):
         return False
     if json.loads(files.read_bounded(path)) != job.identity:
         raise UserError(

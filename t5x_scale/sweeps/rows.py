@@ -29,7 +29,7 @@ Row = dict[str, Any]
 
 def is_run(path: str) -> bool:
     """Whether a directory is that of a training run."""
-    return (files.to_path(path) / RUN).exists()
+    return files.exists(files.to_path(path) / RUN)
 
 
 def read_row(model_dir: str) -> Row:
@@ -85,7 +85,7 @@ class _Point:
 
 def _read(model_dir: str) -> tuple[dict[str, Any], MetricLog]:
     path = files.to_path(model_dir) / RUN
-    if not path.exists():
+    if not files.exists(path):
         raise UserError(f"{model_dir} is no training run: it has no {RUN}")
     try:
         record = json.loads(files.read_bounded(path))
@@ -105,7 +105,7 @@ def _last(log: MetricLog, name: str, model_dir: str) -> _Point:
 def _model(model_dir: str, record: Mapping[str, Any]) -> tuple[ModelConfig, ParameterCount]:
     """Sizes by the record, and parameters by the table that the run wrote of its own."""
     path = files.to_path(model_dir) / MODEL_INFO
-    text = files.read_bounded(path).decode() if path.exists() else ""
+    text = files.read_bounded(path).decode() if files.exists(path) else ""
     shapes = {found["path"]: tuple(map(int, found["shape"].split(" x "))) for found in _TABLE_LINE.finditer(text)}
     if not shapes:
         raise UserError(f"{model_dir} has no table of parameters in {MODEL_INFO}")

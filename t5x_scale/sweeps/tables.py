@@ -56,14 +56,14 @@ def _read(path: str) -> list[Row]:
     place = files.to_path(path)
     if is_run(path):
         return [read_row(path)]
-    if place.is_dir():
-        if (place / ROWS).exists():
+    if files.is_directory(place):
+        if files.exists(place / ROWS):
             return _from_json(place / ROWS)
-        below = sorted(str(run.parent) for run in place.glob(f"*/{RUN}"))
+        below = sorted(str(run) for run in place.iterdir() if is_run(run))
         if below:
             return [read_row(run) for run in below]
         raise UserError(f"{path} is neither a run ({RUN}) nor a sweep ({ROWS}), and there are no runs in it")
-    if not place.exists():
+    if not files.exists(place):
         raise UserError(f"there is no {path}")
     return _from_csv(place) if str(path).endswith(".csv") else _from_json(place)
 

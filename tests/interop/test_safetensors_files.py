@@ -1,6 +1,8 @@
 """Safetensors files: what is written is read back, in any boxes, and what is damaged is named."""
 
+import errno
 import json
+import os
 import subprocess
 import sys
 
@@ -285,6 +287,30 @@ class TestNoModel:
         (tmp_path / "adapter.safetensors").write_bytes(b"")
         with pytest.raises(UserError, match=r"it holds adapter\.safetensors"):
             read_tensors(tmp_path)
+
+
+def test_storage_that_goes_away_is_told_with_the_file(tmp_path, monkeypatch):
+    write_tensors(tmp_path, to_lazy({"a": np.ones(3, np.float32)}))
+    tensor = read_tensors(tmp_path)["a"]
+    gone = OSError(errno.ESTALE, "Stale file handle")
+    monkeypatch.setattr(byte_ranges.os, "preadv", lambda *unused: (_ for _ in ()).throw(gone))
+    with pytest.raises(UserError, match=r"cannot read .*model\.safetensors: Stale file handle") as raised:
+        tensor.read((slice(0, 3),))
+    assert raised.value.__cause__ is gone
+
+
+def test_a_file_that_cannot_be_seen_is_not_missing(tmp_path, monkeypatch):
+    write_tensors(tmp_path, to_lazy({"a": np.ones(3, np.float32)}))
+    usual = os.stat
+
+    def stat(path, *given, **named):
+        if str(path).endswith(SINGLE_FILE):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return usual(path, *given, **named)
+
+    monkeypatch.setattr(os, "stat", stat)
+    with pytest.raises(PermissionError):
+        read_tensors(tmp_path)
 
 
 def test_a_file_that_shrinks_while_it_is_read(tmp_path):

@@ -1,5 +1,7 @@
+import errno
 import html.parser
 import json
+import os
 import subprocess
 import sys
 
@@ -7,8 +9,8 @@ import numpy as np
 import pytest
 
 from t5x_scale.commands.report import report
-from t5x_scale.core import files
-from t5x_scale.core.errors import UserError
+from t5x_scale.core import files, patience
+from t5x_scale.core.errors import UnavailableError, UserError
 from t5x_scale.monitor import figures
 from t5x_scale.monitor.report import make_report
 from t5x_scale.monitor.writers import MetricWriters
@@ -107,6 +109,27 @@ def test_what_is_missing_is_named(tmp_path):
     with pytest.raises(UserError, match=r"metrics\.jsonl holds no metrics"):
         make_report(tmp_path)
     assert not (tmp_path / "report").exists()
+
+
+def test_what_cannot_be_read_is_not_missing(tmp_path, monkeypatch):
+    write_run(tmp_path)
+    monkeypatch.setattr(patience.time, "sleep", lambda seconds: None)
+    usual = os.open
+
+    def refuse(number):
+        def act(path, *given, **named):
+            if str(path).startswith(str(tmp_path)):
+                raise OSError(number, os.strerror(number), str(path))
+            return usual(path, *given, **named)
+
+        monkeypatch.setattr(os, "open", act)
+
+    refuse(errno.EACCES)
+    with pytest.raises(UserError, match=r"cannot read .*metrics\.jsonl: Permission denied"):
+        make_report(tmp_path)
+    refuse(errno.ENOTCONN)
+    with pytest.raises(UnavailableError, match=r"the record of .* not connected; nothing was changed"):
+        make_report(tmp_path)
 
 
 def test_the_command(tmp_path, capsys):

@@ -1,13 +1,16 @@
 """The shape of a model that is continued is read from whatever says it, or refused in one line."""
 
+import errno
 import json
 import math
+import os
 import pathlib
 import re
 
 import pytest
 
-from t5x_scale.core.errors import UserError
+from t5x_scale.core import patience
+from t5x_scale.core.errors import UnavailableError, UserError
 from t5x_scale.interop.families import FAMILIES
 from t5x_scale.models.assembly import shapes_of
 from t5x_scale.planner.known_models import read_model
@@ -134,6 +137,21 @@ def test_sizes_that_no_model_has(tmp_path, field):
     for size in (10**12, 10**400):
         with pytest.raises(UserError, match=r"config\.json is of a model of more than 1e\+15 parameters"):
             read_model(write(tmp_path, {**CONFIG, field: size, "head_dim": 128}))
+
+
+def test_a_model_that_is_away_is_not_missing(tmp_path, monkeypatch):
+    path = write(tmp_path, CONFIG)
+    usual = os.stat
+
+    def stat(place, *given, **named):
+        if str(place).startswith(path):
+            raise OSError(errno.EHOSTDOWN, "Host is down", str(place))
+        return usual(place, *given, **named)
+
+    monkeypatch.setattr(patience.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(os, "stat", stat)
+    with pytest.raises(UnavailableError, match=r"--continue_from: .* Host is down; nothing was changed"):
+        read_model(path)
 
 
 def test_a_configuration_that_is_no_json(tmp_path):
