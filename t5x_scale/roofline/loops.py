@@ -6,6 +6,8 @@ the constant that the loop's condition compares its counter with.
 
 from __future__ import annotations
 
+import re
+
 from t5x_scale.roofline.hlo import Computation, Instruction, Module
 
 _THROUGH = ("copy", "convert", "bitcast", "copy-done", "copy-start")
@@ -33,6 +35,12 @@ def trip_count(module: Module, computation: Computation, loop: Instruction) -> i
     step = _step(module, module.called(loop, "body"), index)
     distance = limit - start + (1 if direction in ("LE", "GE") else 0) * (1 if step > 0 else -1)
     return max(-(-distance // step), 0) if step else None
+
+
+def usual_turns(loop: Instruction) -> int | None:
+    """Turns of a `while` whose end depends on data, as whoever wrote it named its scope: `about_12_turns`."""
+    name = re.search(r"\babout_(\d+)_turns/while", loop.op_name)
+    return int(name[1]) if name else None
 
 
 def _comparison(module: Module, condition: Computation) -> tuple[int, int, str] | None:

@@ -238,7 +238,10 @@ def _bound(walk: Walk, rows: tuple[CollectiveRow, ...], peak: float) -> str:
 
 
 def _notes(walk: Walk, machine: Machine) -> tuple[str, ...]:
-    notes = [f"the turns of a loop are not in the program, it counts once: {name}" for name in walk.unknown_loops]
+    unknown = dict.fromkeys(walk.unknown_loops)
+    notes = [f"the turns of a loop are not in the program, it counts once: {name}" for name in unknown]
+    if walk.usual_loops:
+        notes.append("loops over the rows of experts turn as often as an even use of all experts makes them")
     if machine.chip.assumed:
         notes.append(f"assumed for {machine.chip.name}, no page gives it: {', '.join(machine.chip.assumed)}")
     if walk.busy.get("kernel"):

@@ -23,7 +23,7 @@ from t5x_scale.roofline.flops import fused_flops
 from t5x_scale.roofline.hlo import HBM, HOST, Computation, Instruction, Module
 from t5x_scale.roofline.kernels import KernelModel, is_kernel, kernel_cost
 from t5x_scale.roofline.links import Constants, Machine
-from t5x_scale.roofline.loops import trip_count
+from t5x_scale.roofline.loops import trip_count, usual_turns
 
 # What takes no time: names for what is already there, and numbers of the device.
 _FREE = {"parameter", "constant", "get-tuple-element", "tuple", "bitcast", "after-all", "partition-id", "replica-id",
@@ -70,6 +70,7 @@ class Walk:
       host_exposed: seconds waited for host memory.
       work: instructions that compute, by name.
       unknown_loops: loops whose turns the text does not say; walked once.
+      usual_loops: loops whose turns depend on data; walked as often as they turn where it is even.
     """
 
     seconds: float = 0.0
@@ -79,6 +80,7 @@ class Walk:
     host_exposed: float = 0.0
     work: dict[str, Work] = dataclasses.field(default_factory=dict)
     unknown_loops: list[str] = dataclasses.field(default_factory=list)
+    usual_loops: list[str] = dataclasses.field(default_factory=list)
 
     def add(self, other: Walk, times: float = 1.0) -> None:
         """Adds what another computation costs, `times` times."""
@@ -86,6 +88,7 @@ class Walk:
         self.flops += times * other.flops
         self.host_exposed += times * other.host_exposed
         self.unknown_loops += other.unknown_loops
+        self.usual_loops += other.usual_loops
         for kind, seconds in other.busy.items():
             self.busy[kind] += times * seconds
         for name, use in other.uses.items():
@@ -258,7 +261,9 @@ class _Stream:
             body = module.called(instruction, "body")
             turns = trip_count(module, self.computation, instruction)
             if turns is None:
-                self.result.unknown_loops.append(instruction.op_name or instruction.name)
+                turns = usual_turns(instruction)
+                loops = self.result.unknown_loops if turns is None else self.result.usual_loops
+                loops.append(instruction.op_name or instruction.name)
             if body is not None:
                 self.result.add(scheduler.walk(body), 1 if turns is None else turns)
             return

@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from t5x_scale.layers.ops.grouped_matmul import grouped_matmul
 from t5x_scale.roofline.hlo import parse
-from t5x_scale.roofline.loops import trip_count
+from t5x_scale.roofline.loops import trip_count, usual_turns
 
 LOOP = """HloModule m
 
@@ -96,3 +97,17 @@ def test_a_loop_whose_end_depends_on_data_is_unknown():
     module = parse(jax.jit(program).lower(jnp.ones((8,))).compile().as_text())
     loops = [(c, i) for c in module.computations.values() for i in c.instructions if i.opcode == "while"]
     assert [trip_count(module, *loop) for loop in loops] == [None]
+
+
+def test_loops_over_the_rows_of_experts_say_how_often_they_usually_turn():
+    """1,024 rows for 8 experts, in blocks of 64: 16 that are full, and half of one is left over for each expert."""
+
+    def program(x, kernels, sizes):
+        y, pull = jax.vjp(lambda *factors: grouped_matmul(*factors, sizes), x, kernels)
+        return pull(y)
+
+    arguments = jnp.ones((1024, 16)), jnp.ones((8, 16, 16)), jnp.full(8, 128, jnp.int32)
+    module = parse(jax.jit(program).lower(*arguments).compile().as_text())
+    loops = [(c, i) for c in module.computations.values() for i in c.instructions if i.opcode == "while"]
+    assert [trip_count(module, *loop) for loop in loops] == [None] * len(loops)
+    assert {usual_turns(loop) for _, loop in loops} == {20}

@@ -133,6 +133,9 @@ def test_loops_multiply():
     unknown = walk(HEAD + body + ENTRY + loop + end)
     assert unknown.seconds == pytest.approx(1 + REDUCED)
     assert unknown.unknown_loops == ["w"]
+    usual = walk(HEAD + body + ENTRY + loop + ', metadata={op_name="experts/about_3_turns/while"}' + end)
+    assert usual.seconds == pytest.approx(3 * (1 + REDUCED))
+    assert (usual.unknown_loops, usual.usual_loops) == ([], ["experts/about_3_turns/while"])
 
 
 def test_of_the_branches_of_a_condition_the_dearest_counts():
