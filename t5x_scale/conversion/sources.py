@@ -15,7 +15,7 @@ import numpy as np
 from t5x_scale.checkpoint import layout
 from t5x_scale.checkpoint.lazy_reader import read_lazily
 from t5x_scale.core import files
-from t5x_scale.core.errors import UserError, did_you_mean
+from t5x_scale.core.errors import UnavailableError, UserError, did_you_mean
 from t5x_scale.core.lazy import LazyArray, Region
 from t5x_scale.core.leaves import Leaf, Origin
 from t5x_scale.core.patience import read_patiently
@@ -247,6 +247,8 @@ def _tokenizer(step_path: files.Path, metadata: Mapping[str, Any]) -> dict[str, 
         return {}
     try:
         return tokenizer_files(vocabulary)
+    except UnavailableError:
+        raise  # What is written without it could not be used.
     except UserError as error:
         LOGGER.warning("the model comes without its tokenizer: %s", error)
         return {}

@@ -14,11 +14,12 @@ from toy import make_architecture, make_weights
 from t5x_scale.beginning import Beginning
 from t5x_scale.checkpoint.layout import flatten_leaves
 from t5x_scale.checkpoint.manager import CheckpointManager
-from t5x_scale.conversion import starting
+from t5x_scale.conversion import sources, starting
 from t5x_scale.conversion.output import write_checkpoint
 from t5x_scale.conversion.starting import apply_transforms, start_from
 from t5x_scale.core import patience
 from t5x_scale.core.errors import UnavailableError, UserError
+from t5x_scale.core.files import to_path
 from t5x_scale.core.trees import flatten
 from t5x_scale.models.assembly import to_model
 from t5x_scale.optim import adamw, lion, palm_adafactor, schedules
@@ -176,3 +177,15 @@ def test_a_place_that_nobody_can_see_is_not_missing(run, monkeypatch):
     monkeypatch.setattr(os, "stat", stat)
     monkeypatch.setattr(patience.time, "sleep", lambda seconds: None)
     assert begin(run[0], (), make_runtime(SMALL), SMALL).report.startswith("from ")
+
+
+def test_no_model_goes_without_its_tokenizer_as_that_is_away(tmp_path, monkeypatch):
+    metadata = {"run": {"free": {"vocabulary": "/nfs/v.model"}}}
+    assert sources._tokenizer(to_path(tmp_path), metadata) == {}
+
+    def read(spec):
+        raise UnavailableError("away")
+
+    monkeypatch.setattr(sources, "tokenizer_files", read)
+    with pytest.raises(UnavailableError, match="away"):
+        sources._tokenizer(to_path(tmp_path), metadata)
