@@ -47,6 +47,11 @@ class _Rows:
     def __len__(self) -> int:
         return len(self.observed)
 
+    @property
+    def distinct(self) -> int:
+        """How many differ in more than what was observed: the same run again fixes nothing more."""
+        return len(np.unique(np.stack(list(self.quantities.values())), axis=1).T) if self.quantities else 1
+
     def take(self, index: np.ndarray) -> _Rows:
         return _Rows({name: values[index] for name, values in self.quantities.items()}, self.observed[index])
 
@@ -107,7 +112,8 @@ def fit_law(
       fixed: constants that are not fitted.
       delta: threshold between squared and absolute residuals; None is least squares.
       polished: of all starts, so many with the lowest objective are followed to their minima.
-      samples: of the bootstrap over rows; each is fitted from the minimum of all rows.
+      samples: of the bootstrap over rows; each is fitted from the minimum of all rows. None is drawn where there are
+        no more different rows than constants: nothing is left over to tell the noise by.
       level: share of the bootstrap between the ends of an interval.
       held_out: rows kept away from the fit: a share, drawn at random, or a mask of [rows].
       seed: of the bootstrap and of the rows kept away.
@@ -116,7 +122,7 @@ def fit_law(
       UserError: for data that are missing, not positive, of different lengths, or fewer than the constants, and for
         options that are none.
     """
-    _check_options(delta, polished, samples, level)
+    _check_options(delta, polished, samples, level, seed)
     fixed = dict(fixed or {})
     for name in fixed:
         check_choice(f"fixed constant of {law.name}", name, list(law.published()))
@@ -125,8 +131,12 @@ def fit_law(
     is_kept = _held_out_mask(held_out, len(rows), random)
     fitted, kept = rows.take(~is_kept), rows.take(is_kept)
     space = _make_space(law, fixed)
-    if len(fitted) < len(space.names):
-        raise UserError(f"{len(fitted)} runs cannot fix the {len(space.names)} constants of {law.name}")
+    if fitted.distinct < len(space.names):
+        what = f"{len(fitted)} runs" + (f", {fitted.distinct} of them different," * (fitted.distinct < len(fitted)))
+        raise UserError(f"{what} cannot fix the {len(space.names)} constants of {law.name}")
+    if fitted.distinct == len(space.names):
+        # They go through every run, however noisy it is: every draw would come to the same constants.
+        samples = 0
     vectors = [space.to_vector(start) for start in (law.starts() if starts is None else starts)]
     if not vectors:
         raise UserError(f"a fit of {law.name} needs at least one start")
@@ -162,12 +172,13 @@ def objective(law: Law, data: Mapping[str, Any], delta: float | None = HUBER_DEL
     return _cost(_residuals(law, _make_rows(type(law), data)), delta)
 
 
-def _check_options(delta: float | None, polished: int, samples: int, level: float) -> None:
+def _check_options(delta: float | None, polished: int, samples: int, level: float, seed: int) -> None:
     for name, is_right, value, expected in (
         ("delta", delta is None or delta > 0, delta, "a positive number, or None"),
         ("polished", polished >= 1, polished, "at least 1"),
         ("samples", samples >= 0, samples, "0 or more"),
         ("level", 0 < level < 1, level, "a share between 0 and 1"),
+        ("seed", seed >= 0, seed, "0 or more"),
     ):
         if not is_right:
             raise UserError(f"{name} of a fit is {value}; expected {expected}")

@@ -15,6 +15,8 @@ from t5x_scale.sweeps.rows import Row
 from t5x_scale.sweeps.tables import make_data
 
 SAMPLES, HELD_OUT = 200, 0.2
+# From there on a bootstrap over rows knows what it does not know.
+_ROWS_A_CONSTANT = 1.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +73,8 @@ def fit_rows(
     kind = type(find_law(name))
     if not kind.published():
         raise UserError(f"the law {name} has no constants to fit")
+    if not 0 <= held_out < 1:
+        raise UserError(f"held_out is {held_out}; expected a share from 0 to below 1")
     data = make_data(kind, rows, source)
     fit = kind.fit(data, samples=samples, seed=seed)
     count = len(data[kind.predicts])
@@ -118,10 +122,21 @@ def to_text(fitted: Fitted) -> str:
         lines.append(f"  {name:12}{value:>12.4g}   {interval:^25}   {shown:>10}")
     for name, bound in fitted.fit.at_bound.items():
         lines.append(f"  {name} is at its bound: these data cannot tell it from {'0' if bound == 0 else 'infinity'}")
+    if doubt := _doubt(fitted):
+        lines.append(f"  {doubt}")
     errors = np.abs(fitted.errors)
     held = "none kept away" if fitted.held_out_error is None else f"{fitted.held_out_error:.2%} on rows kept away"
     lines.append(f"  error: {np.sqrt(np.mean(errors**2)):.2%}, at most {errors.max():.2%}; {held}")
     return "\n".join(lines)
+
+
+def _doubt(fitted: Fitted) -> str:
+    """That there are hardly more rows than constants, if so: measured, intervals of 90 % then hold half of the time."""
+    rows, constants = fitted.fit.rows, len(fitted.law.published())
+    if rows >= _ROWS_A_CONSTANT * constants:
+        return ""
+    what = "these intervals are too narrow" if fitted.fit.intervals else "nothing is left to find intervals by"
+    return f"{rows} rows for {constants} constants: {what}"
 
 
 def _interval(ends: tuple[float, float]) -> str:

@@ -79,9 +79,12 @@ def _from_json(path: files.Path) -> list[Row]:
 
 
 def _from_csv(path: files.Path) -> list[Row]:
-    reader = csv.DictReader(io.StringIO(files.read_bounded(path).decode()))
+    try:
+        records = list(csv.DictReader(io.StringIO(files.read_bounded(path).decode())))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path} is no table: {error}") from error
     rows = []
-    for number, record in enumerate(reader, 2):
+    for number, record in enumerate(records, 2):
         row: Row = {"run": f"{path}:{number}"}
         for name, text in record.items():
             if name is None or text is None:

@@ -210,6 +210,18 @@ def test_what_cannot_be_fitted_is_said():
         law.fit(good, fixed={"alpha_n": 0.1})
 
 
+def test_runs_no_more_than_constants_have_no_intervals_and_the_same_run_is_one():
+    data = runs_of(LAWS["besiroglu"], rows=5)
+    fit = Chinchilla.fit(data, samples=4, polished=2)
+    assert fit.intervals == fit.samples == {}
+    twice = {name: np.tile(values, 2) for name, values in data.items()}
+    assert not Chinchilla.fit(twice, samples=4, polished=2).intervals
+    assert Chinchilla.fit(runs_of(LAWS["besiroglu"], rows=6), samples=4, polished=2).intervals
+    same = {name: np.full(12, values[0]) for name, values in data.items()}
+    with pytest.raises(UserError, match="12 runs, 1 of them different, cannot fix the 5 constants"):
+        Chinchilla.fit(same)
+
+
 def test_a_power_law_is_a_line():
     coefficient, exponent = fitting.fit_power_law([1, 10, 100], [2, 20, 200])
     assert (coefficient, exponent) == pytest.approx((2, 1))
@@ -229,6 +241,7 @@ def test_a_fit_is_the_same_twice():
         ({"level": 90.0}, "level of a fit is 90"),
         ({"samples": -3}, "samples of a fit is -3"),
         ({"polished": 0}, "polished of a fit is 0"),
+        ({"seed": -1}, "seed of a fit is -1"),
         ({"starts": [{"E": 1.0}]}, "A, B, alpha, beta lack"),
     ],
 )

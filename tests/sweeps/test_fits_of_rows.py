@@ -12,6 +12,7 @@ from t5x_scale.laws import LAWS
 from t5x_scale.planner.law_table import is_fitted, load_laws
 from t5x_scale.sweeps import findings
 from t5x_scale.sweeps.fits import fit_rows, to_json, to_text
+from t5x_scale.sweeps.tables import read_rows
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[2] / "tools"))
 import fit_laws
@@ -107,6 +108,20 @@ def test_constants_that_run_away_are_only_a_bad_start():
     """Six runs at one number of tokens do not fix the constants of repeated data; the fit ends all the same."""
     rows = [row for row in make_rows() if row["tokens"] == make_rows()[0]["tokens"]]
     assert np.abs(fit_rows("data_constrained", rows, samples=0).errors).max() < 0.05
+
+
+def test_few_rows_are_said_to_be_few():
+    for rows, said in ((5, "5 rows for 5 constants: nothing is left"), (7, "7 rows for 5 constants: these intervals")):
+        assert said in to_text(fit_rows("chinchilla", make_rows()[:rows], samples=3))
+    assert "constants:" not in to_text(fit_rows("chinchilla", make_rows()[:8], samples=3))
+
+
+def test_what_is_no_table_and_no_share(tmp_path):
+    (tmp_path / "a.csv").write_bytes(bytes(range(128, 256)))
+    with pytest.raises(UserError, match=r"a\.csv is no table"):
+        read_rows([str(tmp_path / "a.csv")])
+    with pytest.raises(UserError, match="held_out is 1"):
+        fit_rows("chinchilla", make_rows(), held_out=1.0)
 
 
 def test_too_few_runs():
