@@ -146,7 +146,7 @@ def test_both_go_back_together(tmp_path):
     # Nothing is known: the step before it is not taken.
     assert first["forbidden"].startswith("UserError: the arrays of step 2 cannot be read, and may be sound: state/man")
     assert first["forbidden"].endswith("manifest.ocdbt: Permission denied (process 1 of 2)")
-    assert first["away"].startswith("UnavailableError: the arrays of step 2 cannot be read, as the storage does not")
+    assert first["away"].startswith("StillAwayError: the arrays of step 2 cannot be read, as the storage does not")
     assert "(process 1 of 2); nothing was changed" in first["away"]
     assert first["lines"].startswith("UserError: line 1 of ")
     assert first["lines"].endswith("(process 1 of 2)")
