@@ -1,12 +1,14 @@
 """The TPU compiler takes steps in pipelines and with layered accumulation, and moves over links what it should."""
 
+import dataclasses
 import functools
 import math
 import re
 
 import pytest
 
-from t5x_scale.models.blocks import ParallelBlock
+from t5x_scale.layers.moe import MoeMlp
+from t5x_scale.models.blocks import ParallelBlock, SerialBlock
 from t5x_scale.models.config import ModelConfig
 from t5x_scale.models.decoder import Decoder
 from t5x_scale.models.interface import DecoderModel
@@ -35,6 +37,18 @@ def compiled(sizes, accumulation, pipeline=None):
     program = Program(model, AdamW(schedules.Constant(1e-3)), MeshConfig(**dict(sizes)), table, step)
     executable = program.make(topology_devices("v5p:2x2x1")).compile_step(32, LENGTH, 1)
     return count_collectives(executable.as_text()), executable.memory_analysis().temp_size_in_bytes
+
+
+def test_experts_and_a_ring_in_a_pipeline():
+    """A ragged product of each stage by itself: of several at once the compiler makes none."""
+    config = dataclasses.replace(CONFIG, num_layers=2, mlp_dim=256, num_experts=4, num_experts_per_token=2)
+    block = functools.partial(SerialBlock, mlp=MoeMlp)
+    model = DecoderModel(config, functools.partial(Decoder, block=block, remat="full"))
+    step = StepConfig(pipeline=PipelineConfig(4))
+    mesh = MeshConfig(fsdp=1, stage=2, context=2)
+    program = Program(model, AdamW(schedules.Constant(1e-3)), mesh, rules.pipeline(), step)
+    text = program.make(topology_devices("v5p:2x2x1")).compile_step(8, LENGTH, 1).as_text()
+    assert "splash_mqa_fwd" in text
 
 
 def elements_gathered(counts):
