@@ -152,7 +152,9 @@ def _machine(site: Site) -> list[str]:
         return []
     sizes = {"fsdp": site.mesh.fsdp, "model": site.mesh.model, "dcn_data": site.mesh.slices}
     axes = [f"    {name} = {size}" for name, size in sizes.items() if size > 1 or name == "fsdp"]
-    return ["", f"TOPOLOGY = {_quoted(site.machine.topology)}", "", "mesh.MeshConfig:", *axes]
+    # Where there is a topology, kernels are the TPU's, wherever a dry run traces the step.
+    platform = [] if site.machine.topology is None else ['    platform = "tpu"']
+    return ["", f"TOPOLOGY = {_quoted(site.machine.topology)}", "", "mesh.MeshConfig:", *axes, *platform]
 
 
 def _quoted(text: str | None) -> str:

@@ -10,7 +10,7 @@ from t5x_scale.core.errors import UserError
 from t5x_scale.laws import LAWS
 from t5x_scale.models.config import ModelConfig
 from t5x_scale.planner.budgets import make_budget
-from t5x_scale.planner.gin_files import SHIPPED
+from t5x_scale.planner.gin_files import SHIPPED, run_text
 from t5x_scale.planner.machines import given, load_precompiled
 from t5x_scale.planner.memory import choose_micro_batches, estimate_memory
 from t5x_scale.planner.meshes import MeshPlan, choose_mesh
@@ -70,6 +70,15 @@ def test_shipped_machines_are_those_of_gin_hardware():
         machine = parse_slice(name)
         topology = re.search(r'TOPOLOGY = "(.*)"', text)
         assert machine.topology == (topology[1] if topology else None)
+
+
+@pytest.mark.parametrize(("chips", "named"), [("v5p-32", True), ("h100-8", False)])
+def test_a_machine_without_a_file_is_written(chips, named):
+    """Its kernels are those of its platform, wherever a dry run traces the step."""
+    plan = make_plan(make_budget(flops=1e20, chips=chips), LAWS)
+    text = run_text(plan, "a run", ".")
+    assert ('platform = "tpu"' in text) == named
+    assert ('TOPOLOGY = "v5p:' in text) == named
 
 
 def test_meshes_of_published_runs():
