@@ -17,11 +17,12 @@ REFERENCE_VENV := .venv-torch
 # The TPU compiler is large too, and runs on any machine.
 TPU_VENV := .venv-tpu
 
-.PHONY: help demo continue-demo sweep-demo test test-multiprocess test-aot test-machines golden drill beam reference lint format install clean-demo
+.PHONY: help demo continue-demo infill-demo sweep-demo test test-multiprocess test-aot test-machines golden drill beam reference lint format install clean-demo
 
 help:
 	@echo "make demo    pretrain a small PaLM on real text, kill it, resume it, continue it, sample from it"
 	@echo "make continue-demo   take the demo's model on in six ways, and compare: UL2R, deeper, expanded, …"
+	@echo "make infill-demo     what UL2R is for: a model learns to use what stands behind a hole; forty minutes of two cores"
 	@echo "make test    every test that needs nothing more than this"
 	@echo "make test-multiprocess   runs of one, two and four processes against each other, and with some of them lost"
 	@echo "make test-aot   programs for TPU slices that are not here, by their own compiler"
@@ -39,6 +40,9 @@ demo: $(VENV)/.installed
 
 continue-demo: $(VENV)/.installed
 	$(BIN)/python tools/continue_demo.py
+
+infill-demo: $(VENV)/.installed
+	$(BIN)/python tools/infill_demo.py
 
 sweep-demo: $(VENV)/.installed
 	$(BIN)/python tools/sweep_demo.py --jobs=2

@@ -23,22 +23,105 @@ from typing import Any
 from t5x_scale.metrics import Interval, RowSums, accuracy_gain, by_objective, mixture_loss
 from t5x_scale.monitor.metric_log import read_metrics
 
-BASE, ROOT, FILES = pathlib.Path("runs/demo/pretrain"), pathlib.Path("runs/continue_demo"), "gin/runs/continue_demo"
 # Token shares of the mixture, as gin/runs/demo.gin sets them.
 SHARES = {"stdlib_code": 0.85, "stdlib_docs": 0.15}
-ARMS = {
-    "plain": "(a) plain continuation",
-    "ul2r": "(b) UL2R",
-    "deeper": "(c) depth up-scaling, 6 layers",
-    "expanded": "(d) block expansion, 6 layers",
-    "scratch": "(e) 6 layers from scratch",
-    "in_place": "(f) UL2R, spans in place",
-}
-# Each is asked for spans from both sides in the form that it was trained on, if it was trained on any.
-SPANS = {"in_place": "gin/objectives/held_out_spans_in_place.gin"}
-RESHAPED = ("deeper", "expanded")
 SEED = 1
 LEFT, BOTH = "span_from_left", "span_from_both_sides"
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """Ways to take one model on, and where they are kept.
+
+    Attributes:
+      files: directory with a gin file for each way.
+      root: directory of the runs, made anew.
+      base: run that the ways begin with; `base_file` trains it where it is not there.
+      arms: title of each way; `plain` is the one that the others are held against.
+      infilling: those that learn to infill.
+      in_place: of these, those trained on spans in place, which are asked for spans in that form.
+      reshaped: those that begin with the base reshaped by their file.
+    """
+
+    files: str
+    root: pathlib.Path
+    base: pathlib.Path
+    base_file: str
+    base_title: str
+    arms: dict[str, str]
+    infilling: tuple[str, ...]
+    in_place: tuple[str, ...]
+    reshaped: tuple[str, ...] = ()
+
+    @property
+    def titles(self) -> dict[str, str]:
+        """Of the base, called `before`, and of every arm."""
+        return {"before": self.base_title, **self.arms}
+
+    def run(self) -> str:
+        """Trains and measures all of it, keeps the figures, and returns the table with its verdicts."""
+        shutil.rmtree(self.root, ignore_errors=True)
+        self.root.mkdir(parents=True)
+        if not (self.base / "config.gin").exists():
+            run(["-m", "t5x_scale"], ["train", f"--gin_file={self.base_file}"])
+        for arm in self.arms:
+            self._train(arm)
+        places = {"before": self.base, **{arm: self.root / arm for arm in self.arms}}
+        rows = {name: self._measure(name, place) for name, place in places.items()}
+        results = {self.titles[name]: summarize(rows[name], places[name]) for name in rows}
+        gains = self._gains({name: {side: join(rows[name][side]) for side in (LEFT, BOTH)} for name in rows})
+        text = table(results) + "\n\n" + "\n".join(self._verdict(*pair, gain) for pair, gain in gains.items())
+        text += (
+            "\n(95 % confidence, paired bootstrap over rows; loss in nats a token; tokens/s is the training's median)"
+        )
+        (self.root / "table.txt").write_text(text + "\n")
+        compared = {f"{arm} against {name}": dataclasses.asdict(gain) for (arm, name), gain in gains.items()}
+        figures = {"models": results, "infilling": compared}
+        (self.root / "results.json").write_text(json.dumps(figures, indent=2) + "\n")
+        return text
+
+    def _train(self, arm: str) -> None:
+        gin = f"--gin_file={self.files}/{arm}.gin"
+        if arm in self.reshaped:
+            run(["-m", "t5x_scale"], ["reshape", gin, str(self.base), str(self.root / f"{arm}_start")])
+        run(["-m", "t5x_scale"], ["train", gin])
+
+    def _measure(self, name: str, model_dir: pathlib.Path) -> dict[str, dict[str, RowSums]]:
+        """Sums of every validation row, `{objective: {task: sums}}`."""
+        output = self.root / f"{name}.json"
+        spans = "held_out_spans_in_place" if name in self.in_place else "held_out_spans"
+        files = [f"--gin_file={model_dir}/config.gin", f"--gin_file=gin/objectives/{spans}.gin"]
+        # The spans are drawn from the seed of the data, so all are asked with one.
+        run(["tools/span_accuracy.py"], ["measure", *files, f"--gin.SEED={SEED}", f"--output={output}"])
+        return by_objective(json.loads(output.read_text())["rows"])
+
+    def _gains(self, rows: dict[str, dict[str, RowSums]]) -> dict[tuple[str, str], Interval]:
+        """What each way of infilling gains from both sides over the causal models from the left."""
+        pairs = [(arm, name) for arm in self.infilling for name in ("before", "plain")]
+        return {(arm, name): accuracy_gain(rows[arm][BOTH], rows[name][LEFT]) for arm, name in pairs}
+
+    def _verdict(self, arm: str, name: str, gain: Interval) -> str:
+        return f"{self.titles[arm]} given both sides is {gain.side} {self.titles[name]} given the left: {gain.render()}"
+
+
+CONTINUE_DEMO = Comparison(
+    files="gin/runs/continue_demo",
+    root=pathlib.Path("runs/continue_demo"),
+    base=pathlib.Path("runs/demo/pretrain"),
+    base_file="gin/runs/demo.gin",
+    base_title="the demonstration's model, before",
+    arms={
+        "plain": "(a) plain continuation",
+        "ul2r": "(b) UL2R",
+        "deeper": "(c) depth up-scaling, 6 layers",
+        "expanded": "(d) block expansion, 6 layers",
+        "scratch": "(e) 6 layers from scratch",
+        "in_place": "(f) UL2R, spans in place",
+    },
+    infilling=("ul2r", "in_place"),
+    in_place=("in_place",),
+    reshaped=("deeper", "expanded"),
+)
 
 
 def run(program: list[str], arguments: list[str]) -> None:
@@ -46,24 +129,6 @@ def run(program: list[str], arguments: list[str]) -> None:
     shown = ["t5x_scale", *arguments] if program[0] == "-m" else ["python", *program, *arguments]
     print("$ " + shlex.join(shown), flush=True)
     subprocess.run([sys.executable, *program, *arguments], check=True)
-
-
-def train(arm: str) -> None:
-    """Reshapes the base where the arm asks for it, and trains."""
-    gin = f"--gin_file={FILES}/{arm}.gin"
-    if arm in RESHAPED:
-        run(["-m", "t5x_scale"], ["reshape", gin, str(BASE), str(ROOT / f"{arm}_start")])
-    run(["-m", "t5x_scale"], ["train", gin])
-
-
-def measure(name: str, model_dir: pathlib.Path) -> dict[str, dict[str, RowSums]]:
-    """Sums of every validation row, `{objective: {task: sums}}`."""
-    output = ROOT / f"{name}.json"
-    spans = SPANS.get(name, "gin/objectives/held_out_spans.gin")
-    files = [f"--gin_file={model_dir}/config.gin", f"--gin_file={spans}"]
-    # The spans are drawn from the seed of the data, so all are asked with one.
-    run(["tools/span_accuracy.py"], ["measure", *files, f"--gin.SEED={SEED}", f"--output={output}"])
-    return by_objective(json.loads(output.read_text())["rows"])
 
 
 def summarize(rows: dict[str, dict[str, RowSums]], model_dir: pathlib.Path) -> dict[str, Any]:
@@ -94,34 +159,11 @@ def table(results: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def verdict(gain: Interval, arm: str, name: str) -> str:
-    """One sentence on a form of UL2R against a causal model."""
-    return f"{ARMS[arm]} given both sides is {gain.side} {name} given the left: {gain.render()}"
-
-
-def main() -> None:
+def main(comparison: Comparison) -> None:
+    """Runs a comparison and prints what comes of it."""
     started = time.monotonic()
-    shutil.rmtree(ROOT, ignore_errors=True)
-    ROOT.mkdir(parents=True)
-    if not (BASE / "config.gin").exists():
-        run(["-m", "t5x_scale"], ["train", "--gin_file=gin/runs/demo.gin"])
-    for arm in ARMS:
-        train(arm)
-    places = {"before": BASE, **{arm: ROOT / arm for arm in ARMS}}
-    rows = {name: measure(name, place) for name, place in places.items()}
-    titles = {"before": "the demonstration's model, before", **ARMS}
-    results = {titles[name]: summarize(rows[name], places[name]) for name in rows}
-    text = table(results)
-    pairs = [(arm, name) for arm in ("ul2r", "in_place") for name in ("before", "plain")]
-    gains = {pair: accuracy_gain(join(rows[pair[0]][BOTH]), join(rows[pair[1]][LEFT])) for pair in pairs}
-    text += "\n\n" + "\n".join(verdict(gain, arm, titles[name]) for (arm, name), gain in gains.items())
-    text += "\n(95 % confidence, paired bootstrap over rows; loss in nats a token; tokens/s is the training's median)\n"
-    (ROOT / "table.txt").write_text(text)
-    compared = {f"{arm} against {name}": dataclasses.asdict(gain) for (arm, name), gain in gains.items()}
-    figures = {"models": results, "infilling": compared}
-    (ROOT / "results.json").write_text(json.dumps(figures, indent=2) + "\n")
-    print(f"\n{text}\nThe whole comparison took {(time.monotonic() - started) / 60:.1f} minutes.")
+    print(f"\n{comparison.run()}\n\nThe whole comparison took {(time.monotonic() - started) / 60:.1f} minutes.")
 
 
 if __name__ == "__main__":
-    main()
+    main(CONTINUE_DEMO)

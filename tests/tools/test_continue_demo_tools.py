@@ -1,0 +1,98 @@
+"""The demonstrations of continued training from their files to the verdict, on runs that nobody trained."""
+
+import dataclasses
+import importlib
+import json
+import pathlib
+import sys
+
+import pytest
+
+from t5x_scale.commands import COMMANDS
+from t5x_scale.config.load import load, make_arguments
+
+ROOT = pathlib.Path(__file__).parents[2]
+# Correct answers of ten, in each of 40 rows.
+LEFT, BOTH = 6, {"before": 3, "plain": 3, "ul2r": 8}
+
+
+@pytest.fixture
+def tools(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    monkeypatch.chdir(ROOT)
+    for name in ("continue_demo", "infill_demo"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    return {name: importlib.import_module(name) for name in ("continue_demo", "infill_demo")}
+
+
+def comparisons(tools):
+    return {"continue": tools["continue_demo"].CONTINUE_DEMO, "infill": tools["infill_demo"].INFILL_DEMO}
+
+
+def settings(path):
+    return make_arguments(load("train", COMMANDS, [path], []))
+
+
+@pytest.mark.parametrize("name", ["continue", "infill"])
+def test_arms_go_on_alike(tools, name):
+    """Same steps, batch, seed and text, from the base that is measured: but for what an arm is about."""
+    comparison = comparisons(tools)[name]
+    base = settings(comparison.base_file)
+    assert base["model_dir"] == str(comparison.base)
+    arms = {arm: settings(f"{comparison.files}/{arm}.gin") for arm in comparison.arms}
+    for arm, made in arms.items():
+        assert made["model_dir"] == str(comparison.root / arm)
+        assert made["train_steps"] == arms["plain"]["train_steps"]
+        assert made["data"].batch_size == base["data"].batch_size
+        assert made["data"].seed == tools["continue_demo"].SEED != base["data"].seed
+        assert made["data"].mixture_rates == tools["continue_demo"].SHARES
+        if arm not in (*comparison.reshaped, "scratch"):
+            assert made["initial_checkpoint_path"] == str(comparison.base)
+            assert made["program"].model == base["program"].model
+    assert {arm for arm in arms if getattr(arms[arm]["data"].objective, "in_place", False)} == set(comparison.in_place)
+
+
+def pretend(root, asked):
+    """What stands for the commands: runs with a speed, and answers counted by hand."""
+
+    def run(program, arguments):
+        asked.append(" ".join([*program, *arguments]))
+        words = dict(word.removeprefix("--").split("=", 1) for word in arguments if "=" in word)
+        if arguments[0] == "train":
+            name = pathlib.Path(settings(words["gin_file"])["model_dir"]).name
+            directory = root / name / "metrics"
+            directory.mkdir(parents=True)
+            line = {"step": 1, "time": 1.0, "throughput/tokens_per_second": 700.0}
+            (directory / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+        else:
+            output = pathlib.Path(words["output"])
+            output.write_text(json.dumps({"rows": answers(BOTH[output.stem])}))
+
+    return run
+
+
+def answers(both):
+    correct = {"causal_lm": 5, "span_from_left": LEFT, "span_from_both_sides": both}
+    return {
+        f"{task}.{objective}": {
+            "cross_entropy": [20.0] * 40,
+            "correct": [float(count)] * 40,
+            "weight": [10.0] * 40,
+            "tokens": task,
+        }
+        for task in ("stdlib_code", "stdlib_docs")
+        for objective, count in correct.items()
+    }
+
+
+def test_verdicts(tools, monkeypatch, tmp_path):
+    root, asked = tmp_path / "runs", []
+    comparison = dataclasses.replace(tools["infill_demo"].INFILL_DEMO, root=root, base=root / "base")
+    monkeypatch.setattr(tools["continue_demo"], "run", pretend(root, asked))
+    text = comparison.run()
+    assert "(b) UL2R, spans in place given both sides is above (a) plain continuation given the left: +0.2000" in text
+    kept = json.loads((comparison.root / "results.json").read_text())
+    assert kept["infilling"]["ul2r against plain"]["low"] > 0
+    assert kept["models"]["(a) plain continuation"]["tokens_per_second"] == 700
+    forms = {word.split("--output=")[1].split("/")[-1]: "in_place.gin" in word for word in asked if "--output" in word}
+    assert forms == {"before.json": False, "plain.json": False, "ul2r.json": True}
