@@ -12,8 +12,8 @@ from t5x_scale.commands import COMMANDS
 from t5x_scale.config.load import load, make_arguments
 
 ROOT = pathlib.Path(__file__).parents[2]
-# Correct answers of ten, in each of 40 rows.
-LEFT, BOTH = 6, {"before": 3, "plain": 3, "ul2r": 8}
+# Correct answers of ten, in each of 40 rows: from the left, from both sides, and from both sides in place.
+LEFT, BOTH, IN_PLACE = 6, 3, 8
 
 
 @pytest.fixture
@@ -64,9 +64,9 @@ def pretend(root, asked):
             directory.mkdir(parents=True)
             line = {"step": 1, "time": 1.0, "throughput/tokens_per_second": 700.0}
             (directory / "metrics.jsonl").write_text(json.dumps(line) + "\n")
-        else:
-            output = pathlib.Path(words["output"])
-            output.write_text(json.dumps({"rows": answers(BOTH[output.stem])}))
+        elif arguments[0] == "measure":
+            rows = answers(IN_PLACE if "in_place.gin" in words["gin_file"] else BOTH)
+            pathlib.Path(words["output"]).write_text(json.dumps({"rows": rows}))
 
     return run
 
@@ -85,14 +85,38 @@ def answers(both):
     }
 
 
-def test_verdicts(tools, monkeypatch, tmp_path):
-    root, asked = tmp_path / "runs", []
-    comparison = dataclasses.replace(tools["infill_demo"].INFILL_DEMO, root=root, base=root / "base")
-    monkeypatch.setattr(tools["continue_demo"], "run", pretend(root, asked))
-    text = comparison.run()
+@pytest.fixture
+def go_through(tools, monkeypatch, tmp_path):
+    """Runs a comparison on what `pretend` makes: its text, its figures and what it asked for."""
+
+    def go(name):
+        root, asked = tmp_path / "runs", []
+        comparison = comparisons(tools)[name]
+        comparison = dataclasses.replace(comparison, root=root, base=root / comparison.base.name)
+        monkeypatch.setattr(tools["continue_demo"], "run", pretend(root, asked))
+        text = comparison.run()
+        return text, json.loads((root / "results.json").read_text()), asked
+
+    return go
+
+
+def forms(asked):
+    """Whether a model was asked for spans in place."""
+    return {word.split("--output=")[1].split("/")[-1]: "in_place.gin" in word for word in asked if "--output" in word}
+
+
+def test_infill_demo(go_through):
+    text, kept, asked = go_through("infill")
     assert "(b) UL2R, spans in place given both sides is above (a) plain continuation given the left: +0.2000" in text
-    kept = json.loads((comparison.root / "results.json").read_text())
     assert kept["infilling"]["ul2r against plain"]["low"] > 0
     assert kept["models"]["(a) plain continuation"]["tokens_per_second"] == 700
-    forms = {word.split("--output=")[1].split("/")[-1]: "in_place.gin" in word for word in asked if "--output" in word}
-    assert forms == {"before.json": False, "plain.json": False, "ul2r.json": True}
+    assert forms(asked) == {"before.json": False, "plain.json": False, "ul2r.json": True}
+
+
+def test_continue_demo(go_through):
+    text, kept, asked = go_through("continue")
+    assert "(b) UL2R given both sides is below the demonstration's model, before given the left: -0.3000" in text
+    assert (len(kept["models"]), len(kept["infilling"])) == (7, 4)
+    assert [name for name, in_place in forms(asked).items() if in_place] == ["in_place.json"]
+    reshaped = [word.split()[-1].split("/")[-1] for word in asked if " reshape " in word]
+    assert reshaped == ["deeper_start", "expanded_start"]
