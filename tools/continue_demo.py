@@ -4,7 +4,7 @@ Plain continuation, UL2R with spans behind the text or in place, depth up-scalin
 model from scratch: each is a file in gin/runs/continue_demo/. Asked of each, and of the model they begin with: the
 causal loss on the validation splits, and the accuracy on the tokens of held-out spans, teacher-forced, given both sides
 or the left one only. UL2R is held against the causal models given the left side, so that none is judged on a format it
-never saw.
+never saw. It does not learn to infill in so few tokens; `make infill-demo` shows what that takes.
 Leaves runs/continue_demo/ with the runs, table.txt and results.json. Every line it prints with $ is the command line's.
 """
 
@@ -167,3 +167,4 @@ def main(comparison: Comparison) -> None:
 
 if __name__ == "__main__":
     main(CONTINUE_DEMO)
+    print("More tokens, and an optimiser that makes more of them, teach UL2R to infill: make infill-demo.")
