@@ -58,7 +58,7 @@ def stop(processes):
 
 @pytest.mark.parametrize("victim", [0, 2])
 def test_one_source_of_data_is_slow(runner, settings, tmp_path, victim):
-    processes = start(runner, settings, tmp_path, 3, {victim: "slow_data:0.1"})
+    processes = start(runner, settings, tmp_path, 3, {victim: "slow_data:0.5"})
     try:
         events = wait_for_names(tmp_path, 60)
         assert {event["process"] for event in events} == {victim}
