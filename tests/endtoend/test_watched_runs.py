@@ -91,8 +91,9 @@ def test_a_slow_host_is_named(runner, source, tmp_path):
     ]
     try:
         processes[0].until(lambda process: "slow: process 1 (data " in process.out)
-        event = next(event for event in read_metrics(tmp_path / "run").events if event["event"] == "straggler")
-        assert (event["process"], event["measure"]) == (1, "data")
+        # On a busy machine the other one may be slow for a while, too.
+        events = [event for event in read_metrics(tmp_path / "run").events if event["event"] == "straggler"]
+        assert 1 in [event["process"] for event in events]
         assert "process 1 on " in processes[0].err
     finally:
         for process in processes:
