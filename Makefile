@@ -22,7 +22,7 @@ TPU_VENV := .venv-tpu
 help:
 	@echo "make demo    pretrain a small PaLM on real text, kill it, resume it, continue it, sample from it"
 	@echo "make continue-demo   take the demo's model on in six ways, and compare: UL2R, deeper, expanded, …"
-	@echo "make infill-demo     what UL2R is for: a model learns to use what stands behind a hole; forty minutes of two cores"
+	@echo "make infill-demo     what UL2R is for: a model learns to use what stands behind a hole; half an hour of two cores"
 	@echo "make test    every test that needs nothing more than this"
 	@echo "make test-multiprocess   runs of one, two and four processes against each other, and with some of them lost"
 	@echo "make test-aot   programs for TPU slices that are not here, by their own compiler"
