@@ -2,6 +2,9 @@
 
 import gc
 import os
+import time
+
+import pytest
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 # The thread pool's size decides how sums are split, and so the last bits of a result.
@@ -37,3 +40,11 @@ def pytest_collection_finish(session):
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)
     gc.enable()
+
+
+@pytest.fixture
+def waits(monkeypatch):
+    """The seconds that were to be waited for; nobody waits."""
+    waited = []
+    monkeypatch.setattr(time, "sleep", waited.append)
+    return waited

@@ -29,12 +29,7 @@ STATE = {"kernel": jnp.arange(64.0), "params": {"bias": jnp.ones(3)}}
 ABSTRACT = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), STATE)
 
 
-@pytest.fixture(autouse=True)
-def waits(monkeypatch):
-    """What was waited for."""
-    waited = []
-    monkeypatch.setattr(patience.time, "sleep", waited.append)
-    return waited
+pytestmark = pytest.mark.usefixtures("waits")
 
 
 @pytest.fixture

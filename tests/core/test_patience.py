@@ -8,13 +8,7 @@ from t5x_scale.core import patience
 from t5x_scale.core.errors import StillAwayError, UnavailableError, UserError
 from t5x_scale.core.patience import read_patiently
 
-
-@pytest.fixture(autouse=True)
-def waits(monkeypatch):
-    """What was waited for."""
-    waited = []
-    monkeypatch.setattr(patience.time, "sleep", waited.append)
-    return waited
+pytestmark = pytest.mark.usefixtures("waits")
 
 
 def make_reader(*answers):

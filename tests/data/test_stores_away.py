@@ -21,12 +21,7 @@ from t5x_scale.data.vocabulary import load_vocabulary
 SETTINGS = {"source": {"task": "t"}, "vocabulary_fingerprint": "v", "vocabulary_size": 99, "separator_id": 1}
 
 
-@pytest.fixture(autouse=True)
-def waits(monkeypatch):
-    """What was waited for."""
-    waited = []
-    monkeypatch.setattr(patience.time, "sleep", waited.append)
-    return waited
+pytestmark = pytest.mark.usefixtures("waits")
 
 
 @pytest.fixture
