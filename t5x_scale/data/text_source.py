@@ -36,6 +36,8 @@ SPLITS = ("train", "validation", "all")
 HELD_OUT_ONE_IN = 20
 # Bytes given to the tokenizer at once; a document is cut behind a newline.
 PIECE_BYTES = 2**20
+# On top of every disk of Linux's usual file system, and nobody's but root's.
+_LOST_AND_FOUND = "lost+found"
 
 
 def is_text_source(name: str) -> bool:
@@ -65,12 +67,15 @@ def _list_local(pattern: str) -> list[files.Path]:
     """The files that match.
 
     Raises:
-      OSError: a directory on the way cannot be looked into; `glob` would pass it over.
+      OSError: a directory on the way cannot be looked into; `glob` would pass it over, which is right only of what a
+        file system keeps for itself.
     """
     absolute = os.path.abspath(os.path.expanduser(pattern))
     parts = absolute.split(os.sep)
     for depth in range(1, len(parts)):
         for directory in filter(files.is_directory, glob.glob(os.sep.join(parts[:depth]) or os.sep, recursive=True)):
+            if os.path.basename(directory) == _LOST_AND_FOUND:
+                continue
             if glob.has_magic(parts[depth]):
                 os.scandir(directory).close()
             else:

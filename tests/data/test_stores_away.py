@@ -123,6 +123,17 @@ def test_files_of_a_directory_that_cannot_be_looked_into_are_not_passed_over(tmp
         text_source.list_files(f"text:{tmp_path}/{pattern}")
 
 
+def test_a_file_system_keeps_a_directory_for_itself(tmp_path, monkeypatch):
+    """Whoever trains on a whole disk cannot look into it, and nothing of theirs is there."""
+    (tmp_path / "lost+found").mkdir()
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "a.txt").write_text("x")
+    hide(monkeypatch, tmp_path / "lost+found", errno.EACCES, name="scandir")
+    hide(monkeypatch, tmp_path / "lost+found" / "a.txt", errno.EACCES)
+    for pattern in ("**/*.txt", "*/a.txt"):
+        assert text_source.list_files(f"text:{tmp_path}/{pattern}") == [files.to_path(tmp_path / "b" / "a.txt")]
+
+
 def test_a_vocabulary_that_is_away_is_not_unknown(tmp_path, monkeypatch):
     hide(monkeypatch, tmp_path / "v.json")
     with pytest.raises(UnavailableError, match=r"the vocabulary .*v\.json cannot be read"):
