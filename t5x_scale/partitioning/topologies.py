@@ -13,7 +13,7 @@ import math
 import os
 import re
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 
@@ -29,19 +29,21 @@ class Generation(NamedTuple):
       chip_config: how the cores of a chip are joined.
       dimensions: of its torus.
       devices_per_chip: what a chip then is.
+      has_single_chips: whether there are hosts of one chip, which join no others.
     """
 
     name: str
     chip_config: str
     dimensions: int
     devices_per_chip: int = 1
+    has_single_chips: bool = False
 
 
 GENERATIONS = {
     "v4": Generation("v4", "megacore", 3),
     "v5p": Generation("v5", "megacore", 3),
-    "v5e": Generation("v5e", "default", 2),
-    "v6e": Generation("v6e", "default", 2),
+    "v5e": Generation("v5e", "default", 2, has_single_chips=True),
+    "v6e": Generation("v6e", "default", 2, has_single_chips=True),
     "tpu7x": Generation("tpu7x", "default", 3, 2),
 }
 # No slice has more chips.
@@ -57,6 +59,7 @@ _ENVIRONMENT = {
     "TPU_STDERR_LOG_LEVEL": "3",
     "TPU_MIN_LOG_LEVEL": "3",
 }
+_SINGLE_CHIP = "1x1"
 _NAME = re.compile(r"([a-z0-9]+):([1-9]\d{0,4}(?:x[1-9]\d{0,4})*)")
 
 
@@ -83,7 +86,9 @@ def topology_devices(name: str, num_slices: int = 1) -> Sequence[jax.Device]:
         os.environ.setdefault(variable, value)
     from jax.experimental import topologies
 
-    options = {"chip_config_name": generation.chip_config, "num_slices": num_slices}
+    options: dict[str, Any] = {"chip_config_name": generation.chip_config, "num_slices": num_slices}
+    if shape == _SINGLE_CHIP:
+        options["chips_per_host_bounds"] = [1, 1, 1]
     try:
         description = topologies.get_topology_desc(
             platform="tpu", topology_name=f"{generation.name}:{shape}", **options
@@ -115,7 +120,8 @@ def _parse(name: str) -> tuple[Generation, str]:
             f"TOPOLOGY is {name!r}: a slice of {word} is a {dimensions}D torus, of {dimensions} sizes; "
             f"{chips} chips are {word}:{_compact(chips, dimensions)}"
         )
-    if any(size % 2 for size in sizes[:2]):
+    is_single = shape == _SINGLE_CHIP and generation.has_single_chips
+    if any(size % 2 for size in sizes[:2]) and not is_single:
         near = "x".join(map(str, [size + size % 2 for size in sizes[:2]] + sizes[2:]))
         raise UserError(
             f"TOPOLOGY is {name!r}: a slice is made up of hosts of 2 x 2 chips; the nearest is {word}:{near}"

@@ -28,6 +28,8 @@ def hops(one, other, shape):
         ("v4:4x4x4", 64, "TPU v4"),
         ("v5p:4x4x4", 64, "TPU v5"),
         ("v5e:4x4", 16, "TPU v5 lite"),
+        ("v5e:1x1", 1, "TPU v5 lite"),
+        ("v6e:1x1", 1, "TPU v6 lite"),
         ("v6e:16x16", 256, "TPU v6 lite"),
         ("tpu7x:4x4x4", 128, "TPU7x"),
     ],

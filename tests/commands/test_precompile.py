@@ -382,7 +382,7 @@ def raise_errors(words):
         ("v5e:4x4x4", r"a slice of v5e is a 2D torus, of 2 sizes; 64 chips are v5e:8x8$"),
         ("v6e:2x4x4", r"2D torus, of 2 sizes; 32 chips are v6e:4x8$"),
         ("v5p:3x5x7", r"a slice is made up of hosts of 2 x 2 chips; the nearest is v5p:4x6x7$"),
-        ("v6e:1x1", r"hosts of 2 x 2 chips; the nearest is v6e:2x2$"),
+        ("v6e:1x2", r"hosts of 2 x 2 chips; the nearest is v6e:2x2$"),
         ("v4:99999x99999", r"9999800001 chips, and no slice has more than 9216$"),
         ("v5p:99999x99999x99999", r"no slice has more than 9216$"),
         (" V5P:4X4X4", r"expected a generation and a shape, did you mean 'v5p:4x4x4'\?$"),

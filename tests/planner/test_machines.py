@@ -9,6 +9,7 @@ import pytest
 from t5x_scale.core.errors import UserError
 from t5x_scale.laws import LAWS
 from t5x_scale.models.config import ModelConfig
+from t5x_scale.partitioning.topologies import GENERATIONS, count_devices
 from t5x_scale.planner.budgets import make_budget
 from t5x_scale.planner.gin_files import SHIPPED, run_text
 from t5x_scale.planner.machines import given, load_precompiled
@@ -70,6 +71,14 @@ def test_shipped_machines_are_those_of_gin_hardware():
         machine = parse_slice(name)
         topology = re.search(r'TOPOLOGY = "(.*)"', text)
         assert machine.topology == (topology[1] if topology else None)
+
+
+@pytest.mark.parametrize("generation", ["v4", "v5p", "v5e", "v6e", "tpu7x"])
+def test_slices_are_topologies(generation):
+    """Down to the hosts of one chip, what a plan writes can be compiled for."""
+    for size in slice_sizes(generation):
+        machine = parse_slice(f"{generation}-{size}")
+        assert count_devices(machine.topology) == size * GENERATIONS[generation].devices_per_chip
 
 
 @pytest.mark.parametrize(("chips", "named"), [("v5p-32", True), ("h100-8", False)])
